@@ -1,0 +1,22 @@
+# Every target is one line that anyone can read. What a target needs is installed
+# by name first (Debian), or named if it is missing (elsewhere).
+
+.PHONY: demo test bench lint build
+
+# The main job, end to end, under target/demo. SERVE=1 leaves the coordinator's page open.
+demo:
+	scripts/need demo && cargo build --quiet --bin holdfast && target/debug/holdfast demo --directory target/demo $(if $(SERVE),--serve)
+
+# Every test, with the servers that they need.
+test:
+	scripts/need test && scripts/test
+
+# Base backup, restore, storage and filestore beside pgbackrest and restic.
+bench:
+	scripts/need bench && cargo build --release --quiet --bin holdfast && scripts/bench
+
+lint:
+	cargo fmt --all --check && cargo clippy --workspace --all-targets -- -D warnings
+
+build:
+	cargo build --release --bin holdfast
