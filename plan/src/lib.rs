@@ -1,1 +1,15 @@
-//! holdfast
+//! Decisions: facts, policy and a moment in, a plan with reasons out.
+//!
+//! Nothing in this crate performs IO, reads a clock or draws a random number.
+//! The same inputs give the same plan, and printing a plan explains it.
+//!
+//! Where to read next:
+//! - [`policy`]: tiers and clusters as they are written in TOML.
+//! - [`schedule`]: which work is due, and who is asked to do it.
+//! - [`rpo`]: how much would be lost now, from what the repository holds.
+//! - [`cron`]: when a schedule fires, across changes of clocks.
+//! - [`document`]: TOML with every problem at its line.
+
+pub mod cron;
+pub mod document;
+pub mod period;
