@@ -28,11 +28,20 @@ pub struct PgMajor(u8);
 
 impl PgMajor {
     /// The magic number of each major's WAL pages.
-    const MAGIC: [(u16, u8); 5] = [(0xD10D, 14), (0xD110, 15), (0xD113, 16), (0xD116, 17), (0xD118, 18)];
+    const MAGIC: [(u16, u8); 5] = [
+        (0xD10D, 14),
+        (0xD110, 15),
+        (0xD113, 16),
+        (0xD116, 17),
+        (0xD118, 18),
+    ];
 
     /// From the major version number; `None` when it is not one of 14 to 18.
     pub fn new(major: u32) -> Option<Self> {
-        Self::MAGIC.iter().find(|(_, known)| u32::from(*known) == major).map(|(_, known)| Self(*known))
+        Self::MAGIC
+            .iter()
+            .find(|(_, known)| u32::from(*known) == major)
+            .map(|(_, known)| Self(*known))
     }
 
     /// From `server_version_num`, for example 150020.
@@ -42,12 +51,18 @@ impl PgMajor {
 
     /// From the magic number of a WAL page.
     pub fn from_wal_magic(magic: u16) -> Option<Self> {
-        Self::MAGIC.iter().find(|(known, _)| *known == magic).map(|(_, major)| Self(*major))
+        Self::MAGIC
+            .iter()
+            .find(|(known, _)| *known == magic)
+            .map(|(_, major)| Self(*major))
     }
 
     /// The magic number of this major's WAL pages.
     pub fn wal_magic(self) -> u16 {
-        Self::MAGIC.iter().find(|(_, major)| *major == self.0).map_or(0, |(magic, _)| *magic)
+        Self::MAGIC
+            .iter()
+            .find(|(_, major)| *major == self.0)
+            .map_or(0, |(magic, _)| *magic)
     }
 
     /// The number, for example 15.
@@ -179,7 +194,11 @@ impl PageHeader {
 
     /// Bytes of this header.
     pub const fn size(&self) -> usize {
-        if self.segment.is_some() { LONG_HEADER } else { SHORT_HEADER }
+        if self.segment.is_some() {
+            LONG_HEADER
+        } else {
+            SHORT_HEADER
+        }
     }
 
     /// Reads the header of the page at `at`.
@@ -253,10 +272,16 @@ pub fn validate_segment_header(
     if let Some(identity) = header.segment
         && identity.system != system
     {
-        return Err(BadPage::System { found: identity.system, expected: system });
+        return Err(BadPage::System {
+            found: identity.system,
+            expected: system,
+        });
     }
     if header.timeline > timeline {
-        return Err(BadPage::Timeline { found: header.timeline, limit: timeline });
+        return Err(BadPage::Timeline {
+            found: header.timeline,
+            limit: timeline,
+        });
     }
     Ok(header)
 }
@@ -293,7 +318,10 @@ mod tests {
         assert_eq!((older.timeline, older.major.get()), (TimelineId::FIRST, 15));
 
         let bad = |page: Vec<u8>| check(&page).unwrap_err().to_string();
-        assert_eq!(bad(vec![0; 8192]), "magic number 0000 is not that of PostgreSQL 14 to 18");
+        assert_eq!(
+            bad(vec![0; 8192]),
+            "magic number 0000 is not that of PostgreSQL 14 to 18"
+        );
         assert!(bad(first_page(0xD110, 4, 5 << 20, 77, 1 << 20)).contains("timeline 4, not of 3"));
         assert!(bad(first_page(0xD110, 0, 5 << 20, 77, 1 << 20)).contains("no timeline"));
         assert!(bad(first_page(0xD110, 3, 6 << 20, 77, 1 << 20)).contains("address is 0/600000"));
