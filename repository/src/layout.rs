@@ -1,0 +1,809 @@
+//! Where every object of a repository lies.
+//!
+//! This is the only module that builds or takes apart an object key. A key is
+//! the same on every replica, relative to the replica's own prefix. Every kind
+//! of object has a variant of [`Located`]; [`Located::key`] and [`parse`] are
+//! each other's inverse, and a text that is not exactly what `key` would have
+//! written is not a key: no other spelling of a number, a digest or a name is
+//! accepted, so that no object can be known by two names.
+//!
+//! Numbers of 16 decimal digits, LSNs of 16 hexadecimal digits and compact
+//! timestamps sort as text in their own order: listing a prefix in order is
+//! reading a stream in order.
+//!
+//! Nothing here performs IO, and nothing here can fail half way.
+
+use holdfast_proto::names::{
+    ActorName, BackupId, BundleId, ClusterId, DrillId, Epoch, FilestoreName, KeyKind, Lineage, ObjectKey,
+    PointId, WorkId,
+};
+use holdfast_proto::pg::{Lsn, SegmentNumber, TimelineId};
+use holdfast_proto::record::TrustRole;
+use holdfast_proto::{Fingerprint, Sha256Digest, Timestamp};
+
+/// The largest number that a numbered object can have: 16 decimal digits.
+pub const MAX_NUMBER: u64 = 9_999_999_999_999_999;
+
+/// Which of the two bundles of settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BundleKind {
+    /// Facts and settings.
+    Config,
+    /// What only recovery and escrow may open.
+    Secrets,
+}
+
+impl BundleKind {
+    /// The directory of this kind of bundle, and the word in its record.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            BundleKind::Config => "config",
+            BundleKind::Secrets => "secrets",
+        }
+    }
+}
+
+/// The name of a WAL object: a run of bytes within one segment of a timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WalName {
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// The segment that holds all of it.
+    pub segment: SegmentNumber,
+    /// First byte.
+    pub start: Lsn,
+    /// First byte after it; greater than `start`.
+    pub end: Lsn,
+    /// Time of the last commit or abort record in it; absent when there is none.
+    pub latest_commit: Option<Timestamp>,
+}
+
+/// An object by what it is: the parsed form of its key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Located {
+    /// `repository.json`.
+    Repository,
+    /// Record `n` of who decides.
+    Authority {
+        /// Number of the record, from 0.
+        n: u64,
+    },
+    /// Record `n` of who is trusted.
+    Trust {
+        /// Number of the record, from 0.
+        n: u64,
+    },
+    /// What a writer left behind to find out what the store enforces.
+    Probe {
+        /// The writer.
+        writer: ActorName,
+    },
+    /// Lease `n` of the coordinators.
+    CoordinatorLease {
+        /// Number of the lease, from 1.
+        n: u64,
+    },
+    /// An epoch key (or the index key), sealed to its recipients.
+    Key {
+        /// The cluster.
+        cluster: ClusterId,
+        /// What it opens.
+        kind: KeyKind,
+        /// The month for which it seals.
+        epoch: Epoch,
+        /// Its fingerprint.
+        fingerprint: Fingerprint,
+        /// Generation of the wrapping, from 1.
+        generation: u32,
+    },
+    /// Lease `n` of a cluster's writer.
+    Lease {
+        /// The cluster.
+        cluster: ClusterId,
+        /// Number of the lease, from 1.
+        n: u64,
+    },
+    /// Work under way.
+    Inflight {
+        /// The cluster.
+        cluster: ClusterId,
+        /// The work.
+        id: WorkId,
+    },
+    /// Entry `n` of a filestore's journal.
+    Journal {
+        /// The cluster.
+        cluster: ClusterId,
+        /// The filestore.
+        filestore: FilestoreName,
+        /// Number of the entry, from 1.
+        n: u64,
+    },
+    /// A sealed pack.
+    Pack {
+        /// The cluster.
+        cluster: ClusterId,
+        /// SHA-256 of its bytes.
+        sha256: Sha256Digest,
+    },
+    /// The clear index of a part of a manifest.
+    Index {
+        /// The cluster.
+        cluster: ClusterId,
+        /// SHA-256 of its bytes.
+        sha256: Sha256Digest,
+    },
+    /// A bundle of settings.
+    Bundle {
+        /// The cluster.
+        cluster: ClusterId,
+        /// Which of the two.
+        kind: BundleKind,
+        /// The bundle.
+        id: BundleId,
+    },
+    /// A run of WAL.
+    Wal {
+        /// The cluster.
+        cluster: ClusterId,
+        /// The line of descent.
+        lineage: Lineage,
+        /// Which run.
+        name: WalName,
+    },
+    /// A timeline's history file.
+    History {
+        /// The cluster.
+        cluster: ClusterId,
+        /// The line of descent.
+        lineage: Lineage,
+        /// The timeline.
+        timeline: TimelineId,
+    },
+    /// An attestation of how far the WAL is safe.
+    Frontier {
+        /// The cluster.
+        cluster: ClusterId,
+        /// The line of descent.
+        lineage: Lineage,
+        /// When, by the agent's clock.
+        at: Timestamp,
+    },
+    /// The commit point of a base backup.
+    Base {
+        /// The cluster.
+        cluster: ClusterId,
+        /// The line of descent.
+        lineage: Lineage,
+        /// The backup.
+        id: BackupId,
+    },
+    /// A recovery point.
+    Point {
+        /// The cluster.
+        cluster: ClusterId,
+        /// The line of descent.
+        lineage: Lineage,
+        /// The point.
+        id: PointId,
+    },
+    /// Entry `n` of the evidence log.
+    EvidenceEntry {
+        /// Place in the log, from 0.
+        n: u64,
+    },
+    /// A checkpoint of the evidence log.
+    EvidenceCheckpoint {
+        /// How many entries it covers.
+        size: u64,
+    },
+    /// A statement, by digest.
+    EvidenceStatement {
+        /// SHA-256 of its bytes.
+        sha256: Sha256Digest,
+    },
+    /// A signature over a log entry.
+    EvidenceSignature {
+        /// The entry's leaf hash.
+        leaf: Sha256Digest,
+        /// In which role it was signed.
+        role: TrustRole,
+    },
+    /// A statement that waits to be logged.
+    EvidencePending {
+        /// The drill.
+        drill: DrillId,
+    },
+}
+
+impl Located {
+    /// The object's key.
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey::from_layout(match self {
+            Located::Repository => "repository.json".to_owned(),
+            Located::Authority { n } => format!("{AUTHORITIES}{n:016}"),
+            Located::Trust { n } => format!("{TRUSTS}{n:016}"),
+            Located::Probe { writer } => format!("control/probe/{writer}"),
+            Located::CoordinatorLease { n } => format!("{COORDINATOR_LEASES}{n:016}"),
+            Located::Key {
+                cluster: c,
+                kind,
+                epoch,
+                fingerprint,
+                generation,
+            } => {
+                format!("{}{epoch}/{fingerprint}/{generation:04}", keys(c, *kind))
+            }
+            Located::Lease { cluster: c, n } => format!("{}{n:016}", leases(c)),
+            Located::Inflight { cluster: c, id } => format!("{}{id}", inflights(c)),
+            Located::Journal {
+                cluster: c,
+                filestore,
+                n,
+            } => format!("{}{n:016}", journals(c, filestore)),
+            Located::Pack { cluster: c, sha256 } => by_digest(&packs(c), sha256),
+            Located::Index { cluster: c, sha256 } => by_digest(&indexes(c), sha256),
+            Located::Bundle { cluster: c, kind, id } => format!("{}{id}", bundles(c, *kind)),
+            Located::Wal {
+                cluster: c,
+                lineage: l,
+                name,
+            } => {
+                let latest = name.latest_commit.map_or_else(|| NO_COMMIT.to_owned(), Timestamp::compact);
+                format!(
+                    "{}{}-{}-{latest}",
+                    wal_segment(c, *l, name.timeline, name.segment),
+                    name.start.fixed(),
+                    name.end.fixed()
+                )
+            }
+            Located::History {
+                cluster: c,
+                lineage: l,
+                timeline,
+            } => format!("{}{}", wal_of(c, *l), timeline.history_file()),
+            Located::Frontier {
+                cluster: c,
+                lineage: l,
+                at,
+            } => format!("{}{}", frontiers(c, *l), at.compact()),
+            Located::Base {
+                cluster: c,
+                lineage: l,
+                id,
+            } => format!("{}{id}", bases(c, *l)),
+            Located::Point {
+                cluster: c,
+                lineage: l,
+                id,
+            } => format!("{}{id}", points(c, *l)),
+            Located::EvidenceEntry { n } => format!("{EVIDENCE_ENTRIES}{n:016}"),
+            Located::EvidenceCheckpoint { size } => format!("{EVIDENCE_CHECKPOINTS}{size:016}"),
+            Located::EvidenceStatement { sha256 } => format!("{EVIDENCE_STATEMENTS}{sha256}"),
+            Located::EvidenceSignature { leaf, role } => {
+                format!("{}{}", evidence_signatures(leaf), role_word(*role))
+            }
+            Located::EvidencePending { drill } => format!("{EVIDENCE_PENDING}{drill}"),
+        })
+    }
+
+    /// The cluster that the object belongs to; absent for what belongs to the
+    /// whole repository.
+    pub fn cluster(&self) -> Option<&ClusterId> {
+        match self {
+            Located::Key { cluster, .. }
+            | Located::Lease { cluster, .. }
+            | Located::Inflight { cluster, .. }
+            | Located::Journal { cluster, .. }
+            | Located::Pack { cluster, .. }
+            | Located::Index { cluster, .. }
+            | Located::Bundle { cluster, .. }
+            | Located::Wal { cluster, .. }
+            | Located::History { cluster, .. }
+            | Located::Frontier { cluster, .. }
+            | Located::Base { cluster, .. }
+            | Located::Point { cluster, .. } => Some(cluster),
+            Located::Repository
+            | Located::Authority { .. }
+            | Located::Trust { .. }
+            | Located::Probe { .. }
+            | Located::CoordinatorLease { .. }
+            | Located::EvidenceEntry { .. }
+            | Located::EvidenceCheckpoint { .. }
+            | Located::EvidenceStatement { .. }
+            | Located::EvidenceSignature { .. }
+            | Located::EvidencePending { .. } => None,
+        }
+    }
+}
+
+/// Takes a key apart. `None` when it is not exactly a key of this layout.
+pub fn parse(key: &str) -> Option<Located> {
+    let located = read(key)?;
+    // Parsers of numbers and dates forgive what the layout does not.
+    (located.key().as_str() == key).then_some(located)
+}
+
+fn read(key: &str) -> Option<Located> {
+    let parts: Vec<&str> = key.split('/').collect();
+    match parts.as_slice() {
+        ["repository.json"] => Some(Located::Repository),
+        ["authority", n] => Some(Located::Authority { n: number(n)? }),
+        ["trust", n] => Some(Located::Trust { n: number(n)? }),
+        ["control", "probe", writer] => Some(Located::Probe {
+            writer: writer.parse().ok()?,
+        }),
+        ["control", "leases", n] => Some(Located::CoordinatorLease { n: number(n)? }),
+        ["evidence", rest @ ..] => read_evidence(rest),
+        ["tenants", tenant, "clusters", cluster, rest @ ..] => {
+            let cluster = ClusterId {
+                tenant: tenant.parse().ok()?,
+                cluster: cluster.parse().ok()?,
+            };
+            read_cluster(cluster, rest)
+        }
+        _ => None,
+    }
+}
+
+fn read_evidence(parts: &[&str]) -> Option<Located> {
+    match parts {
+        ["log", "entries", n] => Some(Located::EvidenceEntry { n: number(n)? }),
+        ["log", "checkpoints", size] => Some(Located::EvidenceCheckpoint { size: number(size)? }),
+        ["statements", sha256] => Some(Located::EvidenceStatement {
+            sha256: sha256.parse().ok()?,
+        }),
+        ["signatures", leaf, role] => Some(Located::EvidenceSignature {
+            leaf: leaf.parse().ok()?,
+            role: role_of(role)?,
+        }),
+        ["pending", drill] => Some(Located::EvidencePending {
+            drill: drill.parse().ok()?,
+        }),
+        _ => None,
+    }
+}
+
+fn read_cluster(cluster: ClusterId, parts: &[&str]) -> Option<Located> {
+    match parts {
+        ["keys", kind, epoch, fingerprint, generation] => Some(Located::Key {
+            cluster,
+            kind: kind.parse().ok()?,
+            epoch: epoch.parse().ok()?,
+            fingerprint: fingerprint.parse().ok()?,
+            generation: generation.parse().ok()?,
+        }),
+        ["leases", n] => Some(Located::Lease {
+            cluster,
+            n: number(n)?,
+        }),
+        ["inflight", id] => Some(Located::Inflight {
+            cluster,
+            id: id.parse().ok()?,
+        }),
+        ["filestores", filestore, n] => Some(Located::Journal {
+            cluster,
+            filestore: filestore.parse().ok()?,
+            n: number(n)?,
+        }),
+        ["packs", _, sha256] => Some(Located::Pack {
+            cluster,
+            sha256: sha256.parse().ok()?,
+        }),
+        ["indexes", _, sha256] => Some(Located::Index {
+            cluster,
+            sha256: sha256.parse().ok()?,
+        }),
+        ["config", id] => Some(Located::Bundle {
+            cluster,
+            kind: BundleKind::Config,
+            id: id.parse().ok()?,
+        }),
+        ["secrets", id] => Some(Located::Bundle {
+            cluster,
+            kind: BundleKind::Secrets,
+            id: id.parse().ok()?,
+        }),
+        ["lineages", lineage, rest @ ..] => read_lineage(cluster, lineage.parse().ok()?, rest),
+        _ => None,
+    }
+}
+
+fn read_lineage(cluster: ClusterId, lineage: Lineage, parts: &[&str]) -> Option<Located> {
+    match parts {
+        ["wal", history] => Some(Located::History {
+            cluster,
+            lineage,
+            timeline: TimelineId::parse_fixed(history.strip_suffix(".history")?)?,
+        }),
+        ["wal", timeline, segment, run] => {
+            let mut fields = run.split('-');
+            let (start, end, latest) = (fields.next()?, fields.next()?, fields.next()?);
+            let name = WalName {
+                timeline: TimelineId::parse_fixed(timeline)?,
+                segment: SegmentNumber::new(Lsn::parse_fixed(segment).ok()?.get()),
+                start: Lsn::parse_fixed(start).ok()?,
+                end: Lsn::parse_fixed(end).ok()?,
+                latest_commit: match latest {
+                    NO_COMMIT => None,
+                    time => Some(Timestamp::parse_compact(time).ok()?),
+                },
+            };
+            (name.start < name.end).then_some(Located::Wal {
+                cluster,
+                lineage,
+                name,
+            })
+        }
+        ["frontier", at] => Some(Located::Frontier {
+            cluster,
+            lineage,
+            at: Timestamp::parse_compact(at).ok()?,
+        }),
+        ["base", id] => Some(Located::Base {
+            cluster,
+            lineage,
+            id: id.parse().ok()?,
+        }),
+        ["points", id] => Some(Located::Point {
+            cluster,
+            lineage,
+            id: id.parse().ok()?,
+        }),
+        _ => None,
+    }
+}
+
+/// Instead of a time in the name of a WAL object without a transaction's end.
+const NO_COMMIT: &str = "none";
+const AUTHORITIES: &str = "authority/";
+const TRUSTS: &str = "trust/";
+const COORDINATOR_LEASES: &str = "control/leases/";
+const EVIDENCE_ENTRIES: &str = "evidence/log/entries/";
+const EVIDENCE_CHECKPOINTS: &str = "evidence/log/checkpoints/";
+const EVIDENCE_STATEMENTS: &str = "evidence/statements/";
+const EVIDENCE_PENDING: &str = "evidence/pending/";
+
+fn number(text: &str) -> Option<u64> {
+    (text.len() == 16).then(|| text.parse().ok()).flatten()
+}
+
+fn by_digest(prefix: &str, sha256: &Sha256Digest) -> String {
+    let digest = sha256.to_string();
+    format!("{prefix}{}/{digest}", &digest[..2])
+}
+
+const ROLES: [(TrustRole, &str); 6] = [
+    (TrustRole::Root, "root"),
+    (TrustRole::Agent, "agent"),
+    (TrustRole::Runner, "runner"),
+    (TrustRole::Coordinator, "coordinator"),
+    (TrustRole::Approver, "approver"),
+    (TrustRole::Reviewer, "reviewer"),
+];
+
+fn role_word(role: TrustRole) -> &'static str {
+    ROLES
+        .iter()
+        .find(|(r, _)| *r == role)
+        .expect("every role has its word")
+        .1
+}
+
+fn role_of(word: &str) -> Option<TrustRole> {
+    ROLES.iter().find(|(_, w)| *w == word).map(|(role, _)| *role)
+}
+
+// Keys, kind by kind.
+
+/// `repository.json`: what marks a prefix as a replica of a repository.
+pub fn repository_document() -> ObjectKey {
+    Located::Repository.key()
+}
+
+/// Record `n` of who decides.
+pub fn authority(n: u64) -> ObjectKey {
+    Located::Authority { n }.key()
+}
+
+/// Record `n` of who is trusted.
+pub fn trust(n: u64) -> ObjectKey {
+    Located::Trust { n }.key()
+}
+
+/// What `writer` uses to find out what a store enforces.
+pub fn probe(writer: &ActorName) -> ObjectKey {
+    Located::Probe {
+        writer: writer.clone(),
+    }
+    .key()
+}
+
+/// Lease `n` of the coordinators.
+pub fn coordinator_lease(n: u64) -> ObjectKey {
+    Located::CoordinatorLease { n }.key()
+}
+
+/// Generation `generation` of the wrapping of an epoch key.
+pub fn key_object(
+    cluster: &ClusterId,
+    kind: KeyKind,
+    epoch: Epoch,
+    fingerprint: &Fingerprint,
+    generation: u32,
+) -> ObjectKey {
+    Located::Key {
+        cluster: cluster.clone(),
+        kind,
+        epoch,
+        fingerprint: *fingerprint,
+        generation,
+    }
+    .key()
+}
+
+/// Lease `n` of a cluster's writer.
+pub fn lease(cluster: &ClusterId, n: u64) -> ObjectKey {
+    Located::Lease {
+        cluster: cluster.clone(),
+        n,
+    }
+    .key()
+}
+
+/// Work under way.
+pub fn inflight(cluster: &ClusterId, id: WorkId) -> ObjectKey {
+    Located::Inflight {
+        cluster: cluster.clone(),
+        id,
+    }
+    .key()
+}
+
+/// Entry `n` of a filestore's journal.
+pub fn journal(cluster: &ClusterId, filestore: &FilestoreName, n: u64) -> ObjectKey {
+    Located::Journal {
+        cluster: cluster.clone(),
+        filestore: filestore.clone(),
+        n,
+    }
+    .key()
+}
+
+/// A sealed pack.
+pub fn pack(cluster: &ClusterId, sha256: &Sha256Digest) -> ObjectKey {
+    Located::Pack {
+        cluster: cluster.clone(),
+        sha256: *sha256,
+    }
+    .key()
+}
+
+/// The clear index of a part of a manifest.
+pub fn index(cluster: &ClusterId, sha256: &Sha256Digest) -> ObjectKey {
+    Located::Index {
+        cluster: cluster.clone(),
+        sha256: *sha256,
+    }
+    .key()
+}
+
+/// A bundle of settings.
+pub fn bundle(cluster: &ClusterId, kind: BundleKind, id: BundleId) -> ObjectKey {
+    Located::Bundle {
+        cluster: cluster.clone(),
+        kind,
+        id,
+    }
+    .key()
+}
+
+/// A run of WAL.
+pub fn wal(cluster: &ClusterId, lineage: Lineage, name: &WalName) -> ObjectKey {
+    Located::Wal {
+        cluster: cluster.clone(),
+        lineage,
+        name: *name,
+    }
+    .key()
+}
+
+/// A timeline's history file.
+pub fn history(cluster: &ClusterId, lineage: Lineage, timeline: TimelineId) -> ObjectKey {
+    Located::History {
+        cluster: cluster.clone(),
+        lineage,
+        timeline,
+    }
+    .key()
+}
+
+/// An attestation of how far the WAL is safe.
+pub fn frontier(cluster: &ClusterId, lineage: Lineage, at: Timestamp) -> ObjectKey {
+    Located::Frontier {
+        cluster: cluster.clone(),
+        lineage,
+        at,
+    }
+    .key()
+}
+
+/// The commit point of a base backup.
+pub fn base(cluster: &ClusterId, lineage: Lineage, id: BackupId) -> ObjectKey {
+    Located::Base {
+        cluster: cluster.clone(),
+        lineage,
+        id,
+    }
+    .key()
+}
+
+/// A recovery point.
+pub fn point(cluster: &ClusterId, lineage: Lineage, id: PointId) -> ObjectKey {
+    Located::Point {
+        cluster: cluster.clone(),
+        lineage,
+        id,
+    }
+    .key()
+}
+
+/// Entry `n` of the evidence log.
+pub fn evidence_entry(n: u64) -> ObjectKey {
+    Located::EvidenceEntry { n }.key()
+}
+
+/// The checkpoint of the evidence log at `size` entries.
+pub fn evidence_checkpoint(size: u64) -> ObjectKey {
+    Located::EvidenceCheckpoint { size }.key()
+}
+
+/// A statement, by digest.
+pub fn evidence_statement(sha256: &Sha256Digest) -> ObjectKey {
+    Located::EvidenceStatement { sha256: *sha256 }.key()
+}
+
+/// A signature over the log entry with leaf hash `leaf`.
+pub fn evidence_signature(leaf: &Sha256Digest, role: TrustRole) -> ObjectKey {
+    Located::EvidenceSignature { leaf: *leaf, role }.key()
+}
+
+/// A statement that waits to be logged.
+pub fn evidence_pending(drill: DrillId) -> ObjectKey {
+    Located::EvidencePending { drill }.key()
+}
+
+// Prefixes to list. Each ends in '/'.
+
+/// All clusters of all tenants.
+pub fn clusters() -> String {
+    "tenants/".to_owned()
+}
+
+/// All that belongs to a cluster.
+pub fn cluster(cluster: &ClusterId) -> String {
+    format!("tenants/{}/clusters/{}/", cluster.tenant, cluster.cluster)
+}
+
+/// All lines of descent of a cluster.
+pub fn lineages(c: &ClusterId) -> String {
+    format!("{}lineages/", cluster(c))
+}
+
+/// All that belongs to a line of descent.
+pub fn lineage(c: &ClusterId, lineage: Lineage) -> String {
+    format!("{}{lineage}/", lineages(c))
+}
+
+/// WAL and histories of a line of descent.
+pub fn wal_of(c: &ClusterId, l: Lineage) -> String {
+    format!("{}wal/", lineage(c, l))
+}
+
+/// WAL of one timeline (its history file lies beside, in [`wal_of`]).
+pub fn wal_timeline(c: &ClusterId, l: Lineage, timeline: TimelineId) -> String {
+    format!("{}{}/", wal_of(c, l), timeline.fixed())
+}
+
+/// WAL of one segment.
+pub fn wal_segment(c: &ClusterId, l: Lineage, timeline: TimelineId, segment: SegmentNumber) -> String {
+    format!("{}{}/", wal_timeline(c, l, timeline), segment.fixed())
+}
+
+/// Base backups of a line of descent.
+pub fn bases(c: &ClusterId, l: Lineage) -> String {
+    format!("{}base/", lineage(c, l))
+}
+
+/// Recovery points of a line of descent.
+pub fn points(c: &ClusterId, l: Lineage) -> String {
+    format!("{}points/", lineage(c, l))
+}
+
+/// Frontier attestations of a line of descent.
+pub fn frontiers(c: &ClusterId, l: Lineage) -> String {
+    format!("{}frontier/", lineage(c, l))
+}
+
+/// Journals of all filestores of a cluster.
+pub fn filestores(c: &ClusterId) -> String {
+    format!("{}filestores/", cluster(c))
+}
+
+/// The journal of one filestore.
+pub fn journals(c: &ClusterId, filestore: &FilestoreName) -> String {
+    format!("{}{filestore}/", filestores(c))
+}
+
+/// Packs of a cluster.
+pub fn packs(c: &ClusterId) -> String {
+    format!("{}packs/", cluster(c))
+}
+
+/// Indexes of a cluster.
+pub fn indexes(c: &ClusterId) -> String {
+    format!("{}indexes/", cluster(c))
+}
+
+/// Keys of one kind.
+pub fn keys(c: &ClusterId, kind: KeyKind) -> String {
+    format!("{}keys/{kind}/", cluster(c))
+}
+
+/// Leases of a cluster's writers.
+pub fn leases(c: &ClusterId) -> String {
+    format!("{}leases/", cluster(c))
+}
+
+/// Work under way in a cluster.
+pub fn inflights(c: &ClusterId) -> String {
+    format!("{}inflight/", cluster(c))
+}
+
+/// Bundles of one kind.
+pub fn bundles(c: &ClusterId, kind: BundleKind) -> String {
+    format!("{}{}/", cluster(c), kind.as_str())
+}
+
+/// The trust chain.
+pub fn trusts() -> String {
+    TRUSTS.to_owned()
+}
+
+/// The records of who decides.
+pub fn authorities() -> String {
+    AUTHORITIES.to_owned()
+}
+
+/// Leases of the coordinators.
+pub fn coordinator_leases() -> String {
+    COORDINATOR_LEASES.to_owned()
+}
+
+/// Entries of the evidence log.
+pub fn evidence_entries() -> String {
+    EVIDENCE_ENTRIES.to_owned()
+}
+
+/// Checkpoints of the evidence log.
+pub fn evidence_checkpoints() -> String {
+    EVIDENCE_CHECKPOINTS.to_owned()
+}
+
+/// Statements.
+pub fn evidence_statements() -> String {
+    EVIDENCE_STATEMENTS.to_owned()
+}
+
+/// Signatures over one log entry.
+pub fn evidence_signatures(leaf: &Sha256Digest) -> String {
+    format!("evidence/signatures/{leaf}/")
+}
+
+/// Statements that wait to be logged.
+pub fn evidence_pendings() -> String {
+    EVIDENCE_PENDING.to_owned()
+}
+
+#[cfg(test)]
+mod tests;
