@@ -13,3 +13,7 @@
 pub mod cron;
 pub mod document;
 pub mod period;
+pub mod policy;
+pub mod rpo;
+
+pub mod restore;

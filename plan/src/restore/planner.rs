@@ -1,0 +1,570 @@
+//! Picks base, WAL, timeline and filestore state for a target.
+
+use holdfast_proto::Timestamp;
+use holdfast_proto::names::{BackupId, Lineage, Region};
+use holdfast_proto::pg::{Lsn, TimelineId};
+use holdfast_proto::record::CommitMark;
+
+use super::coverage::{Path, segment_start};
+use super::facts::{BaseFact, Facts, LineageFacts, Place, WalSpan};
+use super::files::plan_filestores;
+use super::impossible::{Impossible, Reason};
+use super::intervals::{attested_until, restorable, run_of};
+use super::request::{Rates, Request, Target, TimelineChoice};
+use super::restore_plan::{BaseChoice, FilestorePlan, PLAN_VERSION, Prediction, Replay, RestorePlan};
+
+/// A base from which the target may be reachable. Whoever gathers facts looks
+/// for the target from each in turn, until [`Candidate::leads_to`] says yes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// The lineage.
+    pub lineage: Lineage,
+    /// The history to follow.
+    pub path: Path,
+    /// The base.
+    pub base: BackupId,
+    /// Where its replay begins.
+    pub start_lsn: Lsn,
+    /// Where it becomes consistent.
+    pub stop_lsn: Lsn,
+    /// First byte of the WAL that it needs.
+    pub from: Lsn,
+    /// First byte that is missing behind it.
+    pub until: Lsn,
+}
+
+impl Candidate {
+    /// Whether a target at `place` is reached from this base: it must not lie
+    /// before the base is consistent.
+    pub fn leads_to(&self, place: &Place) -> bool {
+        match place {
+            Place::Before { stop, .. } => stop.lsn >= self.stop_lsn && stop.lsn < self.until,
+            Place::Behind { lsn, end, .. } => *lsn >= self.stop_lsn && *end <= self.until,
+            Place::End { .. } => self.until >= self.stop_lsn,
+            Place::Several { .. } | Place::Nowhere => false,
+        }
+    }
+}
+
+/// The bases to look from, the most promising first.
+///
+/// # Errors
+/// Nothing can be looked from at all, with the reason.
+pub fn candidates(facts: &Facts, request: &Request) -> Result<Vec<Candidate>, Impossible> {
+    let lineage = choose_lineage(facts, request).map_err(|r| refuse(facts, request, r))?;
+    let path = choose_path(lineage, request).map_err(|r| refuse(facts, request, r))?;
+    Ok(bases_on(lineage, &path, request)
+        .into_iter()
+        .filter_map(|b| candidate(lineage, &path, b))
+        .collect())
+}
+
+/// Makes the plan.
+///
+/// # Errors
+/// The exact reason why the target cannot be reached, with the nearest moments
+/// that can.
+pub fn plan(facts: &Facts, request: &Request, now: Timestamp) -> Result<RestorePlan, Impossible> {
+    choose(facts, request, now).map_err(|r| refuse(facts, request, r))
+}
+
+fn choose(facts: &Facts, request: &Request, now: Timestamp) -> Result<RestorePlan, Reason> {
+    if let Target::Time(t) = request.target
+        && t > now
+    {
+        return Err(Reason::InFuture {
+            target: request.target.clone(),
+            now,
+        });
+    }
+    let lineage = choose_lineage(facts, request)?;
+    let path = choose_path(lineage, request)?;
+    let bases = bases_on(lineage, &path, request);
+    let mut why_not: Vec<String> = Vec::new();
+    let mut verdict = None;
+    for base in &bases {
+        let Some(candidate) = candidate(lineage, &path, base) else {
+            why_not.push(format!(
+                "base {} is passed over: its WAL is not complete",
+                base.id
+            ));
+            continue;
+        };
+        let located = facts
+            .located
+            .iter()
+            .find(|l| l.lineage == lineage.lineage && l.timeline == path.timeline && l.base == base.id);
+        let Some(located) = located else {
+            verdict = verdict.or(Some(Reason::NotLocated {
+                target: request.target.clone(),
+            }));
+            break;
+        };
+        if candidate.leads_to(&located.place) {
+            let chosen = Chosen {
+                facts,
+                request,
+                lineage,
+                path: &path,
+                base,
+                candidate: &candidate,
+            };
+            return chosen.plan(&located.place, now, why_not);
+        }
+        match &located.place {
+            Place::Several { places } => {
+                let name = match &request.target {
+                    Target::Name(n) => n.clone(),
+                    other => other.to_string(),
+                };
+                return Err(Reason::Several {
+                    name,
+                    places: places.clone(),
+                });
+            }
+            Place::Nowhere => {
+                verdict = Some(Reason::Nowhere {
+                    target: request.target.clone(),
+                    lineage: lineage.lineage,
+                    timeline: path.timeline,
+                });
+            }
+            Place::Before { stop, .. } => {
+                why_not.push(format!(
+                    "base {} is passed over: recovery from it would stop at {}, before it is consistent at {}",
+                    base.id, stop.lsn, base.stop_lsn
+                ));
+            }
+            Place::Behind { lsn, .. } if *lsn < base.stop_lsn => {
+                verdict = Some(Reason::BeforeBases {
+                    target: request.target.clone(),
+                    lsn: *lsn,
+                });
+            }
+            Place::Behind { .. } | Place::End { .. } => {}
+        }
+    }
+    if let Some(base) = request.base {
+        let why = match why_not.last() {
+            Some(why) => why.clone(),
+            None => format!(
+                "it does not lie before {} on the way to timeline {}",
+                request.target, path.timeline
+            ),
+        };
+        return Err(Reason::BadBase { base, why });
+    }
+    Err(verdict.unwrap_or(match request.target {
+        Target::Latest => no_base(facts),
+        _ => Reason::BeforeFirst {
+            target: request.target.clone(),
+        },
+    }))
+}
+
+fn choose_lineage<'a>(facts: &'a Facts, request: &Request) -> Result<&'a LineageFacts, Reason> {
+    let with_base: Vec<_> = facts
+        .newest_first()
+        .into_iter()
+        .filter(|l| !l.bases.is_empty())
+        .collect();
+    if let Some(wanted) = request.lineage {
+        return with_base
+            .iter()
+            .find(|l| l.lineage == wanted)
+            .copied()
+            .ok_or_else(|| Reason::NoSuchLineage {
+                lineage: wanted,
+                known: with_base.iter().map(|l| l.lineage).collect(),
+            });
+    }
+    let began_before = |l: &&&LineageFacts| match &request.target {
+        Target::Time(t) => l.bases.iter().any(|b| b.started <= *t),
+        _ => true,
+    };
+    with_base
+        .iter()
+        .find(began_before)
+        .or(with_base.last())
+        .copied()
+        .ok_or_else(|| no_base(facts))
+}
+
+fn choose_path(lineage: &LineageFacts, request: &Request) -> Result<Path, Reason> {
+    let known = || lineage.timelines.iter().map(|t| t.timeline).collect::<Vec<_>>();
+    let timeline = match request.timeline {
+        TimelineChoice::Latest => lineage.latest_timeline().unwrap_or(TimelineId::FIRST),
+        TimelineChoice::Id(id) => id,
+    };
+    if lineage.timeline(timeline).is_none() {
+        return Err(Reason::NoSuchTimeline {
+            timeline,
+            known: known(),
+        });
+    }
+    Path::to(lineage, timeline).ok_or(Reason::NoHistory { timeline })
+}
+
+/// The bases on the path that are complete before the target, latest first.
+fn bases_on<'a>(lineage: &'a LineageFacts, path: &Path, request: &Request) -> Vec<&'a BaseFact> {
+    let mut bases: Vec<_> = lineage
+        .bases
+        .iter()
+        .filter(|b| path.contains(b.timeline, b.stop_lsn))
+        .filter(|b| request.base.is_none_or(|id| id == b.id))
+        .filter(|b| match &request.target {
+            Target::Time(t) => b.stopped <= *t,
+            Target::Lsn(lsn) => b.stop_lsn <= *lsn,
+            Target::Name(_) | Target::Xid(_) | Target::Latest => true,
+        })
+        .collect();
+    bases.sort_by_key(|b| std::cmp::Reverse((b.stop_lsn, b.id)));
+    bases
+}
+
+fn candidate(lineage: &LineageFacts, path: &Path, base: &BaseFact) -> Option<Candidate> {
+    let run = run_of(path, lineage, base.id)?;
+    Some(Candidate {
+        lineage: lineage.lineage,
+        path: path.clone(),
+        base: base.id,
+        start_lsn: base.start_lsn,
+        stop_lsn: base.stop_lsn,
+        from: segment_start(base.segment_size, base.start_lsn),
+        until: run.end,
+    })
+}
+
+fn no_base(facts: &Facts) -> Reason {
+    Reason::NoBase {
+        cluster: facts.cluster.clone(),
+        unreachable: unreachable(facts),
+    }
+}
+
+fn unreachable(facts: &Facts) -> Vec<Region> {
+    facts.unreachable().map(|r| r.region.clone()).collect()
+}
+
+/// Where replay stops, in PostgreSQL's terms.
+struct StopAt {
+    target_lsn: Lsn,
+    inclusive: bool,
+    /// Everything before this position is replayed.
+    reach: Lsn,
+    /// Nothing known lies behind it.
+    everything: bool,
+    last_commit: Option<CommitMark>,
+    first_left_out: Option<CommitMark>,
+    why: String,
+}
+
+/// A base that leads to the target.
+struct Chosen<'a> {
+    facts: &'a Facts,
+    request: &'a Request,
+    lineage: &'a LineageFacts,
+    path: &'a Path,
+    base: &'a BaseFact,
+    candidate: &'a Candidate,
+}
+
+impl Chosen<'_> {
+    fn plan(&self, place: &Place, now: Timestamp, why_not: Vec<String>) -> Result<RestorePlan, Reason> {
+        let (base, request) = (self.base, self.request);
+        let mut warnings = Vec::new();
+        let mut accepted_gap = None;
+        let stop = self.stop(place, &mut accepted_gap)?;
+        let filestores = plan_filestores(
+            self.facts,
+            self.lineage,
+            self.path,
+            stop.reach,
+            stop.everything,
+            request,
+        )?;
+        let bytes = stop.reach.get().saturating_sub(self.candidate.from.get());
+        let stored = self.path.stored_between(self.candidate.from, stop.reach);
+        let replay = Replay {
+            timeline: self.path.timeline,
+            target_lsn: stop.target_lsn,
+            inclusive: stop.inclusive,
+            from: self.candidate.from,
+            frontier: self.candidate.until,
+            stretches: self.path.stretches.clone(),
+            known_timelines: self.lineage.timelines.iter().map(|t| t.timeline).collect(),
+            bytes,
+            stored,
+            last_commit: stop.last_commit,
+            first_left_out: stop.first_left_out,
+        };
+
+        let mut reasons = self.reasons(why_not);
+        reasons.push(stop.why);
+        if base.pages_bad > 0 {
+            warnings.push(format!(
+                "{} pages were damaged at the source already when the base was taken; its details name them",
+                base.pages_bad
+            ));
+        }
+        for region in unreachable(self.facts) {
+            warnings.push(format!(
+                "replica {region} did not answer: what only it holds is not considered"
+            ));
+        }
+        if let Some(gap) = accepted_gap {
+            warnings.push(format!(
+                "WAL behind the hole from {} to {} is given up",
+                gap.from, gap.to
+            ));
+        }
+        for files in filestores.iter().filter(|f| f.claim.is_none()) {
+            warnings.push(format!(
+                "filestore {}: completeness is not proven: {}",
+                files.filestore, files.because
+            ));
+        }
+
+        let moment = replay.last_commit.map(|c| c.time).max(Some(base.stopped));
+        let accepted = request.accept_unreachable.iter();
+        let out: Vec<_> = unreachable(self.facts);
+        let files_read = sum(&filestores, |f| f.to_read);
+        let files_write = sum(&filestores, |f| f.bytes);
+        Ok(RestorePlan {
+            version: PLAN_VERSION,
+            repository: self.facts.repository,
+            cluster: self.facts.cluster.clone(),
+            lineage: self.lineage.lineage,
+            made: now,
+            target: request.target.clone(),
+            base: BaseChoice {
+                id: base.id,
+                link: base.link.clone(),
+                timeline: base.timeline,
+                start_lsn: base.start_lsn,
+                stop_lsn: base.stop_lsn,
+                stopped: base.stopped,
+                version_num: base.version_num,
+                segment_size: base.segment_size,
+                tablespaces: base.tablespaces.clone(),
+                entries: base.totals.entries,
+                bytes: base.totals.bytes,
+                to_read: base.totals.to_read,
+            },
+            config: self.bundle("config", moment),
+            secrets: self.bundle("secrets", moment),
+            replicas: self.facts.replicas.clone(),
+            accepted_unreachable: accepted.filter(|r| out.contains(r)).cloned().collect(),
+            accepted_gap,
+            download: base
+                .totals
+                .to_read
+                .saturating_add(stored)
+                .saturating_add(files_read),
+            write: base.totals.bytes.saturating_add(files_write),
+            predicted: predict(&request.rates, base, bytes, &filestores),
+            replay,
+            filestores,
+            reasons,
+            warnings,
+        })
+    }
+
+    fn reasons(&self, why_not: Vec<String>) -> Vec<String> {
+        let mut reasons = Vec::new();
+        let others = self.facts.lineages.iter().filter(|l| !l.bases.is_empty()).count();
+        if others > 1 && self.request.lineage.is_none() {
+            reasons.push(format!(
+                "lineage {} is the newest of {others} that began before the target",
+                self.lineage.lineage
+            ));
+        }
+        if self.lineage.timelines.len() > 1 {
+            let ancestors = self
+                .path
+                .stretches
+                .iter()
+                .map(|s| s.timeline.to_string())
+                .collect::<Vec<_>>();
+            reasons.push(format!(
+                "the history followed is timeline {}",
+                ancestors.join(" -> ")
+            ));
+        }
+        reasons.extend(why_not);
+        reasons.push(format!(
+            "base {} is the last that is complete before the target: least WAL to replay",
+            self.base.id
+        ));
+        reasons
+    }
+
+    /// Where replay stops, or why the target is not reached after all.
+    fn stop(&self, place: &Place, accepted_gap: &mut Option<super::Gap>) -> Result<StopAt, Reason> {
+        match (place, &self.request.target) {
+            (Place::Before { stop, last }, _) => Ok(StopAt {
+                target_lsn: stop.lsn,
+                inclusive: false,
+                reach: stop.lsn,
+                everything: false,
+                last_commit: *last,
+                first_left_out: Some(*stop),
+                why: format!(
+                    "in log order the transaction whose end is at {} is the first with a later time ({})",
+                    stop.lsn, stop.time
+                ),
+            }),
+            (Place::Behind { lsn, end, time, last }, _) => Ok(StopAt {
+                target_lsn: *lsn,
+                inclusive: !self.request.exclusive,
+                reach: if self.request.exclusive { *lsn } else { *end },
+                everything: false,
+                last_commit: *last,
+                first_left_out: None,
+                why: format!(
+                    "{} is the record from {lsn} to {end}, of {time}",
+                    self.request.target
+                ),
+            }),
+            (Place::End { last_record, last }, Target::Lsn(lsn)) if lsn <= last_record => Ok(StopAt {
+                target_lsn: *lsn,
+                inclusive: !self.request.exclusive,
+                reach: *lsn,
+                everything: false,
+                last_commit: *last,
+                first_left_out: None,
+                why: format!("the WAL reaches beyond it, to {}", self.candidate.until),
+            }),
+            (Place::End { last_record, last }, _) => {
+                let why = self.end_is_reached(accepted_gap)?;
+                Ok(StopAt {
+                    target_lsn: *last_record,
+                    inclusive: true,
+                    reach: self.candidate.until,
+                    everything: true,
+                    last_commit: *last,
+                    first_left_out: None,
+                    why,
+                })
+            }
+            (Place::Several { .. } | Place::Nowhere, target) => Err(Reason::NotLocated {
+                target: target.clone(),
+            }),
+        }
+    }
+
+    /// Whether stopping at the end of the WAL is what was asked for.
+    fn end_is_reached(&self, accepted_gap: &mut Option<super::Gap>) -> Result<String, Reason> {
+        let until = self.candidate.until;
+        if let Some(gap) = self.path.gap_after(until).filter(|g| g.from == until) {
+            let behind = self.path.wal.iter().filter(|s| s.start >= gap.to);
+            let lost_bytes = behind.map(|s| s.end.get() - s.start.get()).sum();
+            if !self.request.allow_gap {
+                return Err(Reason::Gap { gap, lost_bytes });
+            }
+            *accepted_gap = Some(gap);
+            self.accept_unreachable()?;
+            return Ok(format!(
+                "the last record before the hole at {until} is the last that can be replayed"
+            ));
+        }
+        match &self.request.target {
+            Target::Latest => {
+                self.accept_unreachable()?;
+                Ok(format!("the WAL goes without a hole to {until}"))
+            }
+            Target::Time(t) => {
+                let run: Option<&WalSpan> = self.path.covering(self.candidate.from);
+                match run.and_then(|run| attested_until(self.lineage, self.path, run)) {
+                    Some(at) if at >= *t => Ok(format!(
+                        "an agent attested at {at} that nothing had been committed beyond what is stored"
+                    )),
+                    _ => Err(Reason::AfterLast {
+                        target: self.request.target.clone(),
+                    }),
+                }
+            }
+            target => Err(Reason::AfterLast {
+                target: target.clone(),
+            }),
+        }
+    }
+
+    fn accept_unreachable(&self) -> Result<(), Reason> {
+        let regions: Vec<_> = unreachable(self.facts)
+            .into_iter()
+            .filter(|r| !self.request.accept_unreachable.contains(r))
+            .collect();
+        if regions.is_empty() {
+            Ok(())
+        } else {
+            Err(Reason::Unreachable { regions })
+        }
+    }
+
+    fn bundle(&self, kind: &str, moment: Option<Timestamp>) -> Option<holdfast_proto::envelope::Link> {
+        self.facts
+            .bundles
+            .iter()
+            .filter(|b| b.bundle == kind && moment.is_none_or(|m| b.at <= m))
+            .max_by_key(|b| b.at)
+            .or_else(|| {
+                self.facts
+                    .bundles
+                    .iter()
+                    .filter(|b| b.bundle == kind)
+                    .min_by_key(|b| b.at)
+            })
+            .map(|b| b.link.clone())
+    }
+}
+
+fn sum(filestores: &[FilestorePlan], of: impl Fn(&FilestorePlan) -> u64) -> u64 {
+    filestores.iter().map(of).fold(0, u64::saturating_add)
+}
+
+fn predict(rates: &Rates, base: &BaseFact, wal: u64, filestores: &[FilestorePlan]) -> Prediction {
+    let ms = |amount: u64, per_second: u64| amount.saturating_mul(1000) / per_second.max(1);
+    let base_ms = ms(base.totals.to_read, rates.read).max(ms(base.totals.bytes, rates.write));
+    let filestore_ms = ms(sum(filestores, |f| f.to_read), rates.read)
+        .max(ms(sum(filestores, |f| f.bytes), rates.write))
+        .max(ms(sum(filestores, |f| f.files), rates.files));
+    let replay_ms = ms(wal, rates.replay).saturating_add(rates.start_ms);
+    Prediction {
+        base_ms,
+        filestore_ms,
+        replay_ms,
+        total_ms: base_ms.saturating_add(filestore_ms).saturating_add(replay_ms),
+    }
+}
+
+/// A refusal, with the nearest moments that can be had.
+fn refuse(facts: &Facts, request: &Request, reason: Reason) -> Impossible {
+    let intervals: Vec<_> = restorable(facts)
+        .intervals
+        .into_iter()
+        .filter(|i| request.lineage.is_none_or(|l| l == i.from.lineage))
+        .collect();
+    let ends = intervals.iter().map(|i| i.to);
+    let starts = intervals.iter().map(|i| i.from);
+    let (nearest_before, nearest_after) = match (&request.target, &reason) {
+        (Target::Time(t), _) => (
+            ends.filter(|m| m.time.is_some_and(|at| at <= *t))
+                .max_by_key(|m| (m.time, m.lsn)),
+            starts
+                .filter(|m| m.time.is_some_and(|at| at >= *t))
+                .min_by_key(|m| (m.time, m.lsn)),
+        ),
+        (Target::Lsn(lsn), _) | (_, Reason::BeforeBases { lsn, .. }) => (
+            ends.filter(|m| m.lsn <= *lsn).max_by_key(|m| m.lsn),
+            starts.filter(|m| m.lsn >= *lsn).min_by_key(|m| m.lsn),
+        ),
+        (Target::Latest, _) => (ends.max_by_key(|m| (m.time, m.lsn)), None),
+        (Target::Name(_) | Target::Xid(_), _) => (None, None),
+    };
+    Impossible {
+        reason: Box::new(reason),
+        nearest_before,
+        nearest_after,
+    }
+}
