@@ -5,3 +5,5 @@ pub mod signing;
 pub mod layout;
 pub mod signed;
 pub mod trust;
+pub mod keyring;
+pub mod pack;
