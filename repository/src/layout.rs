@@ -249,7 +249,9 @@ impl Located {
                 lineage: l,
                 name,
             } => {
-                let latest = name.latest_commit.map_or_else(|| NO_COMMIT.to_owned(), Timestamp::compact);
+                let latest = name
+                    .latest_commit
+                    .map_or_else(|| NO_COMMIT.to_owned(), Timestamp::compact);
                 format!(
                     "{}{}-{}-{latest}",
                     wal_segment(c, *l, name.timeline, name.segment),

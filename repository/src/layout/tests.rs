@@ -189,8 +189,17 @@ fn keys_are_as_specified() {
         (authority(0), "authority/0000000000000000".to_owned()),
         (trust(12), "trust/0000000000000012".to_owned()),
         (
-            key_object(&c(), KeyKind::Data, Epoch::of(at), &Fingerprint::new([0xab; 32]), 1),
-            format!("tenants/acme/clusters/erp/keys/data/2026-11/{}/0001", "ab".repeat(32)),
+            key_object(
+                &c(),
+                KeyKind::Data,
+                Epoch::of(at),
+                &Fingerprint::new([0xab; 32]),
+                1,
+            ),
+            format!(
+                "tenants/acme/clusters/erp/keys/data/2026-11/{}/0001",
+                "ab".repeat(32)
+            ),
         ),
         (
             journal(&c(), &"files".parse().unwrap(), 7),

@@ -1,0 +1,436 @@
+//! Opening and initialising a repository.
+//!
+//! A [`Repository`] is its configured replicas and what all of them agree on:
+//! `repository.json`. One reachable replica suffices to open it. The others
+//! stay in the set: they are asked for their identity when they are first used,
+//! so an agent that started during an outage goes on by itself when it is over.
+//!
+//! Nothing is written by opening. [`Repository::init`] writes `repository.json`
+//! and is safe to repeat, also when an earlier run died half way: what one
+//! replica holds decides, and the others get the same bytes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::join_all;
+use holdfast_proto::names::{ActorName, Region, RepositoryId};
+use holdfast_proto::record::RepositoryDocument;
+use holdfast_proto::{Fingerprint, Timestamp};
+use object_store::ObjectStore;
+
+use crate::config::{ConfigError, RepositoryConfig};
+use crate::layout::{self, Located};
+use crate::probe::ProbeError;
+use crate::replica::{Class, Deadlines, Replica, StoreError};
+use crate::store::BackEnd;
+
+/// The writer's name in the probe objects that initialising leaves.
+const INIT: &str = "repo-init";
+
+/// A repository: one logical store on one or more replicas. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    pub(crate) document: Arc<RepositoryDocument>,
+    pub(crate) replicas: Arc<[Replica]>,
+    /// Regions whose stores need not enforce create-if-absent.
+    pub(crate) lenient: Arc<[Region]>,
+    pub(crate) prefer: Arc<[Region]>,
+    pub(crate) healing: bool,
+}
+
+/// Several replicas and what was wrong with each, as text.
+#[derive(Debug, Clone)]
+pub struct Regions(pub Vec<(Region, StoreError)>);
+
+impl fmt::Display for Regions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (_, error)) in self.0.iter().enumerate() {
+            // Each error names its replica.
+            write!(f, "{}{}", if i == 0 { "" } else { "; " }, error.explained())?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a repository cannot be opened or initialised.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No replica answered.
+    #[error("no replica of the repository can be reached: {0}")]
+    NoneReachable(Regions),
+    /// All replicas answered, and none holds a repository.
+    #[error("there is no repository at any of the configured replicas: run `holdfast repo init` first ({0})")]
+    NoRepository(Regions),
+    /// Two replicas belong to two repositories.
+    #[error(
+        "replicas {first} and {second} hold different repositories ({first_id} and {second_id}): correct the URLs"
+    )]
+    Different {
+        /// One replica.
+        first: Region,
+        /// Another.
+        second: Region,
+        /// What the one holds.
+        first_id: RepositoryId,
+        /// What the other holds.
+        second_id: RepositoryId,
+    },
+    /// A repository with another root key is there already.
+    #[error(
+        "replica {region} holds a repository whose trust root is {found}, not {expected}: use another prefix, or \
+         the root key that it was made with"
+    )]
+    OtherRoot {
+        /// The replica.
+        region: Region,
+        /// The root it has.
+        found: Fingerprint,
+        /// The root that was given.
+        expected: Fingerprint,
+    },
+    /// A prefix that holds something else.
+    #[error(
+        "replica {region}: {location} is not empty (it holds {example}) and holds no repository.json: use an empty prefix"
+    )]
+    NotEmpty {
+        /// The replica.
+        region: Region,
+        /// Its URL.
+        location: String,
+        /// One of the things there.
+        example: String,
+    },
+    /// Initialising needs every replica.
+    #[error("every replica must be reached to initialise: {0}")]
+    Unreachable(Regions),
+    /// A directory could not be made.
+    #[error("replica {region}: the directory {location} cannot be made: check its parent and permissions")]
+    Directory {
+        /// The replica.
+        region: Region,
+        /// Its URL.
+        location: String,
+        /// The reason.
+        source: std::io::Error,
+    },
+    /// A store does not do what a repository needs.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+}
+
+impl Repository {
+    /// Opens the repository that `config` names. One reachable replica
+    /// suffices; [`Repository::unreachable`] says which are missing.
+    pub async fn open(config: &RepositoryConfig) -> Result<Self, OpenError> {
+        let (replicas, lenient) = configured(config)?;
+        Self::open_replicas(replicas, lenient).await
+    }
+
+    /// Opens a repository over stores that were made elsewhere.
+    pub async fn open_with(stores: Vec<(Region, Arc<dyn ObjectStore>)>) -> Result<Self, OpenError> {
+        Self::open_replicas(made(stores), Vec::new()).await
+    }
+
+    /// Opens a repository over replicas that were made elsewhere.
+    pub async fn open_replicas(replicas: Vec<Replica>, lenient: Vec<Region>) -> Result<Self, OpenError> {
+        if replicas.is_empty() {
+            return Err(ConfigError::NoReplica.into());
+        }
+        let answers = join_all(replicas.iter().map(|r| {
+            let r = r.with_deadlines(Deadlines::short());
+            async move { r.document().await }
+        }))
+        .await;
+        let mut found: Option<(Region, RepositoryDocument)> = None;
+        let mut failed = Vec::new();
+        for (replica, answer) in replicas.iter().zip(answers) {
+            match (answer, &found) {
+                (Ok((document, _)), Some((first, known))) if document.id != known.id => {
+                    return Err(OpenError::Different {
+                        first: first.clone(),
+                        second: replica.region().clone(),
+                        first_id: known.id,
+                        second_id: document.id,
+                    });
+                }
+                (Ok(_), Some(_)) => {}
+                (Ok((document, _)), None) => found = Some((replica.region().clone(), document)),
+                (Err(error), _) => failed.push((replica.region().clone(), error)),
+            }
+        }
+        let Some((_, document)) = found else {
+            let all_answered = failed.iter().all(|(_, e)| matches!(e, StoreError::Gone { .. }));
+            return Err(if all_answered {
+                OpenError::NoRepository(Regions(failed))
+            } else {
+                OpenError::NoneReachable(Regions(failed))
+            });
+        };
+        let repository = Self::assemble(document, replicas, lenient);
+        // Sights are taken now, so that the first use of each replica is not
+        // slower than the others.
+        join_all(repository.replicas.iter().zip(0..).filter_map(|(replica, _)| {
+            let missing = failed.iter().any(|(region, _)| region == replica.region());
+            (!missing).then(|| replica.check())
+        }))
+        .await;
+        for (region, error) in &failed {
+            tracing::info!(region = %region, err = %error.explained(), "a replica is out of reach");
+        }
+        Ok(repository)
+    }
+
+    fn assemble(document: RepositoryDocument, replicas: Vec<Replica>, lenient: Vec<Region>) -> Self {
+        for replica in &replicas {
+            replica.expect(document.id);
+        }
+        Self {
+            document: Arc::new(document),
+            replicas: replicas.into(),
+            lenient: lenient.into(),
+            prefer: Arc::new([]),
+            healing: false,
+        }
+    }
+
+    /// Makes the repository that `config` names, or completes one that was half
+    /// made. Every replica must be reachable and, where the repository is new,
+    /// empty; each must enforce create-if-absent unless the configuration
+    /// accepts what is lost without it.
+    pub async fn init(
+        config: &RepositoryConfig,
+        root: Fingerprint,
+        now: Timestamp,
+    ) -> Result<Self, OpenError> {
+        let (replicas, lenient) = configured(config)?;
+        for replica in &replicas {
+            if let Some(directory) = replica.directory() {
+                directory.make().await.map_err(|source| OpenError::Directory {
+                    region: replica.region().clone(),
+                    location: replica.location().to_owned(),
+                    source,
+                })?;
+            }
+        }
+        Self::init_replicas(replicas, lenient, root, now).await
+    }
+
+    /// Makes a repository over stores that were made elsewhere.
+    pub async fn init_with(
+        stores: Vec<(Region, Arc<dyn ObjectStore>)>,
+        root: Fingerprint,
+        now: Timestamp,
+    ) -> Result<Self, OpenError> {
+        Self::init_replicas(made(stores), Vec::new(), root, now).await
+    }
+
+    /// Makes a repository over replicas that were made elsewhere.
+    pub async fn init_replicas(
+        replicas: Vec<Replica>,
+        lenient: Vec<Region>,
+        root: Fingerprint,
+        now: Timestamp,
+    ) -> Result<Self, OpenError> {
+        if replicas.is_empty() {
+            return Err(ConfigError::NoReplica.into());
+        }
+        let (document, bytes) = match Self::standing(&replicas, root).await? {
+            Some(known) => known,
+            None => Self::compose(root, now),
+        };
+        for replica in &replicas {
+            let writer: ActorName = INIT.parse().expect("a constant that is a name");
+            let accepted = lenient.contains(replica.region());
+            crate::probe::enforce(replica, &writer, accepted).await?;
+        }
+        let mut failed = Vec::new();
+        for replica in &replicas {
+            match replica
+                .create(&layout::repository_document(), bytes.clone())
+                .await
+            {
+                Ok(_) => {}
+                // Another run of init was faster: what it wrote is what counts.
+                Err(StoreError::Conflict { .. }) => match replica.document().await {
+                    Ok((other, _)) => {
+                        return Err(OpenError::Different {
+                            first: replica.region().clone(),
+                            second: replicas[0].region().clone(),
+                            first_id: other.id,
+                            second_id: document.id,
+                        });
+                    }
+                    Err(error) => failed.push((replica.region().clone(), error)),
+                },
+                Err(error) => failed.push((replica.region().clone(), error)),
+            }
+        }
+        if failed.is_empty() {
+            Ok(Self::assemble(document, replicas, lenient))
+        } else {
+            Err(OpenError::Unreachable(Regions(failed)))
+        }
+    }
+
+    /// What the replicas hold already: nothing, or one repository with `root`.
+    async fn standing(
+        replicas: &[Replica],
+        root: Fingerprint,
+    ) -> Result<Option<(RepositoryDocument, Bytes)>, OpenError> {
+        let mut known: Option<(Region, RepositoryDocument, Bytes)> = None;
+        let mut failed = Vec::new();
+        for replica in replicas {
+            match replica.document().await {
+                Ok((document, bytes)) => {
+                    if document.root != root {
+                        return Err(OpenError::OtherRoot {
+                            region: replica.region().clone(),
+                            found: document.root,
+                            expected: root,
+                        });
+                    }
+                    match &known {
+                        Some((first, other, _)) if other.id != document.id => {
+                            return Err(OpenError::Different {
+                                first: first.clone(),
+                                second: replica.region().clone(),
+                                first_id: other.id,
+                                second_id: document.id,
+                            });
+                        }
+                        Some(_) => {}
+                        None => known = Some((replica.region().clone(), document, bytes)),
+                    }
+                }
+                Err(StoreError::Gone { .. }) => match foreign(replica).await {
+                    Ok(None) => {}
+                    Ok(Some(example)) => {
+                        return Err(OpenError::NotEmpty {
+                            region: replica.region().clone(),
+                            location: replica.location().to_owned(),
+                            example,
+                        });
+                    }
+                    Err(error) => failed.push((replica.region().clone(), error)),
+                },
+                Err(error) => failed.push((replica.region().clone(), error)),
+            }
+        }
+        if !failed.is_empty() {
+            return Err(OpenError::Unreachable(Regions(failed)));
+        }
+        Ok(known.map(|(_, document, bytes)| (document, bytes)))
+    }
+
+    fn compose(root: Fingerprint, now: Timestamp) -> (RepositoryDocument, Bytes) {
+        let document = RepositoryDocument {
+            format: crate::replica::FORMAT,
+            id: RepositoryId::from_parts(now, rand::random()),
+            created: now,
+            root,
+        };
+        let mut bytes = serde_json::to_vec_pretty(&document).expect("names and numbers always serialise");
+        bytes.push(b'\n');
+        (document, bytes.into())
+    }
+
+    /// The repository's identity.
+    pub fn id(&self) -> RepositoryId {
+        self.document.id
+    }
+
+    /// What `repository.json` says.
+    pub fn document(&self) -> &RepositoryDocument {
+        &self.document
+    }
+
+    /// All configured replicas, in configured order, also those out of reach.
+    pub fn replicas(&self) -> &[Replica] {
+        &self.replicas
+    }
+
+    /// The replica of a region.
+    pub fn replica(&self, region: &Region) -> Option<&Replica> {
+        self.replicas.iter().find(|r| r.region() == region)
+    }
+
+    /// Replicas that have not been seen to belong to this repository yet: out of
+    /// reach when it was opened, and not used since.
+    pub fn unreachable(&self) -> Vec<Region> {
+        self.replicas
+            .iter()
+            .filter(|r| !r.is_identified())
+            .map(|r| r.region().clone())
+            .collect()
+    }
+
+    /// The same repository, reading from `regions` first.
+    pub fn preferring(mut self, regions: &[Region]) -> Self {
+        self.prefer = regions.into();
+        self
+    }
+
+    /// The same repository, repairing damaged and missing copies that reading
+    /// comes across. Off unless said: an agent never overwrites.
+    pub fn healing(mut self, healing: bool) -> Self {
+        self.healing = healing;
+        self
+    }
+
+    /// The same repository, every replica with other deadlines.
+    pub fn with_deadlines(mut self, deadlines: Deadlines) -> Self {
+        self.replicas = self
+            .replicas
+            .iter()
+            .map(|r| r.with_deadlines(deadlines))
+            .collect();
+        self
+    }
+}
+
+/// Something below the replica's prefix that initialising did not put there.
+async fn foreign(replica: &Replica) -> Result<Option<String>, StoreError> {
+    let mut listed = replica.list_stream("");
+    while let Some(object) = listed.next().await {
+        let object = match object {
+            Ok(object) => object,
+            Err(e) if e.class() == Class::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        match layout::parse(object.key.as_str()) {
+            Some(Located::Probe { .. }) => {}
+            _ => return Ok(Some(object.key.to_string())),
+        }
+    }
+    Ok(None)
+}
+
+fn configured(config: &RepositoryConfig) -> Result<(Vec<Replica>, Vec<Region>), ConfigError> {
+    if let Some(problem) = config.problems().into_iter().next() {
+        return Err(problem);
+    }
+    let replicas = config
+        .replicas
+        .iter()
+        .map(Replica::open)
+        .collect::<Result<_, _>>()?;
+    let lenient = config
+        .replicas
+        .iter()
+        .filter(|r| r.accept_without_conditional_create)
+        .map(|r| r.region.clone())
+        .collect();
+    Ok((replicas, lenient))
+}
+
+fn made(stores: Vec<(Region, Arc<dyn ObjectStore>)>) -> Vec<Replica> {
+    stores
+        .into_iter()
+        .map(|(region, store)| Replica::new(region, BackEnd::from_store(store)))
+        .collect()
+}
