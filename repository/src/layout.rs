@@ -782,6 +782,11 @@ pub fn coordinator_leases() -> String {
     COORDINATOR_LEASES.to_owned()
 }
 
+/// All evidence.
+pub fn evidence_all() -> String {
+    "evidence/".to_owned()
+}
+
 /// Entries of the evidence log.
 pub fn evidence_entries() -> String {
     EVIDENCE_ENTRIES.to_owned()
