@@ -1,0 +1,92 @@
+//! SQL sessions.
+
+use std::time::Duration;
+
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Client, Config, NoTls};
+
+use super::target::{PgHost, PgTarget, TlsMode};
+use super::tls::{RustlsConnect, client_config};
+use super::wire::within;
+use super::{PgError, PgErrorClass};
+
+/// How long a statement may take in a session of [`sql_connect`].
+pub const DEFAULT_STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Opens a session whose statements end after
+/// [`DEFAULT_STATEMENT_TIMEOUT`]. See [`sql_connect_with`].
+pub async fn sql_connect(target: &PgTarget) -> Result<Client, PgError> {
+    sql_connect_with(target, DEFAULT_STATEMENT_TIMEOUT).await
+}
+
+/// Opens a session in the target's database, with `pg_catalog` alone on its
+/// search path. A statement that takes longer than `statement_timeout` is ended
+/// by the server; zero means never, as a base backup's start needs.
+///
+/// The session lives as long as the client: the task that drives the connection
+/// ends when the client is dropped, and its errors are those of the client's
+/// calls.
+pub async fn sql_connect_with(target: &PgTarget, statement_timeout: Duration) -> Result<Client, PgError> {
+    let mut config = Config::new();
+    config
+        .port(target.port)
+        .user(target.user.as_str())
+        .dbname(target.dbname.as_str())
+        .application_name(target.application_name.as_str())
+        .connect_timeout(target.connect_timeout)
+        .options(format!(
+            "-c search_path=pg_catalog -c statement_timeout={} -c client_min_messages=warning",
+            statement_timeout.as_millis()
+        ));
+    match &target.host {
+        PgHost::Socket(dir) => config.host_path(dir),
+        PgHost::Tcp(name) => config.host(name.as_str()),
+    };
+    if let Some(password) = target.read_password(&target.dbname)? {
+        config.password(password.expose());
+    }
+    let at = target.place();
+    let connecting = async {
+        match &target.tls {
+            TlsMode::Disable => {
+                config.ssl_mode(SslMode::Disable);
+                let (client, connection) = config.connect(NoTls).await?;
+                tokio::spawn(drive(connection));
+                Ok(client)
+            }
+            TlsMode::Require { ca } => {
+                config.ssl_mode(SslMode::Require);
+                let tls = client_config(ca).map_err(|source| PgError::Tls {
+                    at: at.clone(),
+                    source,
+                })?;
+                let (client, connection) = config.connect(RustlsConnect(tls)).await?;
+                tokio::spawn(drive(connection));
+                Ok(client)
+            }
+        }
+    };
+    within(&at, target.connect_timeout, "connecting", connecting)
+        .await
+        .map_err(denied)
+}
+
+async fn drive(connection: impl Future<Output = Result<(), tokio_postgres::Error>>) {
+    if let Err(error) = connection.await {
+        tracing::debug!(err = %error, "the SQL session ended");
+    }
+}
+
+/// A refused role is said in the same words on both kinds of connection.
+fn denied(error: PgError) -> PgError {
+    match (&error, error.class()) {
+        (PgError::Sql(sql), PgErrorClass::Denied) => {
+            let message = sql
+                .as_db_error()
+                .map_or_else(|| sql.to_string(), |db| db.message().to_owned());
+            let sqlstate = sql.code().map_or_else(String::new, |code| code.code().to_owned());
+            PgError::Denied { sqlstate, message }
+        }
+        _ => error,
+    }
+}
