@@ -23,6 +23,10 @@ use crate::layout::{self, Located};
 use crate::signing::{SigningError, SigningKey, VerifyingKey};
 use crate::trust::{SignerRefused, Trust};
 
+mod reading;
+
+pub use reading::ReadError;
+
 /// The most signatures that an object may carry.
 const MAX_SIGNATURES: usize = 8;
 

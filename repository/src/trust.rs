@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 use holdfast_proto::envelope::Link;
+use holdfast_proto::finding::Finding;
 use holdfast_proto::names::{ActorName, ClusterId, ObjectKey, RepositoryId};
 use holdfast_proto::record::{KeyAlgorithm, TrustAct, TrustBody, TrustRole};
 use holdfast_proto::{Fingerprint, Sha256Digest, Timestamp};
@@ -31,6 +32,10 @@ use holdfast_proto::{Fingerprint, Sha256Digest, Timestamp};
 use crate::layout;
 use crate::signed::{Draft, SignedError, open_object};
 use crate::signing::{SigningError, SigningKey, VerifyingKey};
+
+mod loading;
+
+pub use loading::LoadError;
 
 /// A chain that cannot be believed, or an act that would break it.
 #[derive(Debug, thiserror::Error)]
@@ -157,10 +162,12 @@ pub struct Trust {
     repository: RepositoryId,
     root: Fingerprint,
     keys: BTreeMap<Fingerprint, TrustedKey>,
-    length: u64,
-    head: Option<Link>,
+    /// The records, oldest first.
+    records: Vec<Link>,
     /// For each revoked key, the digests of its objects that are still believed.
     believed: HashMap<Fingerprint, HashSet<Sha256Digest>>,
+    /// What was met while the chain was read.
+    findings: Vec<Finding>,
 }
 
 impl Trust {
@@ -170,9 +177,9 @@ impl Trust {
             repository,
             root,
             keys: BTreeMap::new(),
-            length: 0,
-            head: None,
+            records: Vec::new(),
             believed: HashMap::new(),
+            findings: Vec::new(),
         }
     }
 
@@ -188,12 +195,22 @@ impl Trust {
 
     /// How many records the chain has.
     pub fn length(&self) -> u64 {
-        self.length
+        self.records.len() as u64
     }
 
     /// The newest record.
     pub fn head(&self) -> Option<&Link> {
-        self.head.as_ref()
+        self.records.last()
+    }
+
+    /// All records, oldest first: what a commit object's replica must hold too.
+    pub fn records(&self) -> &[Link] {
+        &self.records
+    }
+
+    /// What was met while the chain was read: replicas out of reach, bad copies.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
     }
 
     /// A key by its fingerprint, revoked or not.
@@ -268,7 +285,7 @@ impl Trust {
 
     /// Verifies `bytes` as the record that follows, without taking it in.
     pub fn verify_next(&self, bytes: &Bytes) -> Result<NextRecord, TrustError> {
-        let n = self.length;
+        let n = self.length();
         let key = layout::trust(n);
         let sha256 = Sha256Digest::of(bytes);
         let signed = open_object::<TrustBody>(bytes, &key, self.repository, sha256, |header, signer| {
@@ -283,7 +300,7 @@ impl Trust {
             SignedError::Signer { .. } if n == 0 => TrustError::OtherRoot { root: self.root },
             source => TrustError::Record { n, source },
         })?;
-        if signed.header.body.n != n || signed.header.previous != self.head {
+        if signed.header.body.n != n || signed.header.previous.as_ref() != self.head() {
             return Err(TrustError::Chain { n });
         }
         let next = NextRecord {
@@ -326,7 +343,7 @@ impl Trust {
     fn apply(&mut self, next: &NextRecord) -> Result<(), TrustError> {
         let n = next.body.n;
         let refuse = |why: String| TrustError::Act { n, why };
-        if n != self.length {
+        if n != self.length() {
             return Err(TrustError::Chain { n });
         }
         for act in &next.body.acts {
@@ -372,8 +389,7 @@ impl Trust {
                 }
             }
         }
-        self.length += 1;
-        self.head = Some(next.link.clone());
+        self.records.push(next.link.clone());
         Ok(())
     }
 
@@ -478,7 +494,7 @@ pub fn append(
     signer: &SigningKey,
     now: Timestamp,
 ) -> Result<(ObjectKey, Vec<u8>), TrustError> {
-    let n = trust.length;
+    let n = trust.length();
     let key = layout::trust(n);
     let body = TrustBody { n, at: now, acts };
     let bytes = Draft {
@@ -487,7 +503,7 @@ pub fn append(
         payload: &[],
         sealed_to: None,
         lease: None,
-        previous: trust.head.clone(),
+        previous: trust.head().cloned(),
         body: &body,
     }
     .sign(signer);
