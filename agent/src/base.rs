@@ -1,0 +1,4 @@
+//! Base backups.
+
+pub mod rules;
+pub mod walk;

@@ -1,0 +1,118 @@
+//! The findings that hold at this moment.
+//!
+//! Every part of the agent raises what departs from what should be and clears it
+//! when it is over; whoever reports (the heartbeat, the status page) takes a
+//! snapshot. A finding raised again keeps the moment at which it was first seen.
+//! Nothing is stored: a finding that still holds after a restart is found again.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use holdfast_proto::Timestamp;
+use holdfast_proto::finding::{Finding, Severity};
+
+/// A shared register of findings. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Findings(Arc<Mutex<BTreeMap<(String, String), Finding>>>);
+
+impl Findings {
+    /// Notes that `name` holds for `subject`.
+    pub fn raise(
+        &self,
+        severity: Severity,
+        name: &str,
+        subject: impl Into<String>,
+        detail: impl Into<String>,
+    ) {
+        self.note(Finding {
+            name: name.to_owned(),
+            subject: subject.into(),
+            severity,
+            detail: detail.into(),
+            since: Timestamp::from_chrono(chrono::Utc::now()),
+        });
+    }
+
+    /// Notes a finding that somebody else has made.
+    pub fn note(&self, finding: Finding) {
+        let mut held = self.held();
+        let key = (finding.name.clone(), finding.subject.clone());
+        let known = held.get(&key);
+        if known.is_none_or(|known| known.severity != finding.severity) {
+            match finding.severity {
+                Severity::Info => {
+                    tracing::info!(
+                        name = finding.name,
+                        subject = finding.subject,
+                        detail = finding.detail,
+                        "finding"
+                    );
+                }
+                Severity::Warning => {
+                    tracing::warn!(
+                        name = finding.name,
+                        subject = finding.subject,
+                        detail = finding.detail,
+                        "finding"
+                    );
+                }
+                Severity::Critical => {
+                    tracing::error!(
+                        name = finding.name,
+                        subject = finding.subject,
+                        detail = finding.detail,
+                        "finding"
+                    );
+                }
+            }
+        }
+        let since = known.map_or(finding.since, |known| known.since.min(finding.since));
+        held.insert(key, Finding { since, ..finding });
+    }
+
+    /// Notes that `name` no longer holds for `subject`.
+    pub fn clear(&self, name: &str, subject: &str) {
+        let gone = self.held().remove(&(name.to_owned(), subject.to_owned()));
+        if gone.is_some() {
+            tracing::info!(name, subject, "finding is over");
+        }
+    }
+
+    /// Whether `name` holds for `subject`.
+    pub fn holds(&self, name: &str, subject: &str) -> bool {
+        self.held().contains_key(&(name.to_owned(), subject.to_owned()))
+    }
+
+    /// All of them, by name and subject.
+    pub fn snapshot(&self) -> Vec<Finding> {
+        self.held().values().cloned().collect()
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<(String, String), Finding>> {
+        // The map is whole after every statement above, so a panic elsewhere
+        // while it was locked left nothing half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_is_raised_once_and_cleared() {
+        let findings = Findings::default();
+        findings.raise(Severity::Warning, "replica-unreachable", "eu", "first");
+        let since = findings.snapshot()[0].since;
+        findings.raise(Severity::Critical, "replica-unreachable", "eu", "second");
+        let all = findings.snapshot();
+        assert_eq!(all.len(), 1);
+        assert_eq!(
+            (all[0].since, all[0].severity, all[0].detail.as_str()),
+            (since, Severity::Critical, "second")
+        );
+        assert!(findings.holds("replica-unreachable", "eu"));
+        findings.clear("replica-unreachable", "eu");
+        assert!(findings.snapshot().is_empty());
+    }
+}

@@ -1,0 +1,128 @@
+//! Makes WAL objects of chunks: compressed, sealed, signed, chained.
+//!
+//! CPU work only. The sealer carries the chain from one object to the next, so
+//! it is used by one task, in the order of the log; a chunk that was sealed is
+//! stored, or the chain would name an object that does not exist.
+
+use bytes::Bytes;
+use holdfast_proto::Sha256Digest;
+use holdfast_proto::envelope::Link;
+use holdfast_proto::names::{ClusterId, Lineage, RepositoryId};
+use holdfast_proto::pg::SegmentSize;
+use holdfast_proto::record::{WalBody, WalChunk};
+use holdfast_repository::layout::{self, WalName};
+use holdfast_repository::pack::{PackError, seal_frame};
+use holdfast_repository::seal::EpochKey;
+use holdfast_repository::signed::Draft;
+use holdfast_repository::signing::SigningKey;
+
+use super::chunk::Chunk;
+use super::ledger::SealedChunk;
+
+/// zstd's level for WAL: what keeps up with a busy server on a fraction of a core.
+const LEVEL: i32 = 1;
+
+/// Where the chain of WAL objects stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// The object before.
+    pub previous: Option<Link>,
+    /// The digest of the ciphertext of the chunk that ends where the next one
+    /// begins.
+    pub follows: Option<Sha256Digest>,
+}
+
+/// What every object of a line has in common.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// The repository.
+    pub repository: RepositoryId,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The line of descent.
+    pub lineage: Lineage,
+    /// The writer's lease.
+    pub lease: Option<u64>,
+    /// PostgreSQL's version.
+    pub version_num: u32,
+    /// Bytes of a segment.
+    pub segment_size: SegmentSize,
+}
+
+/// Seals `chunk` to `key`, signs it, and moves `chain` on.
+///
+/// # Errors
+/// Compressing or sealing failed, which no WAL can cause.
+pub fn seal_chunk(
+    origin: &Origin,
+    key: &EpochKey,
+    signer: &SigningKey,
+    chain: &mut Chain,
+    chunk: Chunk,
+) -> Result<SealedChunk, PackError> {
+    let Chunk {
+        timeline,
+        start,
+        end,
+        bytes,
+        facts,
+    } = chunk;
+    let sealed = seal_frame(key, &bytes, LEVEL)?;
+    let sha256 = Sha256Digest::of(&sealed);
+    let name = WalName {
+        timeline,
+        segment: origin.segment_size.segment_of(start),
+        start,
+        end,
+        latest_commit: facts.last_commit.map(|mark| mark.time),
+    };
+    let object_key = layout::wal(&origin.cluster, origin.lineage, &name);
+    let body = WalBody {
+        system: origin.lineage.system,
+        version_num: origin.version_num,
+        timeline,
+        segment_size: origin.segment_size,
+        start,
+        end,
+        chunks: vec![WalChunk {
+            start,
+            end,
+            size: sealed.len() as u64,
+            sha256,
+            sealed_to: key.fingerprint,
+        }],
+        follows: chain.follows,
+        last_commit: facts.last_commit,
+        first_commit: facts.first_commit,
+        latest_time: facts.latest_time,
+        commits: facts.commits,
+        last_record: facts.last_record,
+        restore_points: facts.restore_points,
+    };
+    let object = Bytes::from(
+        Draft {
+            repository: origin.repository,
+            key: object_key.clone(),
+            payload: &sealed,
+            sealed_to: Some(key.fingerprint),
+            lease: origin.lease,
+            previous: chain.previous.clone(),
+            body: &body,
+        }
+        .sign(signer),
+    );
+    *chain = Chain {
+        previous: Some(Link {
+            key: object_key.clone(),
+            sha256: Sha256Digest::of(&object),
+        }),
+        follows: Some(sha256),
+    };
+    Ok(SealedChunk {
+        key: object_key,
+        object,
+        timeline,
+        start,
+        end,
+    })
+}
