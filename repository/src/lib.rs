@@ -1,6 +1,7 @@
 //! holdfast
 pub mod seal;
 pub mod secret_file;
+pub mod scrub;
 pub mod signing;
 pub mod layout;
 pub mod signed;
