@@ -1,1 +1,33 @@
-//! holdfast
+//! The hands of Holdfast: what runs beside PostgreSQL and a filestore.
+//!
+//! An agent captures (base backups, WAL, filestores, configuration), seals,
+//! signs and ships; the same crate restores, on a machine that holds an
+//! identity. An agent itself can open, change or delete nothing of what it
+//! wrote.
+//!
+//! Where to read next:
+//! - [`base`]: base backups of a data directory.
+//! - [`config`]: what an operator tells an agent.
+//! - [`durable`]: the one way to write local files.
+//! - [`filestore`]: how a folder of files is captured.
+//! - [`findings`]: what departs from what should be, now.
+//! - [`ledger`]: what a repository holds of a cluster.
+//! - [`page`]: the checksum of data pages.
+//! - [`postgres`]: SQL and replication connections.
+//! - [`restore`]: plans carried out, WAL handed to PostgreSQL.
+//! - [`wal`]: the WAL line, from the replication slot to the replicas.
+
+pub mod base;
+pub mod config;
+pub mod durable;
+pub mod filestore;
+pub mod findings;
+pub mod ledger;
+pub mod page;
+pub mod postgres;
+pub mod progress;
+pub mod run;
+pub mod restore;
+pub mod wal;
+
+pub use run::{AgentError, Done, once, run};

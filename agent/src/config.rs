@@ -1,0 +1,494 @@
+//! The agent's configuration: one TOML file.
+//!
+//! Ten lines protect a simple cluster:
+//!
+//! ```toml
+//! name = "agent-1"
+//! signing_key = "/etc/holdfast/agent-1.key"
+//! recipients.file = "/etc/holdfast/recipients.toml"
+//! [repository]
+//! trust_root = "5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
+//! replicas = [{ url = "s3://backup-a", region = "eu-1" }, { url = "s3://backup-b", region = "eu-2" }]
+//! [[cluster]]
+//! cluster = "acme/erp"
+//! tier = "platinum"
+//! postgres = "host=/run/postgresql user=holdfast dbname=postgres"
+//! ```
+//!
+//! Unknown keys are refused and everything that is wrong is reported at once,
+//! each with its path, its line and what to do. Paths are absolute, durations
+//! carry a unit, secrets are named by file or environment variable and never
+//! stand in the file. There is no setting for an identity, nor for credentials
+//! that delete: an agent that has them is refused rather than warned about.
+//!
+//! This module reads and checks the file alone. Whether the keys, the stores and
+//! the server that it names exist is seen when the agent starts.
+
+mod reader;
+mod value;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use globset::Glob;
+use holdfast_proto::Fingerprint;
+use holdfast_proto::names::{ActorName, ClusterId, FilestoreName, RecipientRole, Region, TierName};
+use holdfast_proto::record::SealedTo;
+use holdfast_repository::config::{ReplicaConfig, RepositoryConfig};
+
+use crate::postgres::{PgTarget, SlotName};
+
+use reader::{Document, Gathered, Section};
+pub use reader::{Problem, Setting, Source};
+
+/// Everything that is wrong in a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError {
+    /// Never empty; in the order of the lines.
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, problem) in self.problems.iter().enumerate() {
+            if i > 0 {
+                f.write_str("\n")?;
+            }
+            problem.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// What an agent is told by its operator.
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// The agent's name in the trust chain and in its certificate.
+    pub name: ActorName,
+    /// Its directory for what makes a restart cheap, and for the index keys.
+    pub state_dir: PathBuf,
+    /// The key with which it signs (PEM, PKCS #8).
+    pub signing_key: PathBuf,
+    /// Where backups go. The trust root is present.
+    pub repository: RepositoryConfig,
+    /// To whom the keys of backups are sealed.
+    pub recipients: Vec<SealedTo>,
+    /// The coordinator, when there is one.
+    pub coordinator: Option<CoordinatorConfig>,
+    /// Threads that compress and seal.
+    pub threads: NonZeroUsize,
+    /// What it protects; at least one.
+    pub clusters: Vec<ClusterConfig>,
+    settings: Vec<Setting>,
+}
+
+/// How the agent reaches its coordinator.
+#[derive(Debug, Clone)]
+pub struct CoordinatorConfig {
+    /// `https://host:port`.
+    pub url: String,
+    /// Certificates that the coordinator's is checked against (PEM).
+    pub ca: PathBuf,
+    /// The agent's certificate (PEM).
+    pub cert: PathBuf,
+    /// The key of that certificate (PEM).
+    pub key: PathBuf,
+}
+
+/// One cluster.
+#[derive(Debug, Clone)]
+pub struct ClusterConfig {
+    /// Its name.
+    pub id: ClusterId,
+    /// Its tier: what counts without a coordinator.
+    pub tier: TierName,
+    /// How to reach it.
+    pub postgres: PgTarget,
+    /// Its data directory, when the agent sees it under another path than the
+    /// server does.
+    pub data_directory: Option<PathBuf>,
+    /// Its replication slot.
+    pub slot: SlotName,
+    /// Folders of files beside it.
+    pub filestores: Vec<FilestoreConfig>,
+    /// What goes into configuration bundles, beside what the server itself names.
+    pub configuration: ConfigurationConfig,
+}
+
+/// How a filestore's names prove its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdapterKind {
+    /// Odoo's: files named by the SHA-1 of their content, written once.
+    Odoo,
+    /// A plain tree, changed in place.
+    None,
+}
+
+impl AdapterKind {
+    /// Its name in configuration and journal.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AdapterKind::Odoo => "odoo",
+            AdapterKind::None => "none",
+        }
+    }
+}
+
+/// One filestore.
+#[derive(Debug, Clone)]
+pub struct FilestoreConfig {
+    /// Its name in the repository.
+    pub name: FilestoreName,
+    /// Its root.
+    pub path: PathBuf,
+    /// How its names prove content.
+    pub adapter: AdapterKind,
+    /// The database whose rows name its files, for adapters that have one.
+    pub database: Option<String>,
+    /// How long at least a file that nothing references any more is kept by the
+    /// application's collector.
+    pub collector_delay: Option<Duration>,
+    /// How often every file's stat is compared, whatever the directories' times say.
+    pub full_sweep: Duration,
+}
+
+/// What goes into configuration bundles.
+#[derive(Debug, Clone, Default)]
+pub struct ConfigurationConfig {
+    /// Files and patterns that may be opened by a drill.
+    pub files: Vec<Glob>,
+    /// Files and patterns that only recovery and escrow may open.
+    pub secret_files: Vec<Glob>,
+}
+
+impl AgentConfig {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|e| ConfigError {
+            problems: vec![Problem {
+                file: path.to_owned(),
+                line: 1,
+                path: String::new(),
+                what: format!("cannot be read ({e}): name an existing file with --config"),
+            }],
+        })?;
+        Self::parse(path, &text)
+    }
+
+    /// Checks the text of a file. `path` is for messages; a recipients' file is
+    /// read too.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let mut beside = Gathered::default();
+        let (config, mut gathered) =
+            Document::read(path.to_owned(), text, |top| read_agent(top, &mut beside));
+        gathered.problems.append(&mut beside.problems);
+        gathered.settings.append(&mut beside.settings);
+        match config {
+            Some(config) if gathered.problems.is_empty() => Ok(Self {
+                settings: gathered.settings,
+                ..config
+            }),
+            _ => Err(ConfigError {
+                problems: gathered.problems,
+            }),
+        }
+    }
+
+    /// Every effective setting and where it comes from.
+    pub fn settings(&self) -> &[Setting] {
+        &self.settings
+    }
+}
+
+const NO_IDENTITY: &str = "an agent holds nothing that opens a backup: remove it, and give the identity to \
+                           whoever restores (holdfast restore run --identity FILE)";
+const NO_DELETE: &str = "an agent holds nothing that deletes a backup: remove it; only `holdfast repo reclaim`, \
+                         run elsewhere, has such credentials";
+const REFUSED: [(&str, &str); 6] = [
+    ("identity", NO_IDENTITY),
+    ("identities", NO_IDENTITY),
+    ("identity_file", NO_IDENTITY),
+    ("delete", NO_DELETE),
+    ("delete_credentials", NO_DELETE),
+    ("reclaim", NO_DELETE),
+];
+
+fn read_agent(top: Section<'_, '_>, beside: &mut Gathered) -> Option<AgentConfig> {
+    let name = top.required(
+        "name",
+        "name this agent as the trust chain does, for example name = \"agent-1\"",
+    );
+    let state_dir = top.or("state_dir", PathBuf::from("/var/lib/holdfast"));
+    let signing_key = top.required(
+        "signing_key",
+        "name the file of the agent's signing key, for example signing_key = \"/etc/holdfast/agent.key\"",
+    );
+    let threads = top.or(
+        "threads",
+        std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+    );
+    let repository = match top.section("repository") {
+        Some(section) => read_repository(section),
+        None => {
+            top.complain(
+                "repository",
+                "is missing: add [repository] with trust_root and replicas",
+            );
+            None
+        }
+    };
+    let recipients = match top.section("recipients") {
+        Some(section) => read_recipients(section, beside),
+        None => {
+            top.complain(
+                "recipients",
+                "is missing: add [recipients] with the lists that `holdfast keys generate` printed, or with file = \"…\"",
+            );
+            None
+        }
+    };
+    let coordinator = top.section("coordinator").map(read_coordinator);
+    let sections = top.sections("cluster");
+    if sections.is_empty() {
+        top.complain(
+            "cluster",
+            "is missing: add a [[cluster]] with cluster, tier and postgres",
+        );
+    }
+    let clusters: Vec<Option<ClusterConfig>> = sections.into_iter().map(read_cluster).collect();
+    let mut seen = BTreeSet::new();
+    for cluster in clusters.iter().flatten() {
+        if !seen.insert(&cluster.id) {
+            top.complain(
+                "cluster",
+                format!("{} stands there twice: remove one", cluster.id),
+            );
+        }
+    }
+    top.finish(&REFUSED);
+    Some(AgentConfig {
+        name: name?,
+        state_dir,
+        signing_key: signing_key?,
+        repository: repository?,
+        recipients: recipients?,
+        coordinator: match coordinator {
+            Some(coordinator) => Some(coordinator?),
+            None => None,
+        },
+        threads,
+        clusters: clusters.into_iter().collect::<Option<_>>()?,
+        settings: Vec::new(),
+    })
+}
+
+fn read_repository(section: Section<'_, '_>) -> Option<RepositoryConfig> {
+    let trust_root = section.required::<Fingerprint>(
+        "trust_root",
+        "write the fingerprint that `holdfast keys generate` printed for the root key",
+    );
+    let replicas: Vec<Option<ReplicaConfig>> = section
+        .sections("replicas")
+        .into_iter()
+        .map(read_replica)
+        .collect();
+    let config = (replicas.into_iter().collect::<Option<Vec<_>>>())
+        .map(|replicas| RepositoryConfig { replicas, trust_root });
+    for problem in config.iter().flat_map(RepositoryConfig::problems) {
+        section.complain("replicas", problem.to_string());
+    }
+    section.finish(&REFUSED);
+    trust_root.and(config)
+}
+
+fn read_replica(section: Section<'_, '_>) -> Option<ReplicaConfig> {
+    let url = section.required::<String>(
+        "url",
+        "write file:///directory, s3://bucket, gs://bucket or az://container",
+    );
+    let region = section.required::<Region>("region", "name the region, for example \"eu-1\"");
+    let accept_without_conditional_create = section.or("accept_without_conditional_create", false);
+    let options = section.section("options").map(|options| {
+        let pairs = options.free_strings();
+        options.finish(&[]);
+        pairs.into_iter().collect()
+    });
+    section.finish(&REFUSED);
+    Some(ReplicaConfig {
+        url: url?,
+        region: region?,
+        options: options.unwrap_or_default(),
+        accept_without_conditional_create,
+    })
+}
+
+const RECIPIENT_ROLES: [(&str, RecipientRole); 3] = [
+    ("drill", RecipientRole::Drill),
+    ("recovery", RecipientRole::Recovery),
+    ("escrow", RecipientRole::Escrow),
+];
+
+fn read_recipients(section: Section<'_, '_>, beside: &mut Gathered) -> Option<Vec<SealedTo>> {
+    let Some(file) = section.optional::<PathBuf>("file") else {
+        return read_recipient_lists(section);
+    };
+    section.finish(&[
+        ("drill", "stands beside `file`: keep one of the two"),
+        ("recovery", "stands beside `file`: keep one of the two"),
+        ("escrow", "stands beside `file`: keep one of the two"),
+    ]);
+    let text = match std::fs::read_to_string(&file) {
+        Ok(text) => text,
+        Err(error) => {
+            beside.problems.push(Problem {
+                file,
+                line: 1,
+                path: String::new(),
+                what: format!(
+                    "cannot be read ({error}): name the recipients' file that `holdfast keys generate` wrote"
+                ),
+            });
+            return None;
+        }
+    };
+    let (recipients, gathered) = Document::read(file, &text, read_recipient_lists);
+    beside.problems.extend(gathered.problems);
+    beside.settings.extend(gathered.settings);
+    recipients
+}
+
+fn read_recipient_lists(section: Section<'_, '_>) -> Option<Vec<SealedTo>> {
+    let mut recipients = Vec::new();
+    let mut sound = true;
+    for (key, role) in RECIPIENT_ROLES {
+        let listed: Vec<String> = section.list(key);
+        for recipient in listed {
+            if let Err(why) = recipient.parse::<age::x25519::Recipient>() {
+                section.complain(
+                    key,
+                    format!("{recipient:?} is not an age recipient ({why}): it begins with age1"),
+                );
+                sound = false;
+            }
+            recipients.push(SealedTo { role, recipient });
+        }
+    }
+    // A drill alone could never open what is sealed as a secret.
+    if !recipients.iter().any(|r| r.role == RecipientRole::Recovery) {
+        section.complain(
+            "recovery",
+            "is empty: without a recovery recipient nobody could restore secrets",
+        );
+        sound = false;
+    }
+    section.finish(&REFUSED);
+    sound.then_some(recipients)
+}
+
+fn read_coordinator(section: Section<'_, '_>) -> Option<CoordinatorConfig> {
+    let url = section.required::<String>("url", "write it as https://host:port");
+    if let Some(url) = &url
+        && !url.starts_with("https://")
+    {
+        section.complain(
+            "url",
+            format!("{url:?} is not an https address: write it as https://host:port"),
+        );
+    }
+    let ca = section.required("ca", "name the file of the certificate authority");
+    let cert = section.required("cert", "name the file of the agent's certificate");
+    let key = section.required("key", "name the file of the key of the agent's certificate");
+    section.finish(&REFUSED);
+    Some(CoordinatorConfig {
+        url: url?,
+        ca: ca?,
+        cert: cert?,
+        key: key?,
+    })
+}
+
+fn read_cluster(section: Section<'_, '_>) -> Option<ClusterConfig> {
+    let id = section.required::<ClusterId>("cluster", "write it as TENANT/CLUSTER, for example \"acme/erp\"");
+    let tier = section.required("tier", "name the tier, for example \"gold\"");
+    let postgres = section.required::<PgTarget>(
+        "postgres",
+        "write how to connect, for example \"host=/run/postgresql user=holdfast dbname=postgres\"",
+    );
+    let data_directory = section.optional("data_directory");
+    let slot = section.or("slot", "holdfast".parse().expect("it is a slot's name"));
+    let filestores: Vec<Option<FilestoreConfig>> = section
+        .sections("filestore")
+        .into_iter()
+        .map(read_filestore)
+        .collect();
+    let mut seen = BTreeSet::new();
+    for filestore in filestores.iter().flatten() {
+        if !seen.insert(&filestore.name) {
+            section.complain(
+                "filestore",
+                format!("{} stands there twice: remove one", filestore.name),
+            );
+        }
+    }
+    let configuration = section.section("configuration").map(|section| {
+        let files = section.list("files");
+        let secret_files = section.list("secret_files");
+        section.finish(&[]);
+        ConfigurationConfig { files, secret_files }
+    });
+    section.finish(&[
+        (
+            "password",
+            "a password never stands here: write it to a file and name that as password_file=… in `postgres`",
+        ),
+        ("identity", NO_IDENTITY),
+    ]);
+    Some(ClusterConfig {
+        id: id?,
+        tier: tier?,
+        postgres: postgres?,
+        data_directory,
+        slot,
+        filestores: filestores.into_iter().collect::<Option<_>>()?,
+        configuration: configuration.unwrap_or_default(),
+    })
+}
+
+fn read_filestore(section: Section<'_, '_>) -> Option<FilestoreConfig> {
+    let name = section.required("name", "name the filestore, for example \"attachments\"");
+    let path = section.required("path", "name its directory");
+    let adapter = match section.required::<String>("adapter", "write \"odoo\", or \"none\" for a plain tree")
+    {
+        Some(text) if text == "odoo" => Some(AdapterKind::Odoo),
+        Some(text) if text == "none" => Some(AdapterKind::None),
+        Some(text) => {
+            section.complain(
+                "adapter",
+                format!("{text:?} is not an adapter: write \"odoo\" or \"none\""),
+            );
+            None
+        }
+        None => None,
+    };
+    let database = section.optional("database");
+    if adapter == Some(AdapterKind::Odoo) && database.is_none() {
+        section.complain(
+            "database",
+            "is missing: name the database whose ir_attachment names the files",
+        );
+    }
+    let collector_delay = section.optional("collector_delay");
+    let full_sweep = section.or("full_sweep", Duration::from_secs(3600));
+    section.finish(&[]);
+    Some(FilestoreConfig {
+        name: name?,
+        path: path?,
+        adapter: adapter?,
+        database,
+        collector_delay,
+        full_sweep,
+    })
+}
