@@ -26,3 +26,5 @@ pub use opened::{OpenError, Repository};
 pub use replica::{Class, Created, Deadlines, Listed, Replica, StoreError};
 pub mod manifest;
 pub mod packer;
+pub mod publication;
+pub mod publisher;
