@@ -15,5 +15,6 @@ pub mod document;
 pub mod period;
 pub mod policy;
 pub mod rpo;
+pub mod schedule;
 
 pub mod restore;

@@ -1,0 +1,372 @@
+//! One rule of the planner at a time.
+
+use super::*;
+use holdfast_proto::message::{AssignmentResult, Progress};
+use proptest::prelude::*;
+
+const POLICY: &str = r#"
+    [[cluster]]
+    cluster = "acme/erp"
+    tier = "platinum"
+    time_zone = "Europe/Berlin"
+"#;
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn policy() -> Policy {
+    Policy::parse(POLICY, "policy.toml").unwrap()
+}
+
+fn erp() -> ClusterId {
+    "acme/erp".parse().unwrap()
+}
+
+fn agent() -> ActorName {
+    "erp-1".parse().unwrap()
+}
+
+/// A healthy cluster at `now` whose newest base backup is of `newest`.
+fn facts(newest: Option<&str>, now: &str) -> ClusterFacts {
+    let listed = WorkFacts {
+        listed: Some(at(now)),
+        newest: newest.map(at),
+        ..WorkFacts::default()
+    };
+    let done = WorkFacts {
+        newest: Some(at(now)),
+        ..listed.clone()
+    };
+    ClusterFacts {
+        cluster: erp(),
+        reporter: Some((agent(), at(now))),
+        lineage: Some("7381234567890123456-1".parse().unwrap()),
+        hole: None,
+        filestores: true,
+        works: [
+            (Work::BaseBackup, listed),
+            (Work::FilestoreCheckpoint, done.clone()),
+            (Work::Configuration, done),
+        ]
+        .into(),
+    }
+}
+
+fn base(facts: &ClusterFacts, now: &str) -> Act {
+    let decisions = plan(
+        std::slice::from_ref(facts),
+        &policy(),
+        &Patience::default(),
+        at(now),
+    );
+    assert_eq!(
+        decisions.len(),
+        WORKS.len(),
+        "every kind of work is decided about"
+    );
+    decisions
+        .into_iter()
+        .find(|d| d.work == Work::BaseBackup)
+        .unwrap()
+        .act
+}
+
+fn base_of(facts: &mut ClusterFacts) -> &mut WorkFacts {
+    facts.works.get_mut(&Work::BaseBackup).unwrap()
+}
+
+fn id(n: u128) -> WorkId {
+    WorkId::from_parts(at("2026-11-21T00:00:00Z"), n)
+}
+
+#[test]
+fn a_first_base_backup_is_due_at_once() {
+    let now = "2026-11-21T12:00:00Z";
+    let act = base(&facts(None, now), now);
+    assert_eq!(
+        act,
+        Act::Give {
+            agent: agent(),
+            due: Due::Never,
+            lapsed: None
+        }
+    );
+    assert_eq!(act.to_string(), "give to erp-1: there is none yet");
+}
+
+#[test]
+fn the_schedule_is_read_in_the_clusters_zone_and_answered_once() {
+    // 01:30 in Berlin is 00:30 UTC in November.
+    let newest = Some("2026-11-21T00:41:00Z");
+    let before = "2026-11-22T00:29:59Z";
+    let next = Some(at("2026-11-22T00:30:00Z"));
+    assert_eq!(base(&facts(newest, before), before), Act::Rest { next });
+    let after = "2026-11-22T00:30:01Z";
+    let act = base(&facts(newest, after), after);
+    assert!(
+        act.to_string()
+            .contains("scheduled for 2026-11-22 01:30 CET, the newest is of 2026-11-21 01:41 CET"),
+        "{act}"
+    );
+    // Three missed firings are one base backup.
+    let late = "2026-11-24T09:00:00Z";
+    assert!(matches!(base(&facts(newest, late), late), Act::Give { .. }));
+    assert!(matches!(
+        base(
+            &facts(Some("2026-11-24T09:10:00Z"), "2026-11-24T09:11:00Z"),
+            "2026-11-24T09:11:00Z"
+        ),
+        Act::Rest { .. }
+    ));
+}
+
+#[test]
+fn a_hole_in_the_wal_is_answered_by_a_base_backup() {
+    let now = "2026-11-21T12:00:00Z";
+    let mut facts = facts(Some("2026-11-21T00:41:00Z"), now);
+    facts.hole = Some("0/5000000".parse().unwrap());
+    assert!(
+        base(&facts, now)
+            .to_string()
+            .contains("WAL is missing from 0/5000000 on")
+    );
+}
+
+#[test]
+fn what_is_not_known_holds_the_work_back() {
+    let now = "2026-11-21T12:00:00Z";
+    let check = |change: fn(&mut ClusterFacts), why: &str| {
+        let mut facts = facts(None, now);
+        change(&mut facts);
+        let act = base(&facts, now);
+        assert!(matches!(act, Act::Hold { .. }), "{act}");
+        assert!(act.to_string().contains(why), "{act}");
+    };
+    check(|f| f.reporter = None, "not heard yet");
+    check(
+        |f| f.reporter = Some((agent(), at("2026-11-21T11:59:29Z"))),
+        "last heard at",
+    );
+    check(|f| f.lineage = None, "does not stream");
+    check(|f| base_of(f).listed = None, "not been listed");
+    check(|f| f.works = BTreeMap::new(), "not been listed");
+    check(
+        |f| base_of(f).succeeded = Some(at("2026-11-21T12:00:00Z")),
+        "not been listed since",
+    );
+    check(|f| base_of(f).running = true, "at it");
+    check(
+        |f| f.cluster = "acme/other".parse().unwrap(),
+        "policy does not name",
+    );
+    assert_eq!(plan(&[], &policy(), &Patience::default(), at(now)), []);
+}
+
+#[test]
+fn a_lease_holds_until_it_runs_out_and_is_given_again() {
+    let now = "2026-11-21T12:00:00Z";
+    let mut facts = facts(None, now);
+    let mut book = Book::default();
+    book.give(
+        (&erp(), Work::BaseBackup),
+        &agent(),
+        id(1),
+        &Due::Never,
+        &Patience::default(),
+        at(now),
+    );
+    let orders = book.orders(&agent(), at(now));
+    assert_eq!(orders.len(), 1);
+    assert_eq!(
+        (orders[0].id, orders[0].work, orders[0].reason.as_str()),
+        (id(1), Work::BaseBackup, "there is none yet")
+    );
+    assert_eq!(orders[0].lease_until, at("2026-11-21T12:01:00Z"));
+    assert!(book.orders(&"other".parse().unwrap(), at(now)).is_empty());
+
+    base_of(&mut facts).open = book.line(&erp(), Work::BaseBackup).unwrap().open.clone();
+    let act = base(&facts, "2026-11-21T12:00:20Z");
+    assert!(act.to_string().contains("has the lease until"), "{act}");
+    facts.reporter = Some((agent(), at("2026-11-21T12:01:00Z")));
+    let act = base(&facts, "2026-11-21T12:01:00Z");
+    assert_eq!(
+        act,
+        Act::Give {
+            agent: agent(),
+            due: Due::Never,
+            lapsed: Some(id(1))
+        }
+    );
+    // Not due any more: forgotten.
+    base_of(&mut facts).newest = Some(at("2026-11-21T12:00:59Z"));
+    assert_eq!(
+        base(&facts, "2026-11-21T12:01:00Z"),
+        Act::Withdraw { lapsed: id(1) }
+    );
+    book.withdraw(&erp(), Work::BaseBackup, id(1));
+    assert!(book.orders(&agent(), at(now)).is_empty());
+}
+
+fn working(id: Option<WorkId>) -> holdfast_proto::message::ClusterFacts {
+    holdfast_proto::message::ClusterFacts {
+        cluster: erp(),
+        tier: "platinum".parse().unwrap(),
+        lineage: None,
+        wal: None,
+        filestores: vec![],
+        last_base: None,
+        last_point: None,
+        working: vec![Progress {
+            id,
+            work: Work::BaseBackup,
+            done: 1,
+            total: 2,
+            since: at("2026-11-21T12:00:05Z"),
+        }],
+        findings: vec![],
+    }
+}
+
+fn result(id: WorkId, outcome: Result<&str, &str>) -> AssignmentResult {
+    AssignmentResult {
+        id,
+        at: at("2026-11-21T12:05:00Z"),
+        outcome: outcome.map(str::to_owned).map_err(str::to_owned),
+    }
+}
+
+#[test]
+fn work_that_goes_on_keeps_its_lease() {
+    let (patience, agent) = (Patience::default(), agent());
+    let mut book = Book::default();
+    book.give(
+        (&erp(), Work::BaseBackup),
+        &agent,
+        id(1),
+        &Due::Never,
+        &patience,
+        at("2026-11-21T12:00:00Z"),
+    );
+    book.hear(
+        &agent,
+        &working(Some(id(1))),
+        &patience,
+        at("2026-11-21T12:00:50Z"),
+    );
+    assert_eq!(book.orders(&agent, at("2026-11-21T12:01:30Z")).len(), 1);
+    book.hear(&agent, &working(None), &patience, at("2026-11-21T12:01:40Z"));
+    assert_eq!(
+        book.orders(&agent, at("2026-11-21T12:01:50Z")).len(),
+        0,
+        "its own work is not this work"
+    );
+    // A book that was lost learns of the work from the agent.
+    let mut lost = Book::default();
+    lost.hear(
+        &agent,
+        &working(Some(id(1))),
+        &patience,
+        at("2026-11-21T12:01:00Z"),
+    );
+    assert_eq!(lost.orders(&agent, at("2026-11-21T12:01:30Z"))[0].id, id(1));
+    assert_eq!(
+        lost.ended(&agent, &[result(id(1), Ok("made"))], at("2026-11-21T12:02:00Z"))
+            .len(),
+        1
+    );
+}
+
+#[test]
+fn failures_are_tried_again_ever_later() {
+    let (patience, agent) = (Patience::default(), agent());
+    let mut book = Book::default();
+    let mut now = at("2026-11-21T12:00:00Z");
+    let mut waits = Vec::new();
+    for n in 0..9 {
+        book.give(
+            (&erp(), Work::BaseBackup),
+            &agent,
+            id(n),
+            &Due::Never,
+            &patience,
+            now,
+        );
+        book.ended(&agent, &[result(id(n), Err("disk on fire"))], now);
+        let line = book.line(&erp(), Work::BaseBackup).unwrap();
+        assert_eq!(line.open, None);
+        let retry = line.failures.retry_at(&patience).unwrap();
+        waits.push(retry.millis_since(now) / 60_000);
+        let mut facts = facts(None, "2026-11-21T12:00:00Z");
+        facts.reporter = Some((agent.clone(), now));
+        base_of(&mut facts).failures = line.failures.clone();
+        assert!(
+            base(&facts, &now.to_string())
+                .to_string()
+                .contains("tried again at")
+        );
+        now = retry;
+    }
+    assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+    book.give(
+        (&erp(), Work::BaseBackup),
+        &agent,
+        id(99),
+        &Due::Never,
+        &patience,
+        now,
+    );
+    book.ended(&agent, &[result(id(99), Ok("01J"))], now);
+    let line = book.line(&erp(), Work::BaseBackup).unwrap();
+    assert_eq!((line.succeeded, line.failures.times), (Some(now), 0));
+}
+
+#[test]
+fn a_result_under_a_lapsed_lease_still_counts() {
+    let (patience, agent) = (Patience::default(), agent());
+    let now = at("2026-11-21T12:00:00Z");
+    let mut book = Book::default();
+    book.give(
+        (&erp(), Work::BaseBackup),
+        &agent,
+        id(1),
+        &Due::Never,
+        &patience,
+        now,
+    );
+    book.give(
+        (&erp(), Work::BaseBackup),
+        &agent,
+        id(2),
+        &Due::Never,
+        &patience,
+        now.plus_millis(60_000),
+    );
+    let closed = book.ended(&agent, &[result(id(1), Ok("01J"))], now.plus_millis(61_000));
+    assert_eq!(closed, [(erp(), Work::BaseBackup)]);
+    assert!(
+        book.orders(&agent, now.plus_millis(61_000)).is_empty(),
+        "it is not done twice"
+    );
+}
+
+proptest! {
+    #[test]
+    fn the_same_facts_in_any_order_give_the_same_plan(seed in any::<u64>()) {
+        let now = "2026-11-21T12:00:00Z";
+        let mut all: Vec<ClusterFacts> = (0..8u64)
+            .map(|n| {
+                let newest = ["2026-11-20T00:00:00Z", "2026-11-21T11:00:00Z"][(seed >> n & 1) as usize];
+                let mut facts = facts(Some(newest), now);
+                facts.cluster = format!("acme/erp{n}").parse().unwrap();
+                facts
+            })
+            .collect();
+        let text: String = (0..8).map(|n| format!("[[cluster]]\ncluster = \"acme/erp{n}\"\ntier = \"gold\"\n")).collect();
+        let policy = Policy::parse(&text, "p").unwrap();
+        let forward = plan(&all, &policy, &Patience::default(), at(now));
+        all.rotate_left((seed % 8) as usize);
+        all.reverse();
+        prop_assert_eq!(forward, plan(&all, &policy, &Patience::default(), at(now)));
+    }
+}
