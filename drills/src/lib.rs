@@ -1,1 +1,6 @@
 //! holdfast
+pub mod evidence;
+pub mod scratch;
+pub mod checks;
+pub mod scenario;
+pub mod log;

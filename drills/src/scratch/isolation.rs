@@ -1,0 +1,153 @@
+//! What the machine allows, and programs started inside it.
+
+use std::ffi::OsStr;
+use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+/// How a copy is cut off from everything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IsolationKind {
+    /// Linux user, mount, pid, network, IPC and UTS namespaces.
+    Namespaces,
+    /// A private directory only: the kernel refuses namespaces here.
+    PrivateDirectory,
+}
+
+/// The answer of a program that tried to get out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum EgressProbe {
+    /// Nothing could be reached, and the kernel said so.
+    Blocked,
+    /// Something outside could be reached, or might have been.
+    Open,
+    /// No isolation was in place, so nothing was probed.
+    NotProbed,
+}
+
+/// A way to start programs, found out once.
+#[derive(Debug, Clone, Copy)]
+pub struct Isolation {
+    kind: IsolationKind,
+    map_user: bool,
+}
+
+/// The user and group that a mapped program sees itself as: any but root.
+const MAPPED_ID: &str = "1000";
+
+const NAMESPACES: &[&str] = &[
+    "--net",
+    "--pid",
+    "--ipc",
+    "--uts",
+    "--mount",
+    "--fork",
+    "--kill-child=SIGKILL",
+    "--mount-proc",
+];
+
+impl Isolation {
+    /// The strongest isolation that this machine allows.
+    pub fn detect() -> Self {
+        let full = Self {
+            kind: IsolationKind::Namespaces,
+            map_user: true,
+        };
+        if full.works() { full } else { Self::plain() }
+    }
+
+    /// A private directory, and a user that is not root: as root, programs run
+    /// in a user namespace that maps us to an ordinary user, because PostgreSQL
+    /// refuses to run as root.
+    pub fn plain() -> Self {
+        Self {
+            kind: IsolationKind::PrivateDirectory,
+            map_user: rustix::process::geteuid().is_root(),
+        }
+    }
+
+    fn works(&self) -> bool {
+        self.command("true")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|s| s.success())
+    }
+
+    /// Which isolation this is.
+    pub const fn kind(&self) -> IsolationKind {
+        self.kind
+    }
+
+    /// A command that runs `program` inside.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        if !self.map_user {
+            return Command::new(program);
+        }
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-user", MAPPED_ID, "--map-group", MAPPED_ID]);
+        if self.kind == IsolationKind::Namespaces {
+            command.args(NAMESPACES);
+        }
+        command.arg("--").arg(program);
+        command
+    }
+
+    /// A command beside what runs inside: same user, no namespaces of its own.
+    /// For programs that work on files and end (initdb, pg_controldata).
+    pub fn tool(&self, program: impl AsRef<OsStr>) -> Command {
+        Self {
+            kind: IsolationKind::PrivateDirectory,
+            ..*self
+        }
+        .command(program)
+    }
+
+    /// Proves that a program inside cannot reach the network: a connection to
+    /// an address of TEST-NET-1 must fail because there is no route, and there
+    /// must be no device but loopback.
+    pub fn probe_egress(&self) -> EgressProbe {
+        if self.kind == IsolationKind::PrivateDirectory {
+            return EgressProbe::NotProbed;
+        }
+        // bash's own TCP: "Network is unreachable" is the only good answer. A
+        // refusal or a time-out would mean that packets left.
+        let script = "devices=$(tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' ' | grep -v '^lo$'); \
+                      [ -z \"$devices\" ] || exit 3; \
+                      export LC_ALL=C; \
+                      answer=$( (exec 3<>/dev/tcp/192.0.2.1/9) 2>&1 ) && exit 4; \
+                      case \"$answer\" in *'Network is unreachable'*) exit 0;; *) exit 5;; esac";
+        let probe = self
+            .command("bash")
+            .args(["-c", script])
+            .stdin(Stdio::null())
+            .output();
+        match probe {
+            Ok(output) if output.status.success() => EgressProbe::Blocked,
+            _ => EgressProbe::Open,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_runs_inside_is_not_root_and_cannot_get_out() {
+        let isolation = Isolation::detect();
+        let id = isolation.command("id").arg("-u").output().unwrap();
+        assert_ne!(String::from_utf8_lossy(&id.stdout).trim(), "0");
+        if isolation.kind() == IsolationKind::Namespaces {
+            assert_eq!(isolation.probe_egress(), EgressProbe::Blocked);
+        }
+    }
+
+    #[test]
+    fn no_isolation_is_never_called_blocked() {
+        assert_eq!(Isolation::plain().probe_egress(), EgressProbe::NotProbed);
+    }
+}

@@ -1,0 +1,20 @@
+//! Scratch namespaces: a place for a restored copy that nothing leads out of.
+//!
+//! [`Isolation`] says what the machine allows and starts programs inside it;
+//! [`PrivateServer`] runs a PostgreSQL on a private socket as a user that is not
+//! root; [`ScratchSpace`] is the directory that a drill works in and that is
+//! gone afterwards.
+//!
+//! What holds: a server started here listens on no network address; with
+//! [`IsolationKind::Namespaces`] its processes see no network device at all and
+//! die with the process that started them. If this process dies, the kernel
+//! kills what runs inside, and what stays on disk is a directory under the
+//! scratch root that the next [`ScratchSpace::sweep`] removes.
+
+mod isolation;
+mod server;
+mod space;
+
+pub use isolation::{EgressProbe, Isolation, IsolationKind};
+pub use server::{PrivateServer, ServerError, ServerOptions, programs};
+pub use space::{ScratchError, ScratchSpace};
