@@ -28,3 +28,4 @@ pub mod manifest;
 pub mod packer;
 pub mod publication;
 pub mod publisher;
+pub mod replicate;

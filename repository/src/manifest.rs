@@ -33,6 +33,10 @@ use crate::keyring::Keyring;
 use crate::pack::{FrameCompressor, KnownPack, MAX_BLOCK, PackError};
 use crate::seal::{self, EpochKey};
 
+mod fetching;
+
+pub use fetching::ContentError;
+
 /// Extents at which a part closes.
 const PART_EXTENTS: usize = 100_000;
 /// Blocks in a part's table of packs at which it closes.

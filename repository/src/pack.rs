@@ -293,12 +293,21 @@ impl PackReader {
     /// Opens `sealed`, whose digest is checked here too, with the key that
     /// `known` names. Digests of blocks may be missing, but not some of them.
     pub fn open(sealed: &[u8], keyring: &Keyring, known: &KnownPack) -> Result<Self, PackError> {
+        if Sha256Digest::of(sealed) != known.pack.sha256 {
+            return Err(PackError::Digest(known.pack.sha256));
+        }
+        Self::open_verified(sealed, keyring, known)
+    }
+
+    /// As [`PackReader::open`], of bytes whose SHA-256 was checked on arrival.
+    pub(crate) fn open_verified(
+        sealed: &[u8],
+        keyring: &Keyring,
+        known: &KnownPack,
+    ) -> Result<Self, PackError> {
         let pack = &known.pack;
         let sha256 = pack.sha256;
         let table = |why: String| PackError::Table { sha256, why };
-        if Sha256Digest::of(sealed) != sha256 {
-            return Err(PackError::Digest(sha256));
-        }
         if !known.digests.is_empty() && known.digests.len() != pack.blocks.len() {
             return Err(table(format!(
                 "{} digests for {} blocks",

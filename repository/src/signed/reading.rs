@@ -7,10 +7,10 @@ use holdfast_proto::finding::Finding;
 use holdfast_proto::names::ObjectKey;
 
 use super::{Signed, SignedError, SignedHeader, verify, verify_header};
+use crate::Repository;
 use crate::fetch::FetchError;
 use crate::replica::Class;
 use crate::trust::Trust;
-use crate::Repository;
 
 /// Bytes that are read from an object's end at first: most envelopes fit.
 const END: u64 = 16 << 10;
@@ -71,16 +71,24 @@ impl Repository {
         trust: &Trust,
     ) -> Result<(SignedHeader<B>, Vec<Finding>), ReadError> {
         for replica in self.reading_order() {
-            let Ok(Some(size)) = replica.head(key).await else { continue };
-            let Ok(mut end) = replica.get_range(key, size.saturating_sub(END)..size).await else { continue };
+            let Ok(Some(size)) = replica.head(key).await else {
+                continue;
+            };
+            let Ok(mut end) = replica.get_range(key, size.saturating_sub(END)..size).await else {
+                continue;
+            };
             let tail = &end[end.len().saturating_sub(envelope::TAIL)..];
-            let Ok(length) = envelope::envelope_length(tail) else { continue };
+            let Ok(length) = envelope::envelope_length(tail) else {
+                continue;
+            };
             let needed = length + envelope::TAIL as u64;
             if needed > size {
                 continue;
             }
             if needed > end.len() as u64 {
-                let Ok(more) = replica.get_range(key, size - needed..size).await else { continue };
+                let Ok(more) = replica.get_range(key, size - needed..size).await else {
+                    continue;
+                };
                 end = more;
             }
             if let Ok(header) = verify_header::<B>(&end, size, key, trust) {
@@ -90,7 +98,13 @@ impl Repository {
         // Something is wrong with every copy or with the way to it: the whole
         // reading tells what, and heals.
         let (signed, findings) = self.read_signed::<B>(key, trust).await?;
-        Ok((SignedHeader { header: signed.header, signer: signed.signer }, findings))
+        Ok((
+            SignedHeader {
+                header: signed.header,
+                signer: signed.signer,
+            },
+            findings,
+        ))
     }
 }
 

@@ -28,7 +28,9 @@ pub enum LoadError {
     #[error("the repository has no trust chain: run `holdfast repo init` with the root key")]
     Empty,
     /// Later records are there, this one is not.
-    #[error("trust record {n} is missing on every replica within reach, but later ones are there: bring the replica back that has it")]
+    #[error(
+        "trust record {n} is missing on every replica within reach, but later ones are there: bring the replica back that has it"
+    )]
     Hole {
         /// Number of the record.
         n: u64,
@@ -96,7 +98,11 @@ impl Trust {
                     && let Ok(NextRecord { link, .. }) = trust.verify_next(&bytes)
                     && link != found.value.link
                 {
-                    return Err(LoadError::Forked { n, first: found.value.link.sha256, second: link.sha256 });
+                    return Err(LoadError::Forked {
+                        n,
+                        first: found.value.link.sha256,
+                        second: link.sha256,
+                    });
                 }
             }
             trust.extend(&found.value)?;
@@ -159,5 +165,8 @@ fn previous(bytes: &Bytes) -> Result<Option<Link>, envelope::BadEnvelope> {
     let parts = envelope::split(bytes)?;
     serde_json::from_slice::<Probe>(parts.header)
         .map(|p| p.previous)
-        .map_err(|e| envelope::BadEnvelope::Json { part: "header", why: e.to_string() })
+        .map_err(|e| envelope::BadEnvelope::Json {
+            part: "header",
+            why: e.to_string(),
+        })
 }
