@@ -87,7 +87,9 @@ impl Tree {
 
     /// A tree over entries.
     pub fn from_entries<T: AsRef<[u8]>>(entries: impl IntoIterator<Item = T>) -> Self {
-        Self { leaves: entries.into_iter().map(|e| leaf_hash(e.as_ref())).collect() }
+        Self {
+            leaves: entries.into_iter().map(|e| leaf_hash(e.as_ref())).collect(),
+        }
     }
 
     /// Appends an entry and returns its index.
@@ -151,7 +153,10 @@ impl Tree {
         usize::try_from(size)
             .ok()
             .and_then(|n| self.leaves.get(..n))
-            .ok_or(ProofError::OutOfRange { index: size.saturating_sub(1), size: self.len() })
+            .ok_or(ProofError::OutOfRange {
+                index: size.saturating_sub(1),
+                size: self.len(),
+            })
     }
 }
 
@@ -221,7 +226,11 @@ pub fn verify_inclusion(
     if last != 0 {
         return Err(wrong_length);
     }
-    if hash == *root { Ok(()) } else { Err(ProofError::WrongRoot) }
+    if hash == *root {
+        Ok(())
+    } else {
+        Err(ProofError::WrongRoot)
+    }
 }
 
 /// Checks that the tree of `second` entries with root `second_root` begins with
@@ -238,7 +247,11 @@ pub fn verify_consistency(
     }
     let wrong_length = ProofError::Length { given: proof.len() };
     if first == 0 || first == second {
-        let same = if first == 0 { *first_root == root(&[]) } else { first_root == second_root };
+        let same = if first == 0 {
+            *first_root == root(&[])
+        } else {
+            first_root == second_root
+        };
         return match (same, proof.is_empty()) {
             (true, true) => Ok(()),
             (_, false) => Err(wrong_length),
@@ -247,7 +260,11 @@ pub fn verify_consistency(
     }
     // A first tree of a power of two is a whole subtree: its root starts the path.
     let mut path = proof.iter();
-    let start = if first.is_power_of_two() { *first_root } else { *path.next().ok_or(wrong_length)? };
+    let start = if first.is_power_of_two() {
+        *first_root
+    } else {
+        *path.next().ok_or(wrong_length)?
+    };
     let (mut node, mut last) = (first - 1, second - 1);
     while node & 1 == 1 {
         node >>= 1;
@@ -274,7 +291,11 @@ pub fn verify_consistency(
     if last != 0 {
         return Err(wrong_length);
     }
-    if old == *first_root && new == *second_root { Ok(()) } else { Err(ProofError::WrongRoot) }
+    if old == *first_root && new == *second_root {
+        Ok(())
+    } else {
+        Err(ProofError::WrongRoot)
+    }
 }
 
 #[cfg(test)]
@@ -285,13 +306,34 @@ mod tests {
     /// The leaves that Certificate Transparency's implementations test with,
     /// and the root after each.
     const CT: [(&str, &str); 8] = [
-        ("", "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d"),
-        ("00", "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125"),
-        ("10", "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77"),
-        ("2021", "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7"),
-        ("3031", "4e3bbb1f7b478dcfe71fb631631519a3bca12c9aefca1612bfce4c13a86264d4"),
-        ("40414243", "76e67dadbcdf1e10e1b74ddc608abd2f98dfb16fbce75277b5232a127f2087ef"),
-        ("5051525354555657", "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c"),
+        (
+            "",
+            "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
+        ),
+        (
+            "00",
+            "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
+        ),
+        (
+            "10",
+            "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77",
+        ),
+        (
+            "2021",
+            "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+        ),
+        (
+            "3031",
+            "4e3bbb1f7b478dcfe71fb631631519a3bca12c9aefca1612bfce4c13a86264d4",
+        ),
+        (
+            "40414243",
+            "76e67dadbcdf1e10e1b74ddc608abd2f98dfb16fbce75277b5232a127f2087ef",
+        ),
+        (
+            "5051525354555657",
+            "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
+        ),
         (
             "606162636465666768696a6b6c6d6e6f",
             "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
@@ -311,7 +353,12 @@ mod tests {
         let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(Tree::default().root().to_string(), empty);
         for (n, (_, expected)) in CT.iter().enumerate() {
-            assert_eq!(ct().root_at(n as u64 + 1).unwrap().to_string(), *expected, "size {}", n + 1);
+            assert_eq!(
+                ct().root_at(n as u64 + 1).unwrap().to_string(),
+                *expected,
+                "size {}",
+                n + 1
+            );
         }
     }
 
@@ -368,9 +415,18 @@ mod tests {
                 }
             }
         }
-        assert_eq!(tree.root_at(41), Err(ProofError::OutOfRange { index: 40, size: 40 }));
-        assert_eq!(tree.consistency_proof(4, 3), Err(ProofError::Shrunk { first: 4, second: 3 }));
-        assert_eq!(tree.inclusion_proof(3, 3), Err(ProofError::OutOfRange { index: 3, size: 3 }));
+        assert_eq!(
+            tree.root_at(41),
+            Err(ProofError::OutOfRange { index: 40, size: 40 })
+        );
+        assert_eq!(
+            tree.consistency_proof(4, 3),
+            Err(ProofError::Shrunk { first: 4, second: 3 })
+        );
+        assert_eq!(
+            tree.inclusion_proof(3, 3),
+            Err(ProofError::OutOfRange { index: 3, size: 3 })
+        );
     }
 
     proptest! {

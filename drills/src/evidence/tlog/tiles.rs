@@ -55,7 +55,11 @@ fn index_path(n: u64, width: usize) -> String {
         text = format!("x{:03}/{text}", rest % 1000);
         rest /= 1000;
     }
-    if width < TILE_WIDTH { format!("{text}.p/{width}") } else { text }
+    if width < TILE_WIDTH {
+        format!("{text}.p/{width}")
+    } else {
+        text
+    }
 }
 
 /// Every hash tile that a tree of this size needs, full and partial.
@@ -66,7 +70,10 @@ pub fn hash_tiles(tree: &Tree) -> Vec<LogFile> {
     while !row.is_empty() {
         for (n, tile) in row.chunks(TILE_WIDTH).enumerate() {
             let bytes = tile.iter().flat_map(|h| h.as_bytes()).copied().collect();
-            files.push(LogFile { path: tile_path(level, n as u64, tile.len()), bytes });
+            files.push(LogFile {
+                path: tile_path(level, n as u64, tile.len()),
+                bytes,
+            });
         }
         row = row.chunks_exact(TILE_WIDTH).map(root).collect();
         level += 1;
@@ -86,7 +93,9 @@ pub fn bundle_paths(size: u64) -> Vec<String> {
 
 fn paths(size: u64, name: impl Fn(u64, usize) -> String) -> Vec<String> {
     let width = TILE_WIDTH as u64;
-    (0..size.div_ceil(width)).map(|n| name(n, (size - n * width).min(width) as usize)).collect()
+    (0..size.div_ceil(width))
+        .map(|n| name(n, (size - n * width).min(width) as usize))
+        .collect()
 }
 
 /// The hashes of a tile; `None` when its length is not a whole number of them.
@@ -95,7 +104,11 @@ pub fn read_tile(bytes: &[u8]) -> Option<Vec<Sha256Digest>> {
     if !whole.remainder().is_empty() {
         return None;
     }
-    Some(whole.map(|h| Sha256Digest::new(h.try_into().expect("chunks of 32 bytes"))).collect())
+    Some(
+        whole
+            .map(|h| Sha256Digest::new(h.try_into().expect("chunks of 32 bytes")))
+            .collect(),
+    )
 }
 
 /// Every entry bundle of a log.
@@ -111,7 +124,10 @@ pub fn entry_bundles<T: AsRef<[u8]>>(entries: &[T]) -> Result<Vec<LogFile>, Entr
             bytes.extend_from_slice(&length.to_be_bytes());
             bytes.extend_from_slice(entry);
         }
-        files.push(LogFile { path: bundle_path(n as u64, run.len()), bytes });
+        files.push(LogFile {
+            path: bundle_path(n as u64, run.len()),
+            bytes,
+        });
     }
     Ok(files)
 }
@@ -145,7 +161,12 @@ mod tests {
     fn makes_the_tiles_that_the_specification_counts() {
         let tree = Tree::from_entries((0u32..70_000).map(|n| n.to_be_bytes()));
         let files = hash_tiles(&tree);
-        let at = |level: &str| files.iter().filter(|f| f.path.starts_with(level)).collect::<Vec<_>>();
+        let at = |level: &str| {
+            files
+                .iter()
+                .filter(|f| f.path.starts_with(level))
+                .collect::<Vec<_>>()
+        };
         let full = |files: &[&LogFile]| files.iter().filter(|f| f.bytes.len() == 8192).count();
         assert_eq!((at("tile/0/").len(), full(&at("tile/0/"))), (274, 273));
         assert_eq!(at("tile/0/").last().unwrap().path, "tile/0/273.p/112");
@@ -157,7 +178,10 @@ mod tests {
             leaf_tile_paths(70_000),
             at("tile/0/").iter().map(|f| f.path.clone()).collect::<Vec<_>>()
         );
-        let leaves: Vec<_> = at("tile/0/").iter().flat_map(|f| read_tile(&f.bytes).unwrap()).collect();
+        let leaves: Vec<_> = at("tile/0/")
+            .iter()
+            .flat_map(|f| read_tile(&f.bytes).unwrap())
+            .collect();
         assert_eq!(Tree::from_leaf_hashes(leaves), tree);
 
         let exact = hash_tiles(&Tree::from_entries((0u32..256).map(|n| n.to_be_bytes())));
@@ -169,8 +193,17 @@ mod tests {
     #[test]
     fn refuses_an_entry_that_no_bundle_holds() {
         let entries = [vec![0u8; MAX_ENTRY], vec![0u8; MAX_ENTRY + 1]];
-        assert_eq!(entry_bundles(&entries[..1]).unwrap()[0].bytes.len(), MAX_ENTRY + 2);
-        assert_eq!(entry_bundles(&entries).unwrap_err(), EntryTooLong { index: 1, bytes: MAX_ENTRY + 1 });
+        assert_eq!(
+            entry_bundles(&entries[..1]).unwrap()[0].bytes.len(),
+            MAX_ENTRY + 2
+        );
+        assert_eq!(
+            entry_bundles(&entries).unwrap_err(),
+            EntryTooLong {
+                index: 1,
+                bytes: MAX_ENTRY + 1
+            }
+        );
     }
 
     proptest! {
