@@ -1,1 +1,3 @@
 //! holdfast
+pub mod config;
+pub mod pki;

@@ -1,0 +1,311 @@
+//! The coordinator's configuration: TOML, unknown keys refused, everything
+//! wrong reported at once.
+//!
+//! ```toml
+//! name = "coordinator-1"
+//! listen_agents = "127.0.0.1:7443"       # agents, mutual TLS
+//! listen_http = "127.0.0.1:7480"         # page, status, metrics: this machine only
+//! state_dir = "/var/lib/holdfast/coordinator"
+//! policy = "/etc/holdfast/policy.toml"
+//! signing_key = "/etc/holdfast/coordinator-1.key"
+//! log_key = "/etc/holdfast/coordinator-1-log.key"
+//!
+//! [tls]
+//! cert = "/etc/holdfast/coordinator-1.crt"
+//! key = "/etc/holdfast/coordinator-1.tls.key"
+//! client_ca = "/etc/holdfast/ca.crt"
+//!
+//! [repository]
+//! trust_root = "3f…"
+//! replicas = [
+//!   { region = "office", url = "file:///srv/holdfast" },
+//! ]
+//! ```
+//!
+//! Relative paths count from the directory of the file. There is no field for
+//! an identity that opens backups, nor for credentials that delete them: the
+//! coordinator has neither.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use holdfast_plan::document::{self, Problem, Section};
+use holdfast_plan::policy::Policy;
+use holdfast_proto::Fingerprint;
+use holdfast_proto::names::ActorName;
+use holdfast_repository::RepositoryConfig;
+
+/// What a coordinator works by.
+#[derive(Debug, Clone)]
+pub struct CoordinatorConfig {
+    /// Its name in the trust chain.
+    pub name: ActorName,
+    /// Where agents call in.
+    pub listen_agents: SocketAddr,
+    /// Where page, status and metrics are served, in plain HTTP.
+    pub listen_http: SocketAddr,
+    /// The cache's directory. Everything in it can be deleted.
+    pub state_dir: PathBuf,
+    /// The policy's file.
+    pub policy_file: PathBuf,
+    /// The policy.
+    pub policy: Policy,
+    /// Its signing key (ECDSA P-256).
+    pub signing_key: PathBuf,
+    /// The evidence log's key (Ed25519).
+    pub log_key: Option<PathBuf>,
+    /// Certificates for the agents' side.
+    pub tls: TlsFiles,
+    /// The repository.
+    pub repository: RepositoryConfig,
+    /// From where everything is believed.
+    pub trust_root: Fingerprint,
+}
+
+/// Files of the agents' listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Certificate chain (PEM).
+    pub cert: PathBuf,
+    /// Its key (PEM).
+    pub key: PathBuf,
+    /// Authorities that agents' certificates are checked against (PEM).
+    pub client_ca: PathBuf,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("{} cannot be read: {source}", file.display())]
+    Read {
+        /// Which.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What stands in it is wrong.
+    #[error("{}", lines(.0))]
+    Problems(Vec<Problem>),
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems
+        .iter()
+        .map(Problem::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// A path as it stands in the file.
+struct PathText(PathBuf);
+
+impl FromStr for PathText {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.is_empty() {
+            Err("must name a file or directory")
+        } else {
+            Ok(Self(text.into()))
+        }
+    }
+}
+
+/// An address to listen on.
+struct Listen(SocketAddr);
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map(Self)
+            .map_err(|_| format!("{text:?} is not an address to listen on: write it as \"127.0.0.1:7443\""))
+    }
+}
+
+impl CoordinatorConfig {
+    /// Reads the file and the policy that it names.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let text = read_file(file)?;
+        let directory = file.parent().unwrap_or(Path::new(""));
+        let read = Self::parse(&text, &file.display().to_string(), directory);
+        let read = read.map_err(ConfigError::Problems)?;
+        let text = read_file(&read.policy_file)?;
+        let policy =
+            Policy::parse(&text, &read.policy_file.display().to_string()).map_err(ConfigError::Problems)?;
+        Ok(Self { policy, ..read })
+    }
+
+    /// Reads the text of a configuration; the policy in the result is empty.
+    /// `directory` is where relative paths count from.
+    pub fn parse(text: &str, file: &str, directory: &Path) -> Result<Self, Vec<Problem>> {
+        document::read(text, file, |mut root| {
+            let read = read_root(&mut root, directory);
+            root.finish();
+            read
+        })
+    }
+}
+
+fn read_file(file: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(file).map_err(|source| ConfigError::Read {
+        file: file.to_owned(),
+        source,
+    })
+}
+
+fn required_path(
+    section: &mut Section<'_>,
+    key: &'static str,
+    example: &str,
+    directory: &Path,
+) -> Option<PathBuf> {
+    section
+        .required::<PathText>(key, example)
+        .map(|path| directory.join(path.0))
+}
+
+fn read_root(root: &mut Section<'_>, directory: &Path) -> Option<CoordinatorConfig> {
+    let name = root.required::<ActorName>("name", "coordinator-1");
+    let listen_agents = root
+        .optional::<Listen>("listen_agents")
+        .map_or(([127, 0, 0, 1], 7443).into(), |l| l.0);
+    let listen_http = root.optional_at::<Listen>("listen_http");
+    let accept_plain = root
+        .optional_bool("accept_plain_http_beyond_loopback")
+        .unwrap_or(false);
+    if let Some((listen, at)) = &listen_http
+        && !listen.0.ip().is_loopback()
+        && !accept_plain
+    {
+        root.problem_at(
+            at,
+            "would show page and metrics to the network without encryption or login: listen on 127.0.0.1 behind a \
+             proxy that has both, or set accept_plain_http_beyond_loopback = true",
+        );
+    }
+    let state_dir = required_path(root, "state_dir", "/var/lib/holdfast/coordinator", directory);
+    let policy_file = required_path(root, "policy", "/etc/holdfast/policy.toml", directory);
+    let signing_key = required_path(root, "signing_key", "/etc/holdfast/coordinator-1.key", directory);
+    let log_key = root
+        .optional::<PathText>("log_key")
+        .map(|path| directory.join(path.0));
+    let tls = match root.section("tls") {
+        Some(mut tls) => {
+            let cert = required_path(&mut tls, "cert", "/etc/holdfast/coordinator-1.crt", directory);
+            let key = required_path(&mut tls, "key", "/etc/holdfast/coordinator-1.tls.key", directory);
+            let client_ca = required_path(&mut tls, "client_ca", "/etc/holdfast/ca.crt", directory);
+            tls.finish();
+            cert.zip(key)
+                .zip(client_ca)
+                .map(|((cert, key), client_ca)| TlsFiles { cert, key, client_ca })
+        }
+        None => {
+            root.problem("needs a [tls] section with cert, key and client_ca: agents call in by mutual TLS");
+            None
+        }
+    };
+    let (repository, trust_root) = read_repository(root);
+    Some(CoordinatorConfig {
+        name: name?,
+        listen_agents,
+        listen_http: listen_http.map_or(([127, 0, 0, 1], 7480).into(), |(l, _)| l.0),
+        state_dir: state_dir?,
+        policy_file: policy_file?,
+        policy: Policy::parse("", "").ok()?,
+        signing_key: signing_key?,
+        log_key,
+        tls: tls?,
+        repository: repository?,
+        trust_root: trust_root?,
+    })
+}
+
+fn read_repository(root: &mut Section<'_>) -> (Option<RepositoryConfig>, Option<Fingerprint>) {
+    if !root.has("repository") {
+        root.problem("needs a [repository] section with trust_root and replicas");
+        return (None, None);
+    }
+    let repository = root.deserialize::<RepositoryConfig>("repository");
+    let Some(repository) = repository else {
+        return (None, None);
+    };
+    for problem in repository.problems() {
+        root.problem(problem.to_string());
+    }
+    if repository.trust_root.is_none() {
+        root.problem("repository.trust_root is missing: it is printed by `holdfast keys generate`");
+    }
+    let trust_root = repository.trust_root;
+    (Some(repository), trust_root)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+name = "coordinator-1"
+state_dir = "state"
+policy = "/etc/holdfast/policy.toml"
+signing_key = "keys/c.key"
+[tls]
+cert = "c.crt"
+key = "c.key"
+client_ca = "ca.crt"
+[repository]
+trust_root = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+replicas = [{ region = "a", url = "file:///srv/a" }, { region = "b", url = "file:///srv/b" }]
+"#;
+
+    fn parse(text: &str) -> Result<CoordinatorConfig, Vec<String>> {
+        CoordinatorConfig::parse(text, "c.toml", Path::new("/etc/holdfast"))
+            .map_err(|problems| problems.iter().map(Problem::to_string).collect())
+    }
+
+    #[test]
+    fn defaults_are_on_loopback_and_paths_are_relative_to_the_file() {
+        let config = parse(GOOD).unwrap();
+        assert_eq!(config.listen_agents.to_string(), "127.0.0.1:7443");
+        assert_eq!(config.listen_http.to_string(), "127.0.0.1:7480");
+        assert_eq!(config.state_dir, Path::new("/etc/holdfast/state"));
+        assert_eq!(config.policy_file, Path::new("/etc/holdfast/policy.toml"));
+        assert_eq!(config.tls.client_ca, Path::new("/etc/holdfast/ca.crt"));
+        assert_eq!(config.repository.replicas.len(), 2);
+        assert_eq!(config.log_key, None);
+    }
+
+    #[test]
+    fn everything_wrong_is_said_at_once() {
+        let found = parse(
+            "listen_agents = \"everywhere\"\nlisten_http = \"0.0.0.0:80\"\nidentity = \"x\"\n[tls]\ncert = \"\"\n\
+             [repository]\nreplicas = [{ region = \"a\", url = \"nowhere\" }]\n",
+        )
+        .unwrap_err();
+        for expect in [
+            "c.toml:1:1: name: is missing",
+            "c.toml:1:1: state_dir: is missing",
+            "c.toml:1:17: listen_agents: \"everywhere\" is not an address",
+            "c.toml:2:15: listen_http: would show page and metrics to the network",
+            "c.toml:3:1: identity: is not a known key",
+            "c.toml:4:1: tls.key: is missing",
+            "c.toml:5:8: tls.cert: must name a file",
+            "replica a: \"nowhere\" is not a location",
+            "repository.trust_root is missing",
+        ] {
+            assert!(
+                found.iter().any(|f| f.contains(expect)),
+                "{expect}\n  is not in {found:#?}"
+            );
+        }
+        assert!(parse("").unwrap_err().iter().any(|f| f.contains("[tls]")));
+        let opened = GOOD.replace(
+            "state_dir",
+            "listen_http = \"0.0.0.0:80\"\naccept_plain_http_beyond_loopback = true\nstate_dir",
+        );
+        assert!(parse(&opened).is_ok());
+    }
+}
