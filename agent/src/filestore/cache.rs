@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! head.json        what the rest amounts to, and the journal entry it is an image of
+//! intent           the number of the last journal entry that was tried
 //! packs.jsonl      the packs that entries point into, by number
 //! shards/XX        directories and their entries (see `record`)
 //! shards/XX.next   the same, of a capture that is not committed yet
@@ -17,10 +18,13 @@
 //!   entry in the head. Only when every shard has the digest in the head, and the
 //!   head names the journal's newest entry, a delta may be written.
 //!
-//! Order of writes: packs.jsonl (synced) → journal entry in the repository →
-//! shards renamed into place → head (synced). A death before the journal entry
-//! leaves `.next` files that are thrown away; a death after it leaves a head that
-//! names an older entry, so that the next entry is a checkpoint.
+//! Order of writes: packs.jsonl and intent (synced) → journal entry in the
+//! repository → shards renamed into place → head (synced). A death before the
+//! journal entry leaves `.next` files that are thrown away; a death after it
+//! leaves a head that names an older entry than the intent, so that the journal is
+//! looked up and its next entry is a checkpoint. As long as head and intent agree
+//! no lookup is needed, and an unreachable replica does not matter: nobody but
+//! the holder of the lease writes this journal.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{File, OpenOptions};
@@ -35,7 +39,7 @@ use holdfast_proto::{Blake3Digest, ContentId, Fingerprint, Timestamp};
 use holdfast_repository::pack::KnownPack;
 use serde::{Deserialize, Serialize};
 
-use super::record::{Content, Directory, Place, SHARDS, Shard, Stat, shard_of};
+use super::record::{Content, Directory, Entry, Place, SHARDS, Shard, Stat, shard_of};
 use crate::durable::{self, LocalFileError};
 
 /// Where the journal stands.
@@ -125,7 +129,7 @@ pub struct Owner {
     pub root: PathBuf,
 }
 
-/// An open cache. It holds the lock until dropped.
+/// An open cache. It holds the lock until dropped, or while it rests.
 #[derive(Debug)]
 pub struct Cache {
     directory: PathBuf,
@@ -138,7 +142,9 @@ pub struct Cache {
     staged: BTreeMap<usize, Blake3Digest>,
     notes: Vec<BTreeMap<Vec<u8>, Note>>,
     known: Arc<KnownContent>,
-    _lock: File,
+    lock: File,
+    /// `head.json` as this process last saw it.
+    seen: Option<Vec<u8>>,
 }
 
 impl Cache {
@@ -169,13 +175,15 @@ impl Cache {
             staged: BTreeMap::new(),
             notes: vec![BTreeMap::new(); SHARDS],
             known: Arc::default(),
-            _lock: lock,
+            lock,
+            seen: None,
         };
         for shard in 0..SHARDS {
             durable::remove(&cache.next_path(shard))?;
         }
-        let head = durable::read(&directory.join("head.json"))?
-            .and_then(|bytes| serde_json::from_slice::<Head>(&bytes).ok())
+        cache.seen = durable::read(&directory.join("head.json"))?;
+        let head = (cache.seen.as_deref())
+            .and_then(|bytes| serde_json::from_slice::<Head>(bytes).ok())
             .filter(|head| {
                 head.repository == cache.owner.repository
                     && head.index_key == cache.owner.index_key
@@ -208,6 +216,8 @@ impl Cache {
                 _ => durable::remove(&path)?,
             }
         }
+        let intent = durable::read(&self.directory.join("intent"))?;
+        image &= intent == Some(head.journal.n.to_string().into_bytes());
         self.journal = image.then_some(head.journal);
         self.swept = if image { head.swept } else { 0 };
         Ok(())
@@ -270,13 +280,14 @@ impl Cache {
     /// Begins from nothing.
     fn forget(&mut self) -> Result<(), LocalFileError> {
         durable::remove(&self.directory.join("head.json"))?;
+        self.seen = None;
         for shard in 0..SHARDS {
             durable::remove(&self.shard_path(shard))?;
         }
         durable::remove(&self.directory.join("packs.jsonl"))
     }
 
-    /// The journal entry that this is an exact image of.
+    /// The journal entry that this is an exact image of, and that is the newest.
     pub fn journal(&self) -> Option<&JournalHead> {
         self.journal.as_ref()
     }
@@ -372,6 +383,12 @@ impl Cache {
         Ok(())
     }
 
+    /// Notes, durably, that a journal entry is about to be written.
+    pub fn intend(&mut self, n: u64) -> Result<(), LocalFileError> {
+        self.store_packs()?;
+        durable::replace(&self.directory.join("intent"), n.to_string().as_bytes())
+    }
+
     /// Makes what was staged the image of a journal entry that is committed.
     pub fn commit(&mut self, journal: JournalHead, swept: Option<i64>) -> Result<(), LocalFileError> {
         self.store_packs()?;
@@ -393,7 +410,40 @@ impl Cache {
         };
         self.journal = Some(journal);
         let bytes = serde_json::to_vec_pretty(&head).expect("a head is plain values");
-        durable::replace(&self.directory.join("head.json"), &bytes)
+        durable::replace(&self.directory.join("head.json"), &bytes)?;
+        self.seen = Some(bytes);
+        Ok(())
+    }
+
+    /// Lets another process of this agent have the cache until [`Cache::resume`].
+    pub fn rest(&self) -> Result<(), LocalFileError> {
+        self.lock
+            .unlock()
+            .map_err(|e| LocalFileError::new("unlock", &self.directory, e))
+    }
+
+    /// Takes the cache again; `None` when another process has changed it or an
+    /// entry was tried meanwhile, so that it has to be opened anew.
+    pub fn resume(self) -> Result<Option<Self>, LocalFileError> {
+        self.lock
+            .lock()
+            .map_err(|e| LocalFileError::new("lock", &self.directory, e))?;
+        let head = durable::read(&self.directory.join("head.json"))?;
+        let intent = durable::read(&self.directory.join("intent"))?;
+        let expected = self.journal.as_ref().map(|head| head.n.to_string().into_bytes());
+        Ok((head == self.seen && intent == expected && self.staged.is_empty()).then_some(self))
+    }
+
+    /// The entries whose capture is not proven.
+    pub fn troubles(&self) -> Result<Vec<Entry>, LocalFileError> {
+        let mut troubles = Vec::new();
+        for shard in self.shards_in_use() {
+            if self.notes[shard].values().any(|note| note.troubled > 0) {
+                let entries = self.shard(shard)?.directories.into_iter().flat_map(|d| d.entries);
+                troubles.extend(entries.filter(|e| e.trouble.is_some()));
+            }
+        }
+        Ok(troubles)
     }
 
     /// Files and bytes remembered.
@@ -403,13 +453,8 @@ impl Cache {
         })
     }
 
-    /// Entries whose capture is not proven.
-    pub fn troubled(&self) -> u64 {
-        self.directories().map(|(_, note)| note.troubled as u64).sum()
-    }
-
     /// Numbers of the shards that hold any directory.
-    pub fn shards_in_use(&self) -> BTreeSet<usize> {
+    fn shards_in_use(&self) -> BTreeSet<usize> {
         (0..SHARDS)
             .filter(|shard| !self.notes[*shard].is_empty())
             .collect()

@@ -33,6 +33,15 @@ pub struct Stat {
 }
 
 impl Stat {
+    /// Of something that could not be looked at: no real stat is equal to it.
+    pub const UNKNOWN: Stat = Stat {
+        size: 0,
+        mtime: 0,
+        ctime: 0,
+        inode: 0,
+        mode: 0,
+    };
+
     /// The permission bits.
     pub fn permissions(&self) -> u32 {
         self.mode & 0o7777
