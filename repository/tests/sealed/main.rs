@@ -1,0 +1,7 @@
+//! What is sealed, signed and published in a repository of directories.
+
+mod keys;
+mod publishing;
+mod replicating;
+mod scene;
+mod trusting;
