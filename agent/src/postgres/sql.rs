@@ -1,14 +1,16 @@
 //! SQL sessions.
 
+use std::error::Error as _;
+use std::io;
 use std::time::Duration;
 
 use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, Config, NoTls};
 
+use super::error::{PgError, ServerError};
 use super::target::{PgHost, PgTarget, TlsMode};
 use super::tls::{RustlsConnect, client_config};
 use super::wire::within;
-use super::{PgError, PgErrorClass};
 
 /// How long a statement may take in a session of [`sql_connect`].
 pub const DEFAULT_STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -68,7 +70,7 @@ pub async fn sql_connect_with(target: &PgTarget, statement_timeout: Duration) ->
     };
     within(&at, target.connect_timeout, "connecting", connecting)
         .await
-        .map_err(denied)
+        .map_err(|error| refused(error, &at))
 }
 
 async fn drive(connection: impl Future<Output = Result<(), tokio_postgres::Error>>) {
@@ -77,16 +79,43 @@ async fn drive(connection: impl Future<Output = Result<(), tokio_postgres::Error
     }
 }
 
-/// A refused role is said in the same words on both kinds of connection.
-fn denied(error: PgError) -> PgError {
-    match (&error, error.class()) {
-        (PgError::Sql(sql), PgErrorClass::Denied) => {
-            let message = sql
-                .as_db_error()
-                .map_or_else(|| sql.to_string(), |db| db.message().to_owned());
-            let sqlstate = sql.code().map_or_else(String::new, |code| code.code().to_owned());
-            PgError::Denied { sqlstate, message }
-        }
-        _ => error,
+/// What went wrong with a connection, in the same words as on a replication
+/// connection.
+fn refused(error: PgError, at: &str) -> PgError {
+    let PgError::Sql(sql) = error else { return error };
+    if let Some(db) = sql.as_db_error() {
+        let server = ServerError {
+            sqlstate: db.code().code().to_owned(),
+            message: db.message().to_owned(),
+        };
+        return server.while_doing("the connection");
     }
+    let mut cause = sql.source();
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            let source = io::Error::new(io.kind(), io.to_string());
+            let tls = io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+            let at = at.to_owned();
+            return if tls {
+                PgError::Tls { at, source }
+            } else {
+                PgError::Unreachable { at, source }
+            };
+        }
+        cause = error.source();
+    }
+    if sql.is_closed() {
+        return PgError::Unreachable {
+            at: at.to_owned(),
+            source: io::ErrorKind::UnexpectedEof.into(),
+        };
+    }
+    // A password that is asked for and not configured, a method that is not
+    // supported.
+    let why = sql
+        .source()
+        .map_or_else(|| sql.to_string(), |source| format!("{sql}: {source}"));
+    PgError::Invalid(format!(
+        "PostgreSQL at {at} cannot be used as configured ({why}): check password_file and pg_hba.conf"
+    ))
 }

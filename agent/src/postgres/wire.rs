@@ -35,8 +35,11 @@ const CAP_COMMAND: usize = 16 << 20;
 /// The longest message of a WAL stream: the server sends at most 128 KiB.
 const CAP_STREAM: usize = 1 << 20;
 
-/// Room that is made for the next read.
+/// Room that is made for the next reads, once less than [`LEAST_ROOM`] is left.
+/// What is handed out shares it: whoever keeps a byte keeps at most so much more.
 const READ_SIZE: usize = 256 << 10;
+
+const LEAST_ROOM: usize = 16 << 10;
 
 const COPY_BOTH_RESPONSE: u8 = b'W';
 
@@ -286,7 +289,9 @@ impl Wire {
     pub async fn receive(&mut self) -> Result<Message, PgError> {
         loop {
             while !self.is_whole()? {
-                self.incoming.reserve(READ_SIZE);
+                if self.incoming.capacity() - self.incoming.len() < LEAST_ROOM {
+                    self.incoming.reserve(READ_SIZE);
+                }
                 let read = self.socket.read_buf(&mut self.incoming).await;
                 if read.map_err(|source| self.broken(source))? == 0 {
                     return Err(self.broken(io::ErrorKind::UnexpectedEof.into()));
