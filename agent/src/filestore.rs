@@ -222,6 +222,11 @@ impl Unproven {
         }
     }
 
+    /// How many there are, those torn at the source among them.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
     /// How many could belong to a moment. What was last written after it was not
     /// complete then, so nothing committed at that moment can reference it.
     pub fn before(&self, moment: Timestamp) -> u64 {
@@ -370,7 +375,7 @@ impl Filestore {
         let unproven = Unproven::of(&cache.troubles()?, tally.vanished, tally.unlisted);
         let (files, bytes) = cache.totals();
         let stored = tally.totals.stored;
-        let dirty = unproven.count;
+        let dirty = unproven.count();
         let captured = |journal, complete_on: Option<Vec<Region>>| Captured {
             journal,
             written: complete_on.is_some(),

@@ -69,6 +69,12 @@ pub struct Setting {
     pub source: Source,
 }
 
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {}  ({})", self.path, self.value, self.source)
+    }
+}
+
 /// What reading a file has gathered.
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
