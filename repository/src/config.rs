@@ -277,7 +277,7 @@ impl ReplicaConfig {
         if bucket.is_empty()
             || !plain(bucket)
             || !plain(&prefix)
-            || object_store::path::Path::parse(&prefix).is_err()
+            || (!prefix.is_empty() && prefix.split('/').any(|name| matches!(name, "" | "." | "..")))
         {
             return Err(bad());
         }

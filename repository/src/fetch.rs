@@ -8,7 +8,8 @@
 //! |---|---|
 //! | `object-missing` | a replica that answered has no such object |
 //! | `object-damaged` | a replica's copy was refused by the judge |
-//! | `object-overwritten` | the current version was refused or deleted, an older one is good |
+//! | `object-overwritten` | the current version was refused, deleted or is not the first; an older one is good |
+//! | `versions-unknown` | the store keeps versions, and the credentials may not list them |
 //! | `replica-unreachable` | a replica did not answer: nothing is known of its copy |
 //! | `healed`, `heal-failed` | the copy was replaced by the good one, or could not be |
 //!
@@ -148,79 +149,85 @@ impl Repository {
             found if found == *sha256 => Ok(()),
             found => Err(format!("its SHA-256 is {found}")),
         };
-        let found = self.find_sized(key, Some(size), judge).await?;
+        // Only one content can have the digest: which version it is matters not.
+        let found = self.search(key, Some(size), Age::Any, judge).await?;
         Ok(Fetched {
             bytes: found.bytes,
             findings: found.findings,
         })
     }
 
-    /// The first copy of the object that `judge` accepts.
+    /// The first copy of the object that `judge` accepts. Where the store keeps
+    /// versions, the oldest that it accepts: what was written first is the
+    /// original, also when a thief of all the writer's keys wrote later.
     pub async fn find<T>(
         &self,
         key: &ObjectKey,
         judge: impl Fn(&Bytes) -> Result<T, String>,
     ) -> Result<Found<T>, FetchError> {
-        self.find_sized(key, None, judge).await
+        self.search(key, None, Age::Oldest, judge).await
     }
 
-    async fn find_sized<T>(
+    async fn search<T>(
         &self,
         key: &ObjectKey,
         size: Option<u64>,
+        age: Age,
         judge: impl Fn(&Bytes) -> Result<T, String>,
     ) -> Result<Found<T>, FetchError> {
         let mut bad: Vec<(Replica, Copy)> = Vec::new();
+        let mut findings = Vec::new();
         for replica in self.reading_order() {
-            let copy = match replica.get_limited(key, size).await {
-                Ok(bytes) => match judge(&bytes) {
-                    Ok(value) => {
-                        let findings = self.account(key, &bytes, &bad, Vec::new()).await;
-                        return Ok(Found {
-                            value,
-                            bytes,
-                            region: replica.region().clone(),
-                            findings,
-                        });
-                    }
-                    Err(why) => Copy::Damaged(why),
-                },
-                Err(error) => match error.class() {
+            let current = match replica.get_limited(key, size).await {
+                Ok(bytes) => judge(&bytes).map(|value| (value, bytes)).map_err(Copy::Damaged),
+                Err(error) => Err(match error.class() {
                     Class::NotFound => Copy::Missing,
                     Class::Corrupt => Copy::Damaged(error.explained()),
                     _ => Copy::Unknown(error),
-                },
+                }),
             };
-            let original = match &copy {
-                Copy::Unknown(_) => None,
-                Copy::Missing | Copy::Damaged(_) => original(&replica, key, size, &judge).await,
+            let look_back = match (&current, age) {
+                (Err(Copy::Unknown(_)), _) | (Ok(_), Age::Any) => false,
+                (Err(_), _) | (Ok(_), Age::Oldest) => true,
             };
-            if let Some((value, bytes, version)) = original {
-                let overwritten = Finding {
-                    name: "object-overwritten".to_owned(),
-                    subject: format!("{}:{key}", replica.region()),
-                    severity: Severity::Critical,
-                    detail: format!(
-                        "{}; version {version}, which is older, is good and was used. Somebody with write credentials \
-                         did this: look into the bucket's log, replace the credentials.",
-                        match &copy {
-                            Copy::Damaged(why) => format!("The current version is bad: {why}"),
-                            _ => "The current version is a deletion".to_owned(),
-                        }
-                    ),
-                    since: clock::now(),
-                };
-                let region = replica.region().clone();
-                bad.push((replica, copy));
-                let findings = self.account(key, &bytes, &bad, vec![overwritten]).await;
-                return Ok(Found {
-                    value,
-                    bytes,
-                    region,
-                    findings,
-                });
-            }
-            bad.push((replica, copy));
+            let older = if look_back {
+                match older(&replica, key, size, &judge, &mut findings).await {
+                    Ok(older) => older,
+                    // There is an older version that cannot be read now.
+                    Err(error) => {
+                        bad.push((replica, Copy::Unknown(error)));
+                        continue;
+                    }
+                }
+            } else {
+                None
+            };
+            let (value, bytes) = match (older, current) {
+                // An older version with the same bytes: it was overwritten once,
+                // and put right again.
+                (Some(older), Ok((_, bytes))) if older.bytes == bytes => (older.value, older.bytes),
+                (None, Ok(current)) => current,
+                (Some(older), current) => {
+                    let copy = match current {
+                        Ok(_) => Copy::Damaged("it is not what was written first".to_owned()),
+                        Err(copy) => copy,
+                    };
+                    findings.push(overwritten(replica.region(), key, &copy, &older.version));
+                    bad.push((replica.clone(), copy));
+                    (older.value, older.bytes)
+                }
+                (None, Err(copy)) => {
+                    bad.push((replica, copy));
+                    continue;
+                }
+            };
+            self.account(key, &bytes, &bad, &mut findings).await;
+            return Ok(Found {
+                value,
+                bytes,
+                region: replica.region().clone(),
+                findings,
+            });
         }
         Err(FetchError {
             key: key.clone(),
@@ -238,8 +245,8 @@ impl Repository {
         key: &ObjectKey,
         good: &Bytes,
         bad: &[(Replica, Copy)],
-        mut findings: Vec<Finding>,
-    ) -> Vec<Finding> {
+        findings: &mut Vec<Finding>,
+    ) {
         let since = clock::now();
         for (replica, copy) in bad {
             let region = replica.region();
@@ -293,7 +300,6 @@ impl Repository {
                 Err(error) => seen("heal-failed", error.explained()),
             });
         }
-        findings
     }
 
     /// The bytes of a range from the first replica that returns them, without
@@ -331,37 +337,88 @@ impl Repository {
     }
 }
 
-/// The oldest version that the judge accepts, where versions are kept.
-async fn original<T>(
+/// Which version of an object is wanted, where a store keeps several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Age {
+    /// Any that the judge accepts.
+    Any,
+    /// The oldest that the judge accepts.
+    Oldest,
+}
+
+/// A version that is not the current one.
+struct Older<T> {
+    value: T,
+    bytes: Bytes,
+    version: String,
+}
+
+/// The oldest version that the judge accepts, unless that is the current one.
+async fn older<T>(
     replica: &Replica,
     key: &ObjectKey,
     size: Option<u64>,
     judge: &impl Fn(&Bytes) -> Result<T, String>,
-) -> Option<(T, Bytes, String)> {
+    findings: &mut Vec<Finding>,
+) -> Result<Option<Older<T>>, StoreError> {
     if !replica.keeps_versions() {
-        return None;
+        return Ok(None);
     }
     let versions = match replica.versions(key).await {
         Ok(versions) => versions,
         Err(error) => {
-            tracing::info!(region = %replica.region(), key = %key, err = %error.explained(), "versions cannot be listed");
-            return None;
+            findings.push(Finding {
+                name: "versions-unknown".to_owned(),
+                subject: replica.region().to_string(),
+                severity: Severity::Info,
+                detail: format!(
+                    "It cannot be said whether objects were overwritten: {}. Allow these credentials to list \
+                     versions.",
+                    error.explained()
+                ),
+                since: clock::now(),
+            });
+            return Ok(None);
         }
     };
     for version in versions {
-        if version.latest
-            || size.is_some_and(|size| size != version.size)
-            || version.size > replica::MAX_OBJECT
-        {
+        if version.latest {
+            return Ok(None);
+        }
+        if size.is_some_and(|size| size != version.size) || version.size > replica::MAX_OBJECT {
             continue;
         }
-        if let Ok(bytes) = replica.get_version(key, &version).await
-            && let Ok(value) = judge(&bytes)
-        {
-            return Some((value, bytes, version.id.unwrap_or_default()));
+        let bytes = match replica.get_version(key, &version).await {
+            Ok(bytes) => bytes,
+            Err(e) if matches!(e.class(), Class::Corrupt | Class::NotFound) => continue,
+            Err(e) => return Err(e),
+        };
+        if let Ok(value) = judge(&bytes) {
+            return Ok(Some(Older {
+                value,
+                bytes,
+                version: version.id.unwrap_or_default(),
+            }));
         }
     }
-    None
+    Ok(None)
+}
+
+fn overwritten(region: &Region, key: &ObjectKey, current: &Copy, version: &str) -> Finding {
+    let seen = match current {
+        Copy::Damaged(why) => format!("The current version is bad: {why}"),
+        Copy::Missing | Copy::Unknown(_) => "The current version is a deletion".to_owned(),
+    };
+    Finding {
+        name: "object-overwritten".to_owned(),
+        subject: format!("{region}:{key}"),
+        severity: Severity::Critical,
+        detail: format!(
+            "{seen}. Version {version}, which is older, is good and was used. Somebody with write credentials did \
+             this: look into the bucket's log and replace the credentials."
+        ),
+        since: clock::now(),
+    }
 }
 
 /// Whether an object may be put on a replica without looking at what else is
