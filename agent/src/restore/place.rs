@@ -1,0 +1,431 @@
+//! Puts the files of one part of a manifest in their places.
+//!
+//! Each pack that the part needs is fetched once and whole, opened on a thread
+//! for such work, and its extents are written where they belong; no byte is
+//! written before its block's digest was checked, and a file's own digest is
+//! checked when its last extent is there. Memory: at most `threads` packs, sealed
+//! and opened, and a block each: about 40 MiB a thread.
+//!
+//! Nothing is synced here: whoever restores syncs the file system when all is
+//! written, and only then makes the result usable. A file that an earlier run
+//! finished is known by its size and digest and is left as it is.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures::{StreamExt, TryStreamExt};
+use holdfast_proto::finding::Finding;
+use holdfast_proto::manifest::{CatalogueLine, Extent, Part};
+use holdfast_proto::names::ClusterId;
+use holdfast_proto::{Blake3Digest, Timestamp};
+use holdfast_repository::FetchError;
+use holdfast_repository::layout;
+use holdfast_repository::manifest::{ManifestError, OpenPart, read_part};
+use holdfast_repository::pack::{KnownPack, PackError, PackReader};
+
+use super::access::Access;
+use crate::durable::LocalFileError;
+use crate::progress::Meter;
+
+/// Files that could not be put in their places.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// No replica returned a good copy.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// A part of the manifest cannot be believed.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// A pack does not open, or not to what it should.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// The catalogue names a path that leads out of the target.
+    #[error("the backup names the path {0:?}, which does not stay within the target: do not restore from it")]
+    Path(String),
+    /// A file's content is not what the catalogue says, although its blocks are.
+    #[error("{} is not what the backup's catalogue says (BLAKE3 differs): report it", .0.display())]
+    Content(PathBuf),
+    /// The file system refuses; a full disk is told apart.
+    #[error(transparent)]
+    Local(#[from] LocalFileError),
+    /// The target's file system is full.
+    #[error(
+        "the file system of {} is full: make room and run the same restore again, it goes on where it stopped",
+        .0.display()
+    )]
+    DiskFull(PathBuf),
+    /// A worker died.
+    #[error("a restore worker died: this is a defect, please report it")]
+    Worker,
+}
+
+fn local(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PlaceError {
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => PlaceError::DiskFull(path.to_owned()),
+        _ => PlaceError::Local(LocalFileError::new(action, path, source)),
+    }
+}
+
+/// A regular file to make.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Where.
+    pub path: PathBuf,
+    /// Bytes.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Modification time, when it is to be kept.
+    pub mtime: Option<Timestamp>,
+    /// BLAKE3 of the content.
+    pub b3: Option<Blake3Digest>,
+    /// Its bytes, as extents of the part's packs.
+    pub extents: Vec<Extent>,
+}
+
+/// What was done.
+#[derive(Debug, Default)]
+pub struct Placed {
+    /// Files written.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files that an earlier run had finished.
+    pub kept: u64,
+    /// Bytes of packs read.
+    pub read: u64,
+    /// What was wrong with copies, and was healed.
+    pub findings: Vec<Finding>,
+}
+
+impl Placed {
+    /// Adds up.
+    pub fn add(&mut self, other: Placed) {
+        self.files += other.files;
+        self.bytes += other.bytes;
+        self.kept += other.kept;
+        self.read += other.read;
+        self.findings.extend(other.findings);
+    }
+}
+
+/// Fetches, verifies and opens one part of a manifest.
+pub async fn open_part(
+    access: &Access,
+    cluster: &ClusterId,
+    part: &Part,
+) -> Result<(OpenPart, Vec<Finding>), PlaceError> {
+    let repository = &access.repository;
+    let index_key = layout::index(cluster, &part.index.sha256);
+    let catalogue_key = layout::pack(cluster, &part.catalogue.sha256);
+    let (index, catalogue) = futures::try_join!(
+        repository.fetch(&index_key, &part.index.sha256, part.index.size),
+        repository.fetch(&catalogue_key, &part.catalogue.sha256, part.catalogue.size)
+    )?;
+    let mut findings = index.findings;
+    findings.extend(catalogue.findings);
+    let (part, keyring) = (part.clone(), access.keyring.clone());
+    let opened =
+        tokio::task::spawn_blocking(move || read_part(&index.bytes, &catalogue.bytes, &part, &keyring)).await;
+    Ok((opened.map_err(|_| PlaceError::Worker)??, findings))
+}
+
+/// The path of an entry, which stays below whatever it is joined to.
+pub fn relative_path(line: &CatalogueLine) -> Result<PathBuf, PlaceError> {
+    let bad = || PlaceError::Path(line.path.clone());
+    let path = match &line.path_bytes {
+        Some(encoded) => PathBuf::from(OsString::from_vec(STANDARD.decode(encoded).map_err(|_| bad())?)),
+        None => PathBuf::from(&line.path),
+    };
+    let stays = path.components().all(|c| matches!(c, Component::Normal(_)));
+    if stays && !path.as_os_str().is_empty() {
+        Ok(path)
+    } else {
+        Err(bad())
+    }
+}
+
+/// Makes a directory and what is missing above it. One that is there keeps its
+/// mode.
+pub fn make_directory(path: &Path, mode: u32) -> Result<(), PlaceError> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            let meta = fs::symlink_metadata(path).map_err(local("examine", path))?;
+            // A link here would lead what follows out of the target.
+            if meta.is_dir() {
+                Ok(())
+            } else {
+                Err(local("create", path)(e))
+            }
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let parent = path
+                .parent()
+                .ok_or_else(|| PlaceError::Path(path.display().to_string()))?;
+            make_directory(parent, 0o700)?;
+            make_directory(path, mode)
+        }
+        Err(e) => Err(local("create", path)(e)),
+    }
+}
+
+/// How a part is put in place.
+#[derive(Debug, Clone)]
+pub struct Placing {
+    /// Packs worked on at the same time.
+    pub threads: usize,
+    /// Look first for files that an earlier run finished.
+    pub resumed: bool,
+    /// Bytes written are noted here.
+    pub meter: Meter,
+}
+
+/// One extent's way: from a block to a place in a file.
+#[derive(Debug, Clone, Copy)]
+struct Move {
+    block: u32,
+    from: u32,
+    length: u32,
+    file: usize,
+    to: u64,
+}
+
+/// Puts `files` in their places. Their directories exist.
+pub async fn place(
+    access: &Access,
+    cluster: &ClusterId,
+    packs: &[Arc<KnownPack>],
+    files: Vec<Wanted>,
+    placing: &Placing,
+) -> Result<Placed, PlaceError> {
+    let mut placed = Placed::default();
+    let files = if placing.resumed {
+        let meter = placing.meter.clone();
+        let sorted = tokio::task::spawn_blocking(move || without_finished(files, &meter)).await;
+        let (left, kept) = sorted.map_err(|_| PlaceError::Worker)??;
+        placed.kept = kept;
+        left
+    } else {
+        files
+    };
+    let files = Arc::new(files);
+    let mut by_pack: BTreeMap<u32, Vec<Move>> = BTreeMap::new();
+    for (file, wanted) in files.iter().enumerate() {
+        let mut to = 0u64;
+        for Extent(pack, block, from, length, _) in &wanted.extents {
+            let one = Move {
+                block: *block,
+                from: *from,
+                length: *length,
+                file,
+                to,
+            };
+            by_pack.entry(*pack).or_default().push(one);
+            to += u64::from(*length);
+        }
+        placed.files += 1;
+        placed.bytes += wanted.size;
+    }
+    prepare(&files).await?;
+
+    let mut done = futures::stream::iter(by_pack)
+        .map(|(pack, moves)| {
+            let known = packs.get(pack as usize).cloned();
+            let files = Arc::clone(&files);
+            let meter = placing.meter.clone();
+            async move {
+                let known = known.ok_or_else(|| {
+                    ManifestError::Contradiction("an extent names a pack that is not listed".to_owned())
+                })?;
+                let pack = &known.pack;
+                let key = layout::pack(cluster, &pack.sha256);
+                let fetched = access.repository.fetch(&key, &pack.sha256, pack.size).await?;
+                let read = pack.size;
+                let keyring = access.keyring.clone();
+                let worked = tokio::task::spawn_blocking(move || {
+                    let mut reader = PackReader::open(&fetched.bytes, &keyring, &known)?;
+                    drop(fetched.bytes);
+                    carry_out(&mut reader, moves, &files, &meter)
+                });
+                worked.await.map_err(|_| PlaceError::Worker)??;
+                Ok::<_, PlaceError>((read, fetched.findings))
+            }
+        })
+        .buffer_unordered(placing.threads.max(1));
+    while let Some((read, findings)) = done.try_next().await? {
+        placed.read += read;
+        placed.findings.extend(findings);
+    }
+    drop(done);
+    let finished = Arc::clone(&files);
+    tokio::task::spawn_blocking(move || finish(&finished))
+        .await
+        .map_err(|_| PlaceError::Worker)??;
+    Ok(placed)
+}
+
+/// Whether a file's extents lie in one pack, and so are written by one worker.
+fn in_one_pack(wanted: &Wanted) -> bool {
+    wanted.extents.windows(2).all(|pair| pair[0].0 == pair[1].0)
+}
+
+/// Makes the files that more than one worker writes to, and the empty ones.
+async fn prepare(files: &Arc<Vec<Wanted>>) -> Result<(), PlaceError> {
+    let files = Arc::clone(files);
+    let made = tokio::task::spawn_blocking(move || {
+        for wanted in files.iter().filter(|w| w.extents.is_empty() || !in_one_pack(w)) {
+            let file = create(wanted)?;
+            file.set_len(wanted.size).map_err(local("write", &wanted.path))?;
+        }
+        Ok(())
+    });
+    made.await.map_err(|_| PlaceError::Worker)?
+}
+
+fn create(wanted: &Wanted) -> Result<File, PlaceError> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(wanted.mode & 0o777)
+        .custom_flags(no_follow())
+        .open(&wanted.path)
+        .map_err(local("create", &wanted.path))
+}
+
+fn no_follow() -> i32 {
+    i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0)
+}
+
+/// Writes the extents that one pack holds.
+fn carry_out(
+    reader: &mut PackReader,
+    mut moves: Vec<Move>,
+    files: &[Wanted],
+    meter: &Meter,
+) -> Result<(), PlaceError> {
+    // Blocks are opened once each, files one after another.
+    moves.sort_by_key(|m| (m.block, m.file, m.to));
+    let mut block: Vec<u8> = Vec::new();
+    let mut at_block = None;
+    let mut open: Option<(usize, File)> = None;
+    for step in moves {
+        if at_block != Some(step.block) {
+            reader.block_into(step.block, &mut block)?;
+            at_block = Some(step.block);
+        }
+        let wanted = &files[step.file];
+        let (from, length) = (step.from as usize, step.length as usize);
+        let bytes = block.get(from..from + length).ok_or_else(|| {
+            ManifestError::Contradiction(format!(
+                "an extent of {} lies outside of its block",
+                wanted.path.display()
+            ))
+        })?;
+        if open.as_ref().is_none_or(|(file, _)| *file != step.file) {
+            let file = if in_one_pack(wanted) && step.to == 0 {
+                create(wanted)?
+            } else {
+                OpenOptions::new()
+                    .write(true)
+                    .custom_flags(no_follow())
+                    .open(&wanted.path)
+                    .map_err(local("open", &wanted.path))?
+            };
+            open = Some((step.file, file));
+        }
+        if let Some((_, file)) = &open {
+            file.write_all_at(bytes, step.to)
+                .map_err(local("write", &wanted.path))?;
+        }
+        let whole = wanted.extents.len() == 1;
+        if whole
+            && wanted
+                .b3
+                .is_some_and(|b3| blake3::hash(bytes).as_bytes() != b3.as_bytes())
+        {
+            return Err(PlaceError::Content(wanted.path.clone()));
+        }
+        meter.advance(u64::from(step.length));
+    }
+    Ok(())
+}
+
+/// Checks the files of several extents as wholes, and gives all their times.
+fn finish(files: &[Wanted]) -> Result<(), PlaceError> {
+    for wanted in files {
+        if wanted.extents.len() != 1 && !is_whole(wanted)? {
+            return Err(PlaceError::Content(wanted.path.clone()));
+        }
+        if let Some(mtime) = wanted.mtime {
+            let micros = u64::try_from(mtime.unix_micros()).unwrap_or(0);
+            let time = SystemTime::UNIX_EPOCH + Duration::from_micros(micros);
+            let file = File::open(&wanted.path).map_err(local("open", &wanted.path))?;
+            file.set_modified(time)
+                .map_err(local("set the time of", &wanted.path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file has the size and digest that it should.
+fn is_whole(wanted: &Wanted) -> Result<bool, PlaceError> {
+    let path = &wanted.path;
+    let mut file = match OpenOptions::new().read(true).custom_flags(no_follow()).open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(local("open", path)(e)),
+    };
+    let meta = file.metadata().map_err(local("examine", path))?;
+    if !meta.is_file() || meta.len() != wanted.size {
+        return Ok(false);
+    }
+    let Some(expected) = wanted.b3 else {
+        return Ok(true);
+    };
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0u8; 1 << 18];
+    loop {
+        match file.read(&mut buffer).map_err(local("read", path))? {
+            0 => break,
+            n => drop(hasher.update(&buffer[..n])),
+        }
+    }
+    Ok(hasher.finalize().as_bytes() == expected.as_bytes())
+}
+
+/// The files that an earlier run did not finish, and how many it did.
+fn without_finished(files: Vec<Wanted>, meter: &Meter) -> Result<(Vec<Wanted>, u64), PlaceError> {
+    let mut left = Vec::new();
+    let mut kept = 0;
+    for wanted in files {
+        // Without a digest there is no telling.
+        if wanted.b3.is_some() && is_whole(&wanted)? {
+            kept += 1;
+            meter.advance(wanted.size);
+        } else {
+            left.push(wanted);
+        }
+    }
+    Ok((left, kept))
+}
+
+/// Makes everything that was written to the file system of `path` durable.
+pub async fn sync_file_system(path: &Path) -> Result<(), PlaceError> {
+    let path = path.to_owned();
+    let synced = tokio::task::spawn_blocking(move || {
+        let directory = File::open(&path).map_err(local("open", &path))?;
+        rustix::fs::syncfs(&directory).map_err(|e| local("sync", &path)(e.into()))
+    });
+    synced.await.map_err(|_| PlaceError::Worker)?
+}
