@@ -97,6 +97,11 @@ fn lsn(pg: &TestPostgres, query: &str) -> Result<Lsn> {
     Ok(pg.psql(&format!("select {query}"))?.parse()?)
 }
 
+fn major(pg: &TestPostgres) -> Result<PgMajor> {
+    let version = pg.psql("show server_version_num")?.parse()?;
+    PgMajor::from_version_num(version).context("a supported major")
+}
+
 fn waldump(data: &Path, timeline: TimelineId, start: Lsn, end: Lsn) -> Result<Vec<Dumped>> {
     let mut dump = program("pg_waldump");
     dump.arg("-p")
@@ -172,7 +177,6 @@ fn compare(data: &Path, wal: &Wal, end: Lsn) -> Result<(Vec<Dumped>, Vec<WalEven
     assert_eq!(records.first().map(|r| r.start), Some(first));
     assert_eq!(records.last().map(|r| r.start), reader.last_record_start());
     assert_eq!(reader.end_of_wal(), None);
-    assert_eq!(reader.major(), PgMajor::new(15));
     let expected: Vec<usize> = (0..records.len()).filter(|i| is_event(&records[*i])).collect();
     assert_eq!(expected.len(), events.len(), "{records:?}\n{events:?}");
     for (index, event) in expected.into_iter().zip(&events) {
@@ -234,6 +238,7 @@ fn commits_aborts_and_restore_points_are_those_of_pg_waldump() -> Result<()> {
         work(&pg)?;
         let end = lsn(&pg, "pg_current_wal_flush_lsn()")?;
         let wal = Wal::read(pg.data_dir(), TimelineId::FIRST, end)?;
+        assert_eq!(wal.read_all()?.0.major(), Some(major(&pg)?));
         let (records, events) = compare(pg.data_dir(), &wal, end)?;
         assert!(events.len() > 150, "{}", events.len());
         let prepared = records.iter().filter(|r| r.desc.contains("_PREPARED ")).count();
@@ -255,6 +260,83 @@ fn commits_aborts_and_restore_points_are_those_of_pg_waldump() -> Result<()> {
             assert_eq!(reader.last_record_start(), records.last().map(|r| r.start));
         }
     }
+    Ok(())
+}
+
+/// The server's own memory of commit times, and its own view of its control
+/// file: an oracle that needs no tools of the same major.
+#[test]
+fn commit_times_and_control_facts_are_those_of_the_server() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let options = Options::default()
+        .initdb("--wal-segsize=1")
+        .set("track_commit_timestamp", "on")
+        .set("wal_keep_size", "1GB")
+        .set("wal_level", "logical")
+        .set("max_prepared_transactions", "5");
+    let pg = TestPostgres::start(dir.path(), options)?;
+    let from = lsn(&pg, "pg_current_wal_insert_lsn()")?;
+    work(&pg)?;
+    let end = lsn(&pg, "pg_current_wal_flush_lsn()")?;
+    let wal = Wal::read(pg.data_dir(), TimelineId::FIRST, end)?;
+    let (reader, events) = wal.read_all()?;
+    assert_eq!(reader.major(), Some(major(&pg)?));
+    let mut commits = 0;
+    let mut query = String::new();
+    for event in &events {
+        if let WalEvent::Commit { xid, time, start, .. } = event
+            && *start >= from
+        {
+            let xid = xid.with_context(|| format!("{event:?} has no number"))?;
+            commits += 1;
+            query.push_str(&format!(
+                "select 1 where pg_xact_commit_timestamp('{xid}'::xid) = '{time}';\n"
+            ));
+        }
+    }
+    assert!(commits > 120, "{commits}");
+    let found = pg.psql(&query)?;
+    // The one that came from elsewhere is remembered with its time there.
+    assert_eq!(found.lines().count(), commits - 1);
+    let points = events.iter().filter_map(|e| match e {
+        WalEvent::RestorePoint { name, .. } => Some(name.as_str()),
+        _ => None,
+    });
+    assert_eq!(
+        points.collect::<Vec<_>>(),
+        ["one", "ü".repeat(31).as_str(), "last"]
+    );
+    assert!(
+        events
+            .iter()
+            .filter(|e| matches!(e, WalEvent::Abort { .. }))
+            .count()
+            >= 31
+    );
+
+    pg.psql("checkpoint")?;
+    let facts = pg.psql(
+        "select system_identifier, pg_control_version, catalog_version_no from pg_control_system();
+         select checkpoint_lsn, redo_lsn, timeline_id from pg_control_checkpoint();
+         select database_block_size, blocks_per_segment, bytes_per_wal_segment, data_page_checksum_version
+           from pg_control_init()",
+    )?;
+    let c = control(pg.data_dir())?;
+    let ours = format!(
+        "{}|{}|{}\n{}|{}|{}\n{}|{}|{}|{}",
+        c.system,
+        c.version,
+        c.catalog_version,
+        c.checkpoint,
+        c.checkpoint_redo,
+        c.checkpoint_timeline,
+        c.page_size,
+        c.pages_per_file,
+        c.segment_size,
+        c.checksum_version.unwrap_or(0),
+    );
+    assert_eq!(facts, ours);
+    assert_eq!((c.wal_level, c.max_prepared_transactions), (2, 5));
     Ok(())
 }
 

@@ -14,8 +14,10 @@ use crate::time::Timestamp;
 /// Bytes of the file on disk; the facts are in the first few hundred.
 pub const CONTROL_FILE_SIZE: usize = 8192;
 
-/// Written by 14 to 17.
+/// Written by 14 to 16.
 const VERSION_14: u32 = 1300;
+/// Written by 17: a value more in what was padding.
+const VERSION_17: u32 = 1700;
 /// Written by 18: one more flag before the nonce.
 const VERSION_18: u32 = 1800;
 
@@ -82,7 +84,7 @@ pub enum BadControlFile {
     Checksum,
     /// Another format.
     #[error(
-        "pg_control has format {0}; PostgreSQL 14 to 18 (1300, 1800) on a little-endian machine are supported"
+        "pg_control has format {0}; PostgreSQL 14 to 18 (1300, 1700, 1800) on a little-endian machine are supported"
     )]
     Version(u32),
     /// A value that no server writes.
@@ -95,7 +97,7 @@ pub enum BadControlFile {
 pub struct ControlFile {
     /// The cluster.
     pub system: SystemId,
-    /// The format: 1300 or 1800.
+    /// The format: 1300, 1700 or 1800.
     pub version: u32,
     /// The catalogue's version, which tells majors apart.
     pub catalog_version: u32,
@@ -154,7 +156,7 @@ impl ControlFile {
 
         let version = number(8)?;
         let crc_at = match version {
-            VERSION_14 => CRC_AT_14,
+            VERSION_14 | VERSION_17 => CRC_AT_14,
             VERSION_18 => CRC_AT_18,
             other => return Err(BadControlFile::Version(other)),
         };
@@ -217,8 +219,8 @@ mod tests {
     }
 
     #[test]
-    fn reads_both_formats() {
-        for version in [VERSION_14, VERSION_18] {
+    fn reads_every_format() {
+        for version in [VERSION_14, VERSION_17, VERSION_18] {
             let control = ControlFile::parse(&sample(version)).unwrap();
             assert_eq!(control.system, SystemId::new(77));
             assert_eq!(control.state.to_string(), "in production");
