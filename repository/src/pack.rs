@@ -15,7 +15,7 @@
 //! The small sealed payloads of signed objects and WAL chunks are one frame in
 //! one age file: [`seal_frame`] and [`open_frame`].
 
-use std::io::{self, Write};
+use std::io;
 
 use bytes::Bytes;
 use holdfast_proto::manifest::{BLOCK, MAX_PACK, PackRef, StoredObject};
@@ -150,7 +150,7 @@ pub struct BlockPlace {
 /// A pack while it is made.
 pub struct PackBuilder {
     sealed_to: Fingerprint,
-    out: SealWriter<Vec<u8>>,
+    out: SealWriter,
     zstd: FrameCompressor,
     used: usize,
     blocks: Vec<(u32, u32)>,
@@ -167,7 +167,7 @@ impl PackBuilder {
     pub fn with_compressor(key: &EpochKey, zstd: FrameCompressor) -> Result<Self, PackError> {
         Ok(Self {
             sealed_to: key.fingerprint,
-            out: SealWriter::new(std::slice::from_ref(&key.recipient), Vec::with_capacity(MAX_PACK))?,
+            out: SealWriter::new(std::slice::from_ref(&key.recipient), MAX_PACK)?,
             zstd,
             used: 0,
             blocks: Vec::new(),
@@ -207,9 +207,7 @@ impl PackBuilder {
             return Err(PackError::Full);
         }
         let block = u32::try_from(self.blocks.len()).expect("a pack of 16 MiB has few blocks");
-        self.out
-            .write_all(&frame.bytes)
-            .map_err(|e| PackError::Seal(SealError::Write(e)))?;
+        self.out.push(&frame.bytes);
         self.used += frame.bytes.len();
         self.blocks
             .push((u32::try_from(frame.bytes.len()).expect("below 16 MiB"), frame.raw));
@@ -219,7 +217,7 @@ impl PackBuilder {
 
     /// Ends the seal and hashes. The compressor is given back for the next pack.
     pub fn finish(self) -> Result<(SealedPack, FrameCompressor), PackError> {
-        let bytes = self.out.finish()?;
+        let bytes = self.out.finish();
         let pack = SealedPack {
             sha256: Sha256Digest::of(&bytes),
             bytes: bytes.into(),

@@ -12,16 +12,19 @@
 //! knows again what it has stored, without being able to read it.
 
 use std::fmt;
-use std::io::{self, Read, Write};
 use std::path::Path;
 use std::str::FromStr;
 
 use age::secrecy::ExposeSecret;
 use holdfast_proto::names::{Epoch, KeyKind};
 use holdfast_proto::{ContentId, Fingerprint, Sha256Digest};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use crate::secret_file::{self, SecretFileError};
+
+mod stream;
+
+pub use stream::SealWriter;
 
 /// What sealing adds at most: header with up to a few recipients, nonce, and
 /// room for age's random filler stanza. Per 64 KiB 16 more bytes are added.
@@ -71,9 +74,6 @@ pub enum SealError {
     /// The key's file.
     #[error(transparent)]
     File(#[from] SecretFileError),
-    /// The destination refused bytes.
-    #[error("the sealed bytes could not be written")]
-    Write(#[source] io::Error),
 }
 
 /// A public key to which something is sealed: `age1…`.
@@ -243,69 +243,23 @@ impl<'a> IntoIterator for &'a Identities {
 
 /// Seals `plain` to every one of `recipients`.
 pub fn seal(recipients: &[Recipient], plain: &[u8]) -> Result<Vec<u8>, SealError> {
-    let mut out = SealWriter::new(recipients, Vec::with_capacity(sealed_bound(plain.len())))?;
-    out.write_all(plain).map_err(SealError::Write)?;
-    out.finish()
-}
-
-/// Seals a stream: what is written comes out sealed at `W`.
-pub struct SealWriter<W: Write>(age::stream::StreamWriter<W>);
-
-impl<W: Write> SealWriter<W> {
-    /// Begins a sealed file for `recipients` at `out`.
-    pub fn new(recipients: &[Recipient], out: W) -> Result<Self, SealError> {
-        let recipients = recipients.iter().map(|r| &r.key as &dyn age::Recipient);
-        let encryptor = age::Encryptor::with_recipients(recipients).map_err(|_| SealError::NoRecipient)?;
-        encryptor.wrap_output(out).map(Self).map_err(SealError::Write)
-    }
-
-    /// Ends the sealed file. Without this call it is truncated, and opening it says so.
-    pub fn finish(self) -> Result<W, SealError> {
-        self.0.finish().map_err(SealError::Write)
-    }
-}
-
-impl<W: Write> Write for SealWriter<W> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.0.write(buf)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
+    let mut out = SealWriter::new(recipients, sealed_bound(plain.len()))?;
+    out.push(plain);
+    Ok(out.finish())
 }
 
 /// Opens a sealed file with whichever of `identities` fits. Yields at most
-/// `limit` bytes, more is an error.
+/// `limit` bytes, more is an error before anything is opened.
 pub fn open<'a>(
     identities: impl IntoIterator<Item = &'a Identity>,
     sealed: &[u8],
     limit: usize,
 ) -> Result<Vec<u8>, SealError> {
-    let mut plain = Vec::with_capacity(limit.min(sealed.len()));
-    open_reader(identities, sealed)?
-        .take(limit as u64 + 1)
-        .read_to_end(&mut plain)
-        .map_err(|e| SealError::Damaged(e.to_string()))?;
-    if plain.len() > limit {
-        plain.zeroize();
-        return Err(SealError::TooLarge { limit });
-    }
-    Ok(plain)
-}
-
-/// Opens a sealed file as a stream. The reader fails on damage and truncation;
-/// bytes it has given before that are authentic.
-pub fn open_reader<'a, R: io::BufRead>(
-    identities: impl IntoIterator<Item = &'a Identity>,
-    sealed: R,
-) -> Result<impl Read, SealError> {
-    age::Decryptor::new_buffered(sealed)
-        .and_then(|d| d.decrypt(identities.into_iter().map(|i| &i.key as &dyn age::Identity)))
-        .map_err(|e| match e {
-            age::DecryptError::NoMatchingKeys => SealError::WrongIdentity,
-            other => SealError::Damaged(other.to_string()),
-        })
+    stream::open(
+        identities.into_iter().map(|i| &i.key as &dyn age::Identity),
+        sealed,
+        limit,
+    )
 }
 
 /// The key of an epoch on the writer's side: it seals, and opens nothing.

@@ -78,14 +78,17 @@ fn capture(files: &[(String, Vec<u8>)], workers: usize) -> Stored {
 
 fn restore(stored: &Stored) -> HashMap<String, Vec<u8>> {
     let mut files = HashMap::new();
+    let mut readers: HashMap<Sha256Digest, PackReader> = HashMap::new();
     for sealed in &stored.parts {
         let part = read_part(&sealed.index, &sealed.catalogue, &sealed.part, &stored.keyring).unwrap();
         for (index, line) in &part.entries {
             let mut content = Vec::new();
             for Extent(pack, block, offset, length, _) in &index.x {
                 let known = &part.packs[*pack as usize];
-                let mut reader =
-                    PackReader::open(&stored.packs[&known.pack.sha256], &stored.keyring, known).unwrap();
+                let sha256 = known.pack.sha256;
+                let reader = readers.entry(sha256).or_insert_with(|| {
+                    PackReader::open(&stored.packs[&sha256], &stored.keyring, known).unwrap()
+                });
                 let raw = reader.block(*block).unwrap();
                 content.extend_from_slice(&raw[*offset as usize..(*offset + *length) as usize]);
             }
