@@ -18,8 +18,10 @@
 //! - [`wal`]: the WAL line, from the replication slot to the replicas.
 
 pub mod base;
+pub mod bundle;
 pub mod config;
 pub mod durable;
+pub mod fence;
 pub mod filestore;
 pub mod findings;
 pub mod ledger;
