@@ -120,7 +120,8 @@ impl Packer {
         if self.waiting.len() >= PART_ENTRIES {
             self.flush()
         } else {
-            Ok(self.settle(None))
+            self.settle(None);
+            Ok(())
         }
     }
 
@@ -140,7 +141,8 @@ impl Packer {
     pub fn flush(&mut self) -> Result<(), PackError> {
         self.close_block()?;
         let Some(pack) = self.pack.take() else {
-            return Ok(self.settle(None));
+            self.settle(None);
+            return Ok(());
         };
         self.blocks = 0;
         let (sealed, spare) = pack.finish()?;
@@ -148,7 +150,8 @@ impl Packer {
         let known = Arc::new(sealed.known());
         self.sealed.push_back(sealed);
         store(&mut self.entry, &known);
-        Ok(self.settle(Some(known)))
+        self.settle(Some(known));
+        Ok(())
     }
 
     /// A sealed pack, to be stored.

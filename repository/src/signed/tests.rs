@@ -26,7 +26,7 @@ fn scene() -> Scene {
         agent.verifying(),
         &"agent".parse().unwrap(),
         TrustRole::Agent,
-        &[cluster.clone()],
+        std::slice::from_ref(&cluster),
     );
     let (_, second) = trust::append(&trust, vec![act], &root, NOW).unwrap();
     trust.extend(&trust.verify_next(&second.into()).unwrap()).unwrap();

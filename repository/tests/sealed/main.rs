@@ -1,5 +1,6 @@
 //! What is sealed, signed and published in a repository of directories.
 
+mod golden;
 mod keys;
 mod publishing;
 mod replicating;
