@@ -4,6 +4,7 @@
 //! COULD_NOT_RUN with its reason in the log: it is never a pass. Checks look at
 //! counts and digests; rows stay in the copy.
 
+pub mod integrity;
 pub mod queries;
 pub mod references;
 pub mod structure;

@@ -4,3 +4,5 @@ pub mod scratch;
 pub mod checks;
 pub mod scenario;
 pub mod log;
+pub mod runner;
+pub mod publish;

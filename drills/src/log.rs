@@ -107,6 +107,11 @@ impl DrillLog {
         &self.store
     }
 
+    /// Who is believed.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
     /// The log's name.
     pub fn origin(&self) -> &LogOrigin {
         &self.origin

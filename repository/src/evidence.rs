@@ -53,6 +53,11 @@ impl EvidenceStore {
         })
     }
 
+    /// The repository that it lies in.
+    pub fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
     /// How many entries the authority has; numbers run from zero without a gap.
     pub async fn size(&self) -> Result<u64, EvidenceError> {
         let numbers = entry_numbers(self.decider()?).await?;
@@ -117,6 +122,11 @@ impl EvidenceStore {
             (None, Some(e)) if self.repository.replicas().len() == 1 => Err(e.into()),
             (None, _) => Ok(None),
         }
+    }
+
+    /// The checkpoint of `size` entries.
+    pub async fn checkpoint(&self, size: u64) -> Result<Option<Bytes>, EvidenceError> {
+        self.read(&layout::evidence_checkpoint(size)).await
     }
 
     /// Stores the checkpoint of `size` entries. The first one stored counts.

@@ -331,6 +331,7 @@ pub struct Keyring {
     identities: BTreeMap<Fingerprint, Identity>,
     index_keys: BTreeMap<Fingerprint, IndexKey>,
     closed: BTreeMap<Fingerprint, Closed>,
+    opened: BTreeMap<Fingerprint, KeyBody>,
     findings: Vec<Finding>,
 }
 
@@ -421,6 +422,7 @@ impl Keyring {
             }
         }
         self.closed.remove(&fingerprint);
+        self.opened.insert(fingerprint, body.clone());
     }
 
     fn refuse(&mut self, key: &ObjectKey, why: &str) {
@@ -477,6 +479,11 @@ impl Keyring {
     /// Keys that are there but were not unwrapped.
     pub fn closed(&self) -> impl Iterator<Item = (&Fingerprint, &Closed)> {
         self.closed.iter()
+    }
+
+    /// The key objects that were unwrapped.
+    pub fn opened(&self) -> impl Iterator<Item = &KeyBody> {
+        self.opened.values()
     }
 
     /// What was met while the keys were read.

@@ -6,6 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use holdfast_proto::names::DrillId;
+use rustix::fs::{FlockOperation, flock};
 
 /// A scratch directory could not be made or removed.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,7 @@ pub struct ScratchError {
 pub struct ScratchSpace {
     path: PathBuf,
     keep: bool,
+    _held: fs::File,
 }
 
 /// Names that [`ScratchSpace`] makes begin so.
@@ -35,9 +37,13 @@ impl ScratchSpace {
         };
         fs::create_dir_all(root).map_err(fail)?;
         fs::DirBuilder::new().mode(0o700).create(&path).map_err(fail)?;
+        // Held while we live: a sweep by another drill leaves it alone.
+        let held = fs::File::open(&path).map_err(fail)?;
+        flock(&held, FlockOperation::NonBlockingLockExclusive).map_err(|e| fail(e.into()))?;
         Ok(Self {
             path: path.clone(),
             keep: false,
+            _held: held,
         })
     }
 
@@ -66,9 +72,9 @@ impl ScratchSpace {
         }
     }
 
-    /// Removes what drills that died have left under `root`, except `live`.
-    /// Returns what was removed.
-    pub fn sweep(root: &Path, live: &[DrillId]) -> Result<Vec<PathBuf>, ScratchError> {
+    /// Removes what drills that died have left under `root`; those that run hold
+    /// a lock. Returns what was removed.
+    pub fn sweep(root: &Path) -> Result<Vec<PathBuf>, ScratchError> {
         let fail = |path: &Path, source| ScratchError {
             path: path.to_owned(),
             source,
@@ -81,15 +87,16 @@ impl ScratchSpace {
         let mut removed = Vec::new();
         for entry in entries {
             let path = entry.map_err(|e| fail(root, e))?.path();
-            let Some(id) = path
+            let ours = path
                 .file_name()
                 .and_then(|n| n.to_str())
                 .and_then(|n| n.strip_prefix(PREFIX))
-                .and_then(|n| n.parse::<DrillId>().ok())
-            else {
+                .is_some_and(|n| n.parse::<DrillId>().is_ok());
+            if !ours {
                 continue;
-            };
-            if !live.contains(&id) {
+            }
+            let directory = fs::File::open(&path).map_err(|e| fail(&path, e))?;
+            if flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok() {
                 fs::remove_dir_all(&path).map_err(|e| fail(&path, e))?;
                 removed.push(path);
             }
@@ -130,7 +137,7 @@ mod tests {
         drop(left);
         fs::create_dir(root.path().join("not-ours")).unwrap();
         let live = ScratchSpace::create(root.path(), id(3)).unwrap();
-        let removed = ScratchSpace::sweep(root.path(), &[id(3)]).unwrap();
+        let removed = ScratchSpace::sweep(root.path()).unwrap();
         assert_eq!(removed.len(), 1);
         assert!(live.path().exists() && root.path().join("not-ours").exists());
     }

@@ -1,0 +1,273 @@
+//! INTEGRITY checks (level L1): the repository itself, before anything is
+//! restored. Signatures of what the plan rests on, presence of every pack, a
+//! drawn share of ciphertexts read and hashed again, WAL without a hole, and
+//! every live epoch's key opened.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use holdfast_agent::ledger::{Ledger, Piece};
+use holdfast_plan::restore::{Path as WalPath, RestorePlan};
+use holdfast_proto::Sha256Digest;
+use holdfast_proto::envelope::{Link, Record};
+use holdfast_proto::manifest::Part;
+use holdfast_proto::names::{KeyKind, ObjectKey};
+use holdfast_proto::record::{BaseBody, JournalBody, WalBody};
+use holdfast_repository::keyring::Keyring;
+use holdfast_repository::layout::{self, Located};
+use holdfast_repository::trust::Trust;
+use holdfast_repository::{Repository, manifest};
+
+use crate::checks::Check;
+use crate::evidence::statement::results::{CheckClass, CheckResult};
+
+/// How many ciphertexts are drawn.
+const SAMPLE: usize = 16;
+
+/// What the checks look at.
+#[derive(Debug, Clone, Copy)]
+pub struct Under<'a> {
+    /// The repository.
+    pub repository: &'a Repository,
+    /// Whom to believe.
+    pub trust: &'a Trust,
+    /// What opens it.
+    pub keyring: &'a Keyring,
+    /// What it holds.
+    pub ledger: &'a Ledger,
+    /// What is to be restored.
+    pub plan: &'a RestorePlan,
+    /// From which the sample is drawn.
+    pub seed: Sha256Digest,
+}
+
+/// Runs all of them. Also gives the WAL objects, each with the digest of the
+/// bytes that were verified.
+pub async fn run(under: Under<'_>) -> (Vec<CheckResult>, Vec<(ObjectKey, Sha256Digest)>) {
+    let (signatures, parts) = signatures(under).await;
+    let (wal_check, wal) = wal_signatures(under).await;
+    let mut results = vec![signatures, wal_check];
+    let (present, packs) = objects_present(under, &parts).await;
+    results.push(present);
+    results.push(ciphertext_sample(under, &packs).await);
+    results.push(wal_continuous(under));
+    results.push(keys_unwrap(under));
+    (results, wal)
+}
+
+async fn signed_parts<B: Record + Send>(
+    under: Under<'_>,
+    link: &Link,
+    parts: impl FnOnce(B) -> Vec<Part>,
+) -> Result<Vec<Part>, String> {
+    let (signed, _) = under
+        .repository
+        .read_signed::<B>(&link.key, under.trust)
+        .await
+        .map_err(|e| e.to_string())?;
+    if signed.sha256 != link.sha256 {
+        return Err(format!("{} is not the object that the plan saw", link.key));
+    }
+    Ok(parts(signed.header.body))
+}
+
+/// The manifest and the filestores' entries verify. Also gives their parts.
+async fn signatures(under: Under<'_>) -> (CheckResult, Vec<Part>) {
+    let check = Check::mandatory("signatures", CheckClass::Integrity);
+    let steps: Vec<&Link> = under
+        .plan
+        .filestores
+        .iter()
+        .flat_map(|f| f.entries.iter().map(|step| &step.link))
+        .collect();
+    let expected = 1 + steps.len();
+    let (mut parts, mut verified) = (Vec::new(), 0);
+    let base = signed_parts::<BaseBody>(under, &under.plan.base.link, |b| b.parts).await;
+    let mut outcomes = vec![base];
+    for step in steps {
+        outcomes.push(signed_parts::<JournalBody>(under, step, |j| j.parts).await);
+    }
+    for outcome in outcomes {
+        match outcome {
+            Ok(found) => {
+                verified += 1;
+                parts.extend(found);
+            }
+            Err(why) => tracing::error!(err = %why, "a signed object does not verify"),
+        }
+    }
+    (
+        check.compared(
+            verified == expected,
+            format!("{expected} verified"),
+            format!("{verified} verified"),
+        ),
+        parts,
+    )
+}
+
+/// Every pack that the indexes name is listed. Also gives the packs' sizes.
+async fn objects_present(under: Under<'_>, parts: &[Part]) -> (CheckResult, BTreeMap<Sha256Digest, u64>) {
+    let check = Check::mandatory("objects-present", CheckClass::Integrity);
+    match wanted_and_listed(under, parts).await {
+        Ok((wanted, listed)) => {
+            let missing = wanted.keys().filter(|pack| !listed.contains(pack)).count();
+            let actual = format!("{} of {} listed", wanted.len() - missing, wanted.len());
+            let expected = format!("{} of {} listed", wanted.len(), wanted.len());
+            (check.compared(missing == 0, expected, actual), wanted)
+        }
+        Err(e) => (check.could_not_run(&e), BTreeMap::new()),
+    }
+}
+
+async fn wanted_and_listed(
+    under: Under<'_>,
+    parts: &[Part],
+) -> anyhow::Result<(BTreeMap<Sha256Digest, u64>, BTreeSet<Sha256Digest>)> {
+    let cluster = &under.plan.cluster;
+    let mut wanted = BTreeMap::new();
+    for part in parts {
+        let key = layout::index(cluster, &part.index.sha256);
+        let fetched = under
+            .repository
+            .fetch(&key, &part.index.sha256, part.index.size)
+            .await?;
+        for pack in manifest::read_index(&fetched.bytes, part)?.packs {
+            wanted.insert(pack.sha256, pack.size);
+        }
+        wanted.insert(part.catalogue.sha256, part.catalogue.size);
+    }
+    let mut listed = BTreeSet::new();
+    let mut stream = under.repository.list_stream(&layout::packs(cluster));
+    while let Some((key, _)) = stream.next().await {
+        if let Some(Located::Pack { sha256, .. }) = layout::parse(key.as_str()) {
+            listed.insert(sha256);
+        }
+    }
+    Ok((wanted, listed))
+}
+
+/// Packs drawn from the seed are read whole and hashed.
+async fn ciphertext_sample(under: Under<'_>, packs: &BTreeMap<Sha256Digest, u64>) -> CheckResult {
+    let check = Check::mandatory("ciphertext-sample", CheckClass::Integrity).data_proving();
+    let drawn = draw(under.seed, packs.keys(), SAMPLE);
+    let mut equal = 0;
+    for sha256 in &drawn {
+        let key = layout::pack(&under.plan.cluster, sha256);
+        match under.repository.fetch(&key, sha256, packs[*sha256]).await {
+            Ok(_) => equal += 1,
+            Err(e) => tracing::error!(%key, err = %e, "a drawn pack cannot be read"),
+        }
+    }
+    let all = format!("{} of {} equal", drawn.len(), drawn.len());
+    let actual = format!("{equal} of {} equal, drawn from {}", drawn.len(), packs.len());
+    check.compared(equal == drawn.len() && !drawn.is_empty(), all, actual)
+}
+
+/// The `n` items whose digest with the seed is smallest: anyone who has seed
+/// and population draws the same.
+fn draw<'a>(
+    seed: Sha256Digest,
+    population: impl Iterator<Item = &'a Sha256Digest>,
+    n: usize,
+) -> Vec<&'a Sha256Digest> {
+    let mut ranked: Vec<(Sha256Digest, &Sha256Digest)> = population
+        .map(|item| {
+            (
+                Sha256Digest::of(&[seed.as_bytes().as_slice(), item.as_bytes()].concat()),
+                item,
+            )
+        })
+        .collect();
+    ranked.sort();
+    ranked.into_iter().take(n).map(|(_, item)| item).collect()
+}
+
+/// The fewest WAL objects that the replay needs, in order.
+fn wal_pieces(under: Under<'_>) -> Vec<Piece<'_>> {
+    let replay = &under.plan.replay;
+    let path = WalPath {
+        timeline: replay.timeline,
+        stretches: replay.stretches.clone(),
+        wal: Vec::new(),
+    };
+    under
+        .ledger
+        .cover(under.plan.lineage, &path, replay.from, replay.frontier)
+}
+
+/// Every WAL object that the replay needs is read whole and verifies.
+async fn wal_signatures(under: Under<'_>) -> (CheckResult, Vec<(ObjectKey, Sha256Digest)>) {
+    let check = Check::mandatory("wal-signatures", CheckClass::Integrity);
+    let pieces = wal_pieces(under);
+    let mut verified = Vec::with_capacity(pieces.len());
+    for piece in &pieces {
+        match under
+            .repository
+            .read_signed::<WalBody>(&piece.object.key, under.trust)
+            .await
+        {
+            Ok((signed, _)) => verified.push((piece.object.key.clone(), signed.sha256)),
+            Err(e) => tracing::error!(key = %piece.object.key, err = %e, "a WAL object does not verify"),
+        }
+    }
+    let (expected, actual) = (pieces.len(), verified.len());
+    let result = check.compared(
+        expected == actual,
+        format!("{expected} verified"),
+        format!("{actual} verified"),
+    );
+    (result, verified)
+}
+
+/// From where replay begins to where it ends there is no hole.
+fn wal_continuous(under: Under<'_>) -> CheckResult {
+    let check = Check::mandatory("wal-continuous", CheckClass::Integrity);
+    let replay = &under.plan.replay;
+    let pieces = wal_pieces(under);
+    let mut at = replay.from;
+    for piece in &pieces {
+        if piece.from == at {
+            at = piece.to;
+        }
+    }
+    let expected = format!("{} to {}", replay.from, replay.frontier);
+    check.compared(
+        at == replay.frontier,
+        expected,
+        format!("{} to {at}", replay.from),
+    )
+}
+
+/// Every epoch key of the cluster that this identity is meant for opens.
+fn keys_unwrap(under: Under<'_>) -> CheckResult {
+    let check = Check::mandatory("keys-unwrap", CheckClass::Integrity);
+    let closed = under
+        .keyring
+        .closed()
+        .filter(|(_, key)| key.kind == KeyKind::Data)
+        .count();
+    let open = under.keyring.len();
+    let actual = format!("{open} open, {closed} closed");
+    check.compared(
+        closed == 0 && open > 0,
+        format!("{} open, 0 closed", open + closed),
+        actual,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_seed_draws_the_same_sample() {
+        let population: BTreeSet<Sha256Digest> = (0u8..100).map(|n| Sha256Digest::of(&[n])).collect();
+        let (one, other) = (Sha256Digest::of(b"one"), Sha256Digest::of(b"other"));
+        assert_eq!(draw(one, population.iter(), 10), draw(one, population.iter(), 10));
+        assert_ne!(
+            draw(one, population.iter(), 10),
+            draw(other, population.iter(), 10)
+        );
+        assert_eq!(draw(one, population.iter(), 1000).len(), 100);
+    }
+}

@@ -1,0 +1,382 @@
+//! What was measured, and the statement that says it. Nothing here invents a
+//! value: what was not measured is absent.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use holdfast_agent::restore::{Access, Phase as Step, PhaseTiming as RestorePhase};
+use holdfast_plan::restore::{RestorePlan, Target as PlanTarget};
+use holdfast_proto::finding::Finding;
+use holdfast_proto::names::{DrillId, KeyKind, ObjectKey};
+use holdfast_proto::pg::Lsn;
+use holdfast_proto::record::{BaseBody, CommitMark, TrustRole};
+use holdfast_proto::{Fingerprint, Sha256Digest, Timestamp};
+use holdfast_repository::clock;
+
+use super::{Chosen, DrillRequest, Runner};
+use crate::checks::Check;
+use crate::evidence::entry::Intent;
+use crate::evidence::statement::context::{
+    Actors, KeyHolder, Runner as StatedRunner, Sampling, Scope, SeparationOfDuties, Window,
+};
+use crate::evidence::statement::recovery::{
+    Base, EgressProbe, Encryption, Isolation, Phase, PhaseTiming, RecoveryPoint, RecoveryPointKind,
+    RecoveryTarget, ReplicaLock, Target, TargetKind, Timings,
+};
+use crate::evidence::statement::results::{
+    CheckClass, CheckResult, DatabaseResult, FilestoreResult, Results, Rto, Verdict,
+};
+use crate::evidence::statement::{Drill, IntentReference, RecoveryDrill, Statement, Subject, SubjectKind};
+use crate::scratch::{EgressProbe as Probed, IsolationKind};
+
+/// From what to what the recovery time is measured.
+const RTO_DEFINITION: &str = "from the beginning of PROVISION to the later of PROMOTE's and FILESTORE_RESTORE's end: \
+                              the copy takes connections and its files are in place";
+
+/// What a drill has measured so far.
+#[derive(Debug)]
+pub struct Measured {
+    /// The drill.
+    pub id: DrillId,
+    sequence: u64,
+    previous: Option<Sha256Digest>,
+    /// The checks.
+    pub checks: Vec<CheckResult>,
+    /// What was met on the way.
+    pub findings: Vec<Finding>,
+    /// The database.
+    pub database: DatabaseResult,
+    /// The files.
+    pub filestore: Option<FilestoreResult>,
+    /// The WAL objects that the restore reads, with the digests they were verified by.
+    pub wal: Vec<(ObjectKey, Sha256Digest)>,
+    /// Where recovery ended.
+    pub reached: Option<Lsn>,
+    /// The last transaction replayed, when PostgreSQL confirmed the plan's.
+    pub last_commit: Option<CommitMark>,
+    open: BTreeMap<Phase, Timestamp>,
+    phases: Vec<PhaseTiming>,
+    isolation: Option<IsolationKind>,
+    probe: Option<EgressProbe>,
+    destroyed: Option<Timestamp>,
+}
+
+impl Measured {
+    /// Nothing yet.
+    pub fn new(id: DrillId, intent: &Intent) -> Self {
+        Self {
+            id,
+            sequence: intent.sequence,
+            previous: intent.previous,
+            checks: Vec::new(),
+            findings: Vec::new(),
+            database: DatabaseResult::default(),
+            filestore: None,
+            wal: Vec::new(),
+            reached: None,
+            last_commit: None,
+            open: BTreeMap::new(),
+            phases: Vec::new(),
+            isolation: None,
+            probe: None,
+            destroyed: None,
+        }
+    }
+
+    /// A phase begins.
+    pub fn begin(&mut self, phase: Phase) {
+        self.open.insert(phase, clock::now());
+    }
+
+    /// It ends.
+    pub fn end(&mut self, phase: Phase, bytes: Option<u64>, items: Option<u64>) {
+        if let Some(start) = self.open.remove(&phase) {
+            self.phases.push(PhaseTiming {
+                phase,
+                start,
+                end: clock::now(),
+                bytes,
+                items,
+            });
+        }
+    }
+
+    /// A phase that was timed elsewhere.
+    pub fn phase(&mut self, phase: Phase, start: Timestamp, end: Timestamp, bytes: Option<u64>) {
+        self.phases.push(PhaseTiming {
+            phase,
+            start,
+            end,
+            bytes,
+            items: None,
+        });
+    }
+
+    /// A step of the production restore.
+    pub fn restored(&mut self, step: &RestorePhase) {
+        let phase = match step.phase {
+            Step::BaseFetch => Phase::BaseFetch,
+            Step::FilestoreRestore => Phase::FilestoreRestore,
+            // Syncing and configuring belong to the fetch for whoever waits.
+            Step::Configure => return,
+        };
+        self.phases.push(PhaseTiming {
+            phase,
+            start: step.started,
+            end: step.ended,
+            bytes: Some(step.bytes),
+            items: Some(step.items),
+        });
+    }
+
+    /// How the copy is kept apart.
+    pub fn isolated(&mut self, kind: IsolationKind, probe: Option<EgressProbe>) {
+        self.isolation = Some(kind);
+        self.probe = probe;
+    }
+
+    /// The scratch space is gone.
+    pub fn destroyed(&mut self, at: Timestamp) {
+        self.destroyed = Some(at);
+    }
+
+    /// Something without which the drill proves nothing could not be done.
+    pub fn note_broken(&mut self, id: &str, why: &dyn std::fmt::Display) {
+        self.checks
+            .push(Check::mandatory(id, CheckClass::Recovery).could_not_run(why));
+    }
+
+    fn rto_ms(&self) -> Option<u64> {
+        let start = self.phases.iter().find(|p| p.phase == Phase::Provision)?.start;
+        let end_of = |phase| self.phases.iter().find(|p| p.phase == phase).map(|p| p.end);
+        let up = end_of(Phase::Promote)?;
+        Some(
+            end_of(Phase::FilestoreRestore)
+                .map_or(up, |files| files.max(up))
+                .millis_since(start),
+        )
+    }
+}
+
+/// The word for a probe's answer.
+pub fn word(probe: Probed) -> &'static str {
+    match probe {
+        Probed::Blocked => "blocked",
+        Probed::Open => "open",
+        Probed::NotProbed => "not probed",
+    }
+}
+
+/// The plan's target as a statement says it.
+pub fn stated_target(plan: &RestorePlan) -> RecoveryTarget {
+    match &plan.target {
+        PlanTarget::Time(t) => RecoveryTarget::Time(*t),
+        PlanTarget::Lsn(l) => RecoveryTarget::Lsn(*l),
+        PlanTarget::Name(n) => RecoveryTarget::Name(n.clone()),
+        PlanTarget::Latest => RecoveryTarget::Latest,
+        // A transaction is carried out as its position.
+        PlanTarget::Xid(_) => RecoveryTarget::Lsn(plan.replay.target_lsn),
+    }
+}
+
+/// Puts everything together. The verdict is not settled yet.
+pub async fn statement(
+    runner: &Runner,
+    access: &Access,
+    request: &DrillRequest,
+    chosen: &Chosen,
+    intent: IntentReference,
+    measured: Measured,
+) -> Statement {
+    let plan = &chosen.plan;
+    let wal = measured.wal.clone();
+    let writer = backup_writer(access, plan).await;
+    let separation = writer.as_ref().map(|w| SeparationOfDuties {
+        runner_is_not_writer: w.key != runner.key.fingerprint(),
+        approver_is_not_initiator: None,
+    });
+    let predicate = RecoveryDrill {
+        drill: Drill {
+            id: measured.id,
+            sequence: measured.sequence,
+            previous: measured.previous,
+            kind: request.kind,
+            level: request.scenario.level,
+            scenario: request.scenario.name.clone(),
+            intent,
+        },
+        scope: Scope {
+            tenant: request.cluster.tenant.clone(),
+            cluster: request.cluster.cluster.clone(),
+            legal_entity: None,
+            environment: None,
+            tier: None,
+            residency_zone: None,
+            business_services: Vec::new(),
+        },
+        actors: Actors {
+            initiator: request.initiator.clone(),
+            approvals: Vec::new(),
+            runner: StatedRunner {
+                identity: runner.name.clone(),
+                key: runner.key.fingerprint(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                image_digest: None,
+            },
+            backup_writer: writer,
+            separation_of_duties: separation,
+            reviewer: None,
+        },
+        policy: None,
+        sampling: chosen.drawn.as_ref().map(|d| Sampling {
+            method: "moment from the newest restorable interval: first eight bytes of the seed, modulo its length in \
+                     microseconds"
+                .to_owned(),
+            population_size: None,
+            population_digest: None,
+            window: Some(Window { from: d.from, until: d.until }),
+            seed: Some(d.seed),
+            selected: Some(d.selected),
+            file_sample: None,
+        }),
+        recovery_point: Some(recovery_point(access, plan, &measured)),
+        target: measured.isolation.map(|kind| Target {
+            kind: TargetKind::Local,
+            isolation: match kind {
+                IsolationKind::Namespaces => Isolation::LinuxNamespaces,
+                IsolationKind::PrivateDirectory => Isolation::PrivateDirectory,
+            },
+            namespace: None,
+            region: None,
+            egress_probe: measured.probe,
+            segregated_from_source: measured.probe.map(|p| p == EgressProbe::Blocked),
+            neutralised: measured.reached.map(|_| true),
+            destroyed_at: measured.destroyed,
+        }),
+        timings: timings(&measured),
+        results: Results {
+            // Settled from what follows before anything is signed.
+            verdict: Verdict::CouldNotVerify,
+            reasons: Vec::new(),
+            rto: measured.rto_ms().map(|actual_ms| Rto {
+                actual_ms,
+                definition: RTO_DEFINITION.to_owned(),
+                met: None,
+                predicted_p90_ms: None,
+            }),
+            rpo: None,
+            filestore: measured.filestore,
+            database: (measured.database != DatabaseResult::default()).then_some(measured.database),
+            checks: measured.checks,
+        },
+        exceptions: Vec::new(),
+        remediation: Vec::new(),
+        controls: Vec::new(),
+        retention: None,
+        byproducts: Vec::new(),
+    };
+    Statement::new(subjects(chosen, &wal), predicate)
+}
+
+fn timings(measured: &Measured) -> Timings {
+    let mut phases = measured.phases.clone();
+    phases.sort_by_key(|p| (p.start, p.phase));
+    Timings {
+        clock_offset_ms: None,
+        phases,
+    }
+}
+
+async fn backup_writer(access: &Access, plan: &RestorePlan) -> Option<KeyHolder> {
+    let (signed, _) = access
+        .repository
+        .read_signed::<BaseBody>(&plan.base.link.key, &access.trust)
+        .await
+        .ok()?;
+    let key = access
+        .trust
+        .key(&signed.signer)
+        .filter(|k| k.role == TrustRole::Agent)?;
+    Some(KeyHolder {
+        identity: key.name.clone(),
+        key: signed.signer,
+    })
+}
+
+fn recovery_point(access: &Access, plan: &RestorePlan, measured: &Measured) -> RecoveryPoint {
+    RecoveryPoint {
+        kind: RecoveryPointKind::Pitr,
+        point: None,
+        system_identifier: plan.lineage.system,
+        version_num: plan.base.version_num,
+        timeline: plan.replay.timeline,
+        target: stated_target(plan),
+        base: Base {
+            id: plan.base.id,
+            start: plan.base.start_lsn,
+            stop: plan.base.stop_lsn,
+            bytes: Some(plan.base.bytes),
+        },
+        wal_bytes_replayed: measured
+            .reached
+            .and_then(|end| end.bytes_since(plan.base.start_lsn)),
+        reached: measured.reached,
+        last_replayed_commit: measured.last_commit,
+        filestore_watermark: None,
+        replicas: plan
+            .replicas
+            .iter()
+            .filter(|r| r.unreachable.is_none())
+            .map(|r| ReplicaLock {
+                region: r.region.clone(),
+                locked_until: None,
+            })
+            .collect(),
+        encryption: encryption(access),
+    }
+}
+
+fn encryption(access: &Access) -> Option<Encryption> {
+    let (mut recipients, mut epochs) = (BTreeSet::new(), BTreeSet::new());
+    for opened in access.keyring.opened().filter(|o| o.kind == KeyKind::Data) {
+        recipients.extend(
+            opened
+                .sealed_to
+                .iter()
+                .map(|s| Fingerprint::of_recipient(&s.recipient)),
+        );
+        epochs.insert(opened.epoch);
+    }
+    (!recipients.is_empty()).then(|| Encryption {
+        recipients: recipients.into_iter().collect(),
+        epochs: epochs.into_iter().collect(),
+    })
+}
+
+fn subjects(chosen: &Chosen, wal: &[(ObjectKey, Sha256Digest)]) -> Vec<Subject> {
+    let plan = &chosen.plan;
+    let mut subjects = vec![Subject::object(
+        SubjectKind::BaseBackup,
+        plan.base.link.key.clone(),
+        plan.base.link.sha256,
+    )];
+    for step in plan.filestores.iter().flat_map(|f| f.entries.last()) {
+        subjects.push(Subject::object(
+            SubjectKind::FilestoreEntry,
+            step.link.key.clone(),
+            step.link.sha256,
+        ));
+    }
+    if let Some(config) = &plan.config {
+        subjects.push(Subject::object(
+            SubjectKind::ConfigurationBundle,
+            config.key.clone(),
+            config.sha256,
+        ));
+    }
+    if !wal.is_empty() {
+        subjects.push(Subject::wal_listing(
+            wal.iter().map(|(key, sha256)| (key, *sha256)),
+        ));
+    }
+    subjects
+}
