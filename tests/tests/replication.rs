@@ -184,7 +184,7 @@ async fn interrupted_waits_lose_nothing() -> Result<()> {
                     interrupted += 1;
                     let at = stream.position();
                     // Polled once, then dropped.
-                    let mut status = std::pin::pin!(stream.status(at, Some(at), None, interrupted % 3 == 0));
+                    let mut status = std::pin::pin!(stream.status(at, Some(at), None, interrupted.is_multiple_of(3)));
                     let _ = futures::poll!(&mut status);
                 }
                 event = stream.next() => {

@@ -155,7 +155,7 @@ fn agrees(record: &Dumped, next: Option<&Dumped>, event: &WalEvent) -> bool {
         let gap = next.start.bytes_since(event.end());
         next.desc.starts_with("OVERWRITE_CONTRECORD")
             || gap == Some(0)
-            || (event.end().get() % 8192 == 0 && matches!(gap, Some(24 | 40)))
+            || (event.end().get().is_multiple_of(8192) && matches!(gap, Some(24 | 40)))
     });
     said && follows && record.start == event.start()
 }
