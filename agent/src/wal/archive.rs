@@ -6,14 +6,17 @@
 //! whole object that belongs at its key; whether its signer is trusted is for
 //! readers to decide.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::StreamExt;
 use holdfast_proto::Sha256Digest;
 use holdfast_proto::envelope::{self, Header, Link, Record};
-use holdfast_proto::names::{ClusterId, Lineage, ObjectKey, RepositoryId};
+use holdfast_proto::names::{ClusterId, KeyKind, Lineage, ObjectKey, RepositoryId};
 use holdfast_proto::pg::{Lsn, SegmentSize, TimelineId};
-use holdfast_proto::record::{HistoryBody, WalBody};
+use holdfast_proto::record::{HistoryBody, KeyBody, WalBody};
 use holdfast_repository::layout::{self, Located, WalName};
+use holdfast_repository::signing::SigningKey;
 use holdfast_repository::{Replica, StoreError};
 
 use super::ledger::Holdings;
@@ -57,6 +60,12 @@ pub enum ArchiveError {
         /// The first byte that is missing.
         at: Lsn,
     },
+    /// Nothing has what is to be copied.
+    #[error("no other replica has what is missing here: bring the others back")]
+    NoSource,
+    /// The replica lacks the key object.
+    #[error("the replica does not get the key object that opens the WAL: {0}")]
+    Unprepared(String),
 }
 
 impl Archive {
@@ -123,6 +132,7 @@ impl Archive {
         if wanted.first().is_none_or(|first| first.start > start) {
             return Err(ArchiveError::Missing { timeline, at: start });
         }
+        self.copy_keys(source, target).await?;
         let mut copying = futures::stream::iter(wanted)
             .map(|name| async move {
                 let key = layout::wal(&self.cluster, self.lineage, &name);
@@ -143,6 +153,19 @@ impl Archive {
             }
         }
         Ok(copied)
+    }
+
+    /// What was sealed needs its key object first: copies those that `target`
+    /// lacks.
+    async fn copy_keys(&self, source: &Replica, target: &Replica) -> Result<(), ArchiveError> {
+        let prefix = layout::keys(&self.cluster, KeyKind::Data);
+        let there = target.list(&prefix).await?;
+        for listed in source.list(&prefix).await? {
+            if !there.iter().any(|have| have.key == listed.key) {
+                self.copy_object::<KeyBody>(source, target, &listed.key).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Copies a history from `source` to `target`.
@@ -188,6 +211,22 @@ impl Archive {
             return Err(damaged("its payload is not the one it lists".to_owned()));
         }
         Ok(header)
+    }
+
+    /// Whether `bytes` carry a valid signature of `signer`'s key.
+    pub fn is_signed_by(&self, signer: &SigningKey, bytes: &[u8]) -> bool {
+        let Ok(parts) = envelope::split(bytes) else {
+            return false;
+        };
+        let input = envelope::signing_input(parts.header);
+        parts.signatures().is_ok_and(|signatures| {
+            signatures.iter().any(|s| {
+                s.key == signer.fingerprint()
+                    && STANDARD
+                        .decode(&s.sig)
+                        .is_ok_and(|sig| signer.verifying().verify(&input, &sig).is_ok())
+            })
+        })
     }
 
     /// The content of a history on `replica`; `None` when it has none.

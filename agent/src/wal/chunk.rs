@@ -123,7 +123,18 @@ impl Cutter {
 
     /// Where the open chunk begins: everything before is in finished chunks.
     pub fn open_from(&self) -> Lsn {
-        Lsn::new(self.position.max(self.from).get() - self.open.len() as u64)
+        Lsn::new(self.received().get() - self.open.len() as u64)
+    }
+
+    /// How far WAL has come: everything before it is in chunks, or was stored
+    /// before this cutter began.
+    pub fn received(&self) -> Lsn {
+        self.position.max(self.from)
+    }
+
+    /// Bytes in the open chunk.
+    pub fn open_bytes(&self) -> usize {
+        self.open.len()
     }
 
     /// Whether there is anything in the open chunk.

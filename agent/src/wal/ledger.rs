@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_proto::Timestamp;
+use holdfast_proto::envelope::Link;
 use holdfast_proto::names::{ObjectKey, Region};
 use holdfast_proto::pg::{Lsn, TimelineId};
 
@@ -32,6 +33,8 @@ pub struct SealedChunk {
     pub key: ObjectKey,
     /// Its object's bytes.
     pub object: Bytes,
+    /// The key object that opens it: a replica needs it first.
+    pub needs: Link,
     /// The timeline.
     pub timeline: TimelineId,
     /// First byte of WAL in it.
@@ -179,6 +182,21 @@ impl Ledger {
             held.wal.entry(timeline).or_default().add(start, end);
         }
         self.settle();
+        self.drop_delivered();
+    }
+
+    /// Chunks that are everywhere are of no more use.
+    fn drop_delivered(&mut self) {
+        let frontiers = (0..self.replicas.len()).map(|place| self.frontier(place));
+        let Some(everywhere) = frontiers
+            .collect::<Option<Vec<Lsn>>>()
+            .and_then(|f| f.into_iter().min())
+        else {
+            return;
+        };
+        while self.pending.front().is_some_and(|chunk| chunk.end <= everywhere) {
+            self.pending.pop_front();
+        }
     }
 
     /// Notes that the replica at `place` holds a history.
@@ -409,6 +427,10 @@ mod tests {
         SealedChunk {
             key: ObjectKey::from_layout(format!("{start}-{end}")),
             object: Bytes::from(vec![0; (end - start) as usize]),
+            needs: Link {
+                key: ObjectKey::from_layout("key".to_owned()),
+                sha256: holdfast_proto::Sha256Digest::new([0; 32]),
+            },
             timeline: tli(1),
             start: lsn(start),
             end: lsn(end),

@@ -4,17 +4,16 @@
 //! it is used by one task, in the order of the log; a chunk that was sealed is
 //! stored, or the chain would name an object that does not exist.
 
-use bytes::Bytes;
 use holdfast_proto::Sha256Digest;
 use holdfast_proto::envelope::Link;
-use holdfast_proto::names::{ClusterId, Lineage, RepositoryId};
+use holdfast_proto::names::Lineage;
 use holdfast_proto::pg::SegmentSize;
 use holdfast_proto::record::{WalBody, WalChunk};
+use holdfast_repository::keyring::Wrapped;
 use holdfast_repository::layout::{self, WalName};
 use holdfast_repository::pack::{PackError, seal_frame};
+use holdfast_repository::publisher::Publisher;
 use holdfast_repository::seal::EpochKey;
-use holdfast_repository::signed::Draft;
-use holdfast_repository::signing::SigningKey;
 
 use super::chunk::Chunk;
 use super::ledger::SealedChunk;
@@ -32,17 +31,13 @@ pub struct Chain {
     pub follows: Option<Sha256Digest>,
 }
 
-/// What every object of a line has in common.
+/// What every object of a stream has in common.
 #[derive(Debug, Clone)]
 pub struct Origin {
-    /// The repository.
-    pub repository: RepositoryId,
-    /// The cluster.
-    pub cluster: ClusterId,
+    /// In whose name, and where to.
+    pub publisher: Publisher,
     /// The line of descent.
     pub lineage: Lineage,
-    /// The writer's lease.
-    pub lease: Option<u64>,
     /// PostgreSQL's version.
     pub version_num: u32,
     /// Bytes of a segment.
@@ -55,8 +50,7 @@ pub struct Origin {
 /// Compressing or sealing failed, which no WAL can cause.
 pub fn seal_chunk(
     origin: &Origin,
-    key: &EpochKey,
-    signer: &SigningKey,
+    key: &Wrapped<EpochKey>,
     chain: &mut Chain,
     chunk: Chunk,
 ) -> Result<SealedChunk, PackError> {
@@ -67,8 +61,9 @@ pub fn seal_chunk(
         bytes,
         facts,
     } = chunk;
-    let sealed = seal_frame(key, &bytes, LEVEL)?;
+    let sealed = seal_frame(&key.key, &bytes, LEVEL)?;
     let sha256 = Sha256Digest::of(&sealed);
+    let sealed_to = key.key.fingerprint;
     let name = WalName {
         timeline,
         segment: origin.segment_size.segment_of(start),
@@ -76,7 +71,7 @@ pub fn seal_chunk(
         end,
         latest_commit: facts.last_commit.map(|mark| mark.time),
     };
-    let object_key = layout::wal(&origin.cluster, origin.lineage, &name);
+    let object_key = layout::wal(&origin.publisher.cluster, origin.lineage, &name);
     let body = WalBody {
         system: origin.lineage.system,
         version_num: origin.version_num,
@@ -89,7 +84,7 @@ pub fn seal_chunk(
             end,
             size: sealed.len() as u64,
             sha256,
-            sealed_to: key.fingerprint,
+            sealed_to,
         }],
         follows: chain.follows,
         last_commit: facts.last_commit,
@@ -99,18 +94,10 @@ pub fn seal_chunk(
         last_record: facts.last_record,
         restore_points: facts.restore_points,
     };
-    let object = Bytes::from(
-        Draft {
-            repository: origin.repository,
-            key: object_key.clone(),
-            payload: &sealed,
-            sealed_to: Some(key.fingerprint),
-            lease: origin.lease,
-            previous: chain.previous.clone(),
-            body: &body,
-        }
-        .sign(signer),
-    );
+    let previous = chain.previous.clone();
+    let object = origin
+        .publisher
+        .sign(&object_key, &sealed, Some(sealed_to), previous, &body);
     *chain = Chain {
         previous: Some(Link {
             key: object_key.clone(),
@@ -121,6 +108,7 @@ pub fn seal_chunk(
     Ok(SealedChunk {
         key: object_key,
         object,
+        needs: key.object.clone(),
         timeline,
         start,
         end,

@@ -45,9 +45,9 @@ pub struct WalState {
     pub heard: Timestamp,
     /// The newest transaction's end that is acknowledged.
     pub last_commit: Option<Timestamp>,
-    /// WAL was lost on the way to the archive: only a new base backup makes the
-    /// present restorable again.
-    pub base_needed: bool,
+    /// From where on the archive holds this timeline's WAL without a hole. A base
+    /// backup that started before it cannot be replayed to the present.
+    pub contiguous_from: Lsn,
 }
 
 impl WalState {
@@ -158,7 +158,7 @@ pub struct WalFrontier {
 }
 
 /// The writing end, for the line.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct FrontierPublisher {
     pub(super) state: watch::Sender<Option<WalState>>,
     pub(super) wanted: Arc<Wanted>,
@@ -255,7 +255,7 @@ mod tests {
             caught_up: at,
             heard: at,
             last_commit: None,
-            base_needed: false,
+            contiguous_from: Lsn::new(0),
         }
     }
 

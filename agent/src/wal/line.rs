@@ -1,0 +1,613 @@
+//! The life of a WAL line: connect, check, decide where to take up, stream, and
+//! again.
+//!
+//! Everything that matters is checked at every connection: the system
+//! identifier, whether the server is a standby, the timeline and its history,
+//! the slot, and that no other agent has taken the writer's lease. A server that
+//! is not to be followed is a finding, and is looked at again later: the line
+//! never gives up by itself.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use holdfast_proto::finding::Severity;
+use holdfast_proto::pg::{Lsn, SegmentSize, TimelineHistory, TimelineId};
+use holdfast_proto::record::HistoryBody;
+use holdfast_repository::clock::now;
+use holdfast_repository::layout;
+use holdfast_repository::pack::PackError;
+use holdfast_repository::replica::explained;
+use holdfast_repository::{Deadlines, StoreError};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::archive::ArchiveError;
+use super::backoff::Backoff;
+use super::chunk::Cutter;
+use super::lease;
+use super::seal::{Chain, Origin};
+use super::sealer::Sealer;
+use super::shared::Shared;
+use super::start::{self, Place, Refusal, Server, Start};
+use super::stream::{End, Flow, StreamError};
+use super::{WalContext, WalError};
+use crate::postgres::{PgError, PgErrorClass, ReplicationConnection, SystemIdentity, sql_connect};
+
+/// How long after its start the line waits for all replicas to be listed before
+/// it begins without some.
+const LISTING_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a stop waits for what was received to be stored.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Findings about the server that end when a stream runs.
+const SERVER_FINDINGS: [&str; 7] = [
+    "server-unreachable",
+    "server-in-recovery",
+    "server-behind-archive",
+    "history-diverged",
+    "wrong-system",
+    "wal-start-unknown",
+    "replicas-unlisted",
+];
+
+/// A stream's parts that outlive a connection.
+struct Session {
+    timeline: TimelineId,
+    size: SegmentSize,
+    cutter: Cutter,
+    sealer: Sealer,
+    streamed: bool,
+}
+
+pub(super) struct Line {
+    context: WalContext,
+    directives: watch::Receiver<super::LineDirectives>,
+    shared: Arc<Shared>,
+    session: Option<Session>,
+    /// Positions whose WAL the server does not have any more.
+    removed: BTreeSet<Lsn>,
+    listing_until: Instant,
+}
+
+/// Why an attempt to stream ended with trouble.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error(transparent)]
+    Postgres(#[from] PgError),
+    #[error(transparent)]
+    Stream(StreamError),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error(
+        "the server's system identifier is {found}, the lineage is of {expected}: connect the agent to its own cluster"
+    )]
+    WrongSystem { found: String, expected: String },
+    #[error("the server is a standby: connect the agent to the primary")]
+    Standby,
+    #[error("no replica of the repository could be listed: WAL stays on the server until one can")]
+    NoReplica,
+    #[error(
+        "the server does not have the WAL after {at} any more, and replicas {unlisted} were not listed: they may hold \
+         it. Bring them back, or take them out of the configuration to accept the gap"
+    )]
+    StartUnknown { at: Lsn, unlisted: String },
+    #[error("the history of timeline {timeline} could not be stored on {wanted} replica(s): {why}")]
+    HistoryNotStored {
+        timeline: TimelineId,
+        wanted: usize,
+        why: String,
+    },
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error(transparent)]
+    Fatal(#[from] WalError),
+}
+
+impl From<StreamError> for Trouble {
+    fn from(error: StreamError) -> Self {
+        match error {
+            StreamError::Postgres(error) => Trouble::Postgres(error),
+            other => Trouble::Stream(other),
+        }
+    }
+}
+
+impl Trouble {
+    /// The finding's name and how much it matters.
+    fn finding(&self) -> (&'static str, Severity) {
+        match self {
+            Trouble::Refused(refusal) => (refusal.finding(), Severity::Critical),
+            Trouble::WrongSystem { .. } => ("wrong-system", Severity::Critical),
+            Trouble::Standby => ("server-in-recovery", Severity::Warning),
+            Trouble::NoReplica => ("replicas-unlisted", Severity::Critical),
+            Trouble::StartUnknown { .. } => ("wal-start-unknown", Severity::Critical),
+            Trouble::Postgres(error) => match error.class() {
+                PgErrorClass::Retry | PgErrorClass::Busy | PgErrorClass::Server => {
+                    ("server-unreachable", Severity::Warning)
+                }
+                _ => ("server-unreachable", Severity::Critical),
+            },
+            _ => ("server-unreachable", Severity::Warning),
+        }
+    }
+}
+
+impl Line {
+    pub fn new(context: WalContext, shared: Arc<Shared>) -> Self {
+        let directives = context.directives.clone();
+        Self {
+            context,
+            directives,
+            shared,
+            session: None,
+            removed: BTreeSet::new(),
+            listing_until: Instant::now() + LISTING_PATIENCE,
+        }
+    }
+
+    /// Streams until cancelled or until another agent has taken over.
+    pub async fn run(mut self) -> Result<(), WalError> {
+        let cancel = self.context.cancel.clone();
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        loop {
+            let began = Instant::now();
+            // Dropping the attempt closes the connection; what was received is
+            // in the session.
+            let outcome = self.attempt().await;
+            self.shared.connected(false);
+            match outcome {
+                Ok(End::Cancelled) => return self.stop().await,
+                Ok(End::Timeline { next }) => {
+                    tracing::info!(timeline = %next, "the server goes on with another timeline");
+                    if !self.settle().await? {
+                        return self.stop().await;
+                    }
+                    continue;
+                }
+                Ok(End::Full) => {
+                    tracing::info!("memory is full, the stream pauses");
+                    self.until_room().await;
+                }
+                Ok(End::Released) => tracing::info!("the server shuts down and was released"),
+                Err(Trouble::Fatal(error)) => return Err(error),
+                Err(Trouble::Postgres(error)) if error.class() == PgErrorClass::Gap => {
+                    if self.note_removed(&error).await? {
+                        continue;
+                    }
+                }
+                Err(trouble) => self.raise(&trouble),
+            }
+            if cancel.is_cancelled() {
+                return self.stop().await;
+            }
+            if began.elapsed() > Duration::from_secs(30) {
+                backoff.reset();
+            }
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = sleep(backoff.next()) => {}
+            }
+        }
+    }
+
+    fn subject(&self) -> String {
+        self.context.publisher.cluster.to_string()
+    }
+
+    fn raise(&self, trouble: &Trouble) {
+        let (name, severity) = trouble.finding();
+        let detail = explained(trouble);
+        self.shared.findings.raise(severity, name, self.subject(), detail);
+    }
+
+    /// One connection, from its checks to its end.
+    async fn attempt(&mut self) -> Result<End, Trouble> {
+        let cancel = self.context.cancel.clone();
+        let prepared = tokio::select! {
+            () = cancel.cancelled() => return Ok(End::Cancelled),
+            prepared = self.prepare() => prepared?,
+        };
+        let (connection, slot) = prepared;
+        let session = self.session.as_mut().expect("prepare has made a session");
+        let at = session.cutter.position();
+        let starting = connection.start_physical(Some(&self.context.slot), at, session.timeline);
+        let mut stream = starting.await?;
+        self.shared.connected(true);
+        let mut flow = Flow {
+            shared: &self.shared,
+            sealer: &session.sealer,
+            cutter: &mut session.cutter,
+            directives: &mut self.directives,
+            cancel: &cancel,
+            slot,
+        };
+        let end = flow.run(&mut stream).await;
+        session.streamed |= session.cutter.position() > at;
+        if session.streamed {
+            self.removed.clear();
+        }
+        Ok(end?)
+    }
+
+    /// Connects, checks everything, and makes a session if there is none.
+    /// Returns the connection and where the slot stands.
+    async fn prepare(&mut self) -> Result<(ReplicationConnection, Option<Lsn>), Trouble> {
+        lease::check(&self.context.publisher).await?;
+        self.until_listed().await?;
+        let mut connection = ReplicationConnection::connect(&self.context.target).await?;
+        let identity = connection.identify_system().await?;
+        if identity.system != self.context.lineage.system {
+            return Err(Trouble::WrongSystem {
+                found: identity.system.to_string(),
+                expected: self.context.lineage.system.to_string(),
+            });
+        }
+        if connection.in_recovery() == Some(true) {
+            return Err(Trouble::Standby);
+        }
+        let size = connection.show_segment_size().await?;
+        let slot = self.reserve(&mut connection).await?;
+        let history = self.history(&mut connection, identity.timeline).await?;
+        let server = Server {
+            timeline: identity.timeline,
+            flush: identity.flush,
+            history: &history,
+            slot,
+            segment_size: size,
+        };
+        match &self.session {
+            Some(session) => check_still_ours(session, &server)?,
+            None => self.begin(&mut connection, &identity, server).await?,
+        }
+        for name in SERVER_FINDINGS {
+            self.shared.findings.clear(name, &self.subject());
+        }
+        Ok((connection, slot))
+    }
+
+    /// Makes sure of the slot, and says from where it keeps WAL.
+    async fn reserve(&self, connection: &mut ReplicationConnection) -> Result<Option<Lsn>, PgError> {
+        match connection.read_slot(&self.context.slot).await? {
+            Some(slot) if slot.restart_lsn.is_some() => return Ok(slot.restart_lsn),
+            // It keeps nothing: made without a reservation, or given up by the
+            // server. What WAL is still there is found out by asking for it.
+            Some(_) => {
+                connection.drop_slot(&self.context.slot).await?;
+            }
+            None => {}
+        }
+        connection.create_physical_slot(&self.context.slot, true).await?;
+        tracing::info!(slot = %self.context.slot, "replication slot made");
+        Ok(connection
+            .read_slot(&self.context.slot)
+            .await?
+            .and_then(|slot| slot.restart_lsn))
+    }
+
+    /// Waits until every replica was listed, or some were and patience ends.
+    async fn until_listed(&self) -> Result<(), Trouble> {
+        let mut revision = self.shared.revisions();
+        let all = async {
+            while !self.shared.ledger(|ledger| ledger.unlisted().is_empty()) {
+                if revision.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        let listed = timeout_at(self.listing_until, all).await.is_ok();
+        let some = self
+            .shared
+            .ledger(|l| l.unlisted().len() < self.shared.replicas.len());
+        if listed || some {
+            Ok(())
+        } else {
+            Err(Trouble::NoReplica)
+        }
+    }
+
+    /// The history of `timeline`, after it and those of its ancestors were
+    /// stored; what is archived under the same number must be the same.
+    async fn history(
+        &self,
+        connection: &mut ReplicationConnection,
+        timeline: TimelineId,
+    ) -> Result<TimelineHistory, Trouble> {
+        let mut newest = TimelineHistory::root(timeline);
+        let mut wanted = vec![timeline];
+        while let Some(next) = wanted.pop() {
+            let Some(file) = connection.timeline_history(next).await? else {
+                continue;
+            };
+            let parsed = TimelineHistory::parse(next, &String::from_utf8_lossy(&file.content))
+                .map_err(|e| PgError::Invalid(e.to_string()))?;
+            if next == timeline {
+                wanted.extend(parsed.ancestors().iter().map(|switch| switch.timeline));
+                newest = parsed;
+            }
+            self.store_history(next, &file.content).await?;
+        }
+        Ok(newest)
+    }
+
+    async fn store_history(&self, timeline: TimelineId, content: &[u8]) -> Result<(), Trouble> {
+        let key = layout::history(&self.context.publisher.cluster, self.context.lineage, timeline);
+        let body = HistoryBody {
+            system: self.context.lineage.system,
+            timeline,
+        };
+        let object = self.context.publisher.sign(&key, content, None, None, &body);
+        let storing = self.shared.replicas.iter().enumerate().map(|(place, replica)| {
+            let (object, key) = (object.clone(), key.clone());
+            async move {
+                let replica = replica.with_deadlines(Deadlines::short());
+                match replica.create(&key, object).await {
+                    Ok(_) => {}
+                    Err(StoreError::Conflict { .. }) => {
+                        let there = self.shared.archive.history(&replica, timeline).await?;
+                        if there.is_none_or(|there| there != content) {
+                            return Err(ArchiveError::Damaged {
+                                key,
+                                why: "the server has another history for this timeline".to_owned(),
+                            });
+                        }
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+                self.shared.stored_history(place, timeline);
+                Ok(())
+            }
+        });
+        let outcomes = join_all(storing).await;
+        let wanted = self.shared.ledger(|ledger| ledger.copies());
+        let stored = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        let failures: Vec<ArchiveError> = outcomes.into_iter().filter_map(Result::err).collect();
+        if failures
+            .iter()
+            .any(|failure| matches!(failure, ArchiveError::Damaged { .. }))
+        {
+            let archive = self.shared.ledger(|ledger| ledger.union(timeline).last());
+            return Err(Trouble::Refused(Refusal::Diverged {
+                server_timeline: timeline,
+                archive_timeline: timeline,
+                archive: archive.map_or(Lsn::new(0), |(_, end)| end),
+            }));
+        }
+        if stored < wanted {
+            let why: Vec<String> = failures.iter().map(|f| explained(f)).collect();
+            return Err(Trouble::HistoryNotStored {
+                timeline,
+                wanted,
+                why: why.join("; "),
+            });
+        }
+        Ok(())
+    }
+
+    /// Decides where to take up, and makes the session.
+    async fn begin(
+        &mut self,
+        connection: &mut ReplicationConnection,
+        identity: &SystemIdentity,
+        server: Server<'_>,
+    ) -> Result<(), Trouble> {
+        let size = server.segment_size;
+        let start = self.shared.ledger(|ledger| start::plan(ledger, server))?;
+        let untried = start
+            .places
+            .iter()
+            .find(|place| !self.removed.contains(&place.from));
+        let (timeline, place) = match untried {
+            Some(place) => (start.timeline, *place),
+            None => {
+                let (slot, timeline) = self.anew(connection, identity, &start, &server).await?;
+                let from = size.start_of(size.segment_of(slot));
+                (timeline, Place { anchor: from, from })
+            }
+        };
+        let version_num = self.version_num().await?;
+        let origin = Origin {
+            publisher: self.context.publisher.clone(),
+            lineage: self.context.lineage,
+            version_num,
+            segment_size: size,
+        };
+        let chain = self.chain(timeline, size, place).await;
+        self.shared.begin(timeline, place, size, identity.flush);
+        let keys = self.context.keys.clone();
+        self.session = Some(Session {
+            timeline,
+            size,
+            cutter: Cutter::new(timeline, size, self.context.lineage.system, place.from),
+            sealer: Sealer::start(self.shared.clone(), origin, keys, chain),
+            streamed: false,
+        });
+        tracing::info!(%timeline, lsn = %place.from, "the WAL line takes up");
+        Ok(())
+    }
+
+    /// The start of a stream that continues nothing: the first ever, or after a
+    /// gap, which is a finding. Returns the slot's position.
+    async fn anew(
+        &mut self,
+        connection: &mut ReplicationConnection,
+        identity: &SystemIdentity,
+        start: &Start,
+        server: &Server<'_>,
+    ) -> Result<(Lsn, TimelineId), Trouble> {
+        let lost = start.places.last().map(|place| place.from);
+        if let Some(at) = lost {
+            let unlisted = self.shared.ledger(|ledger| ledger.unlisted());
+            if !unlisted.is_empty() {
+                self.removed.clear();
+                let unlisted: Vec<String> = unlisted.iter().map(ToString::to_string).collect();
+                return Err(Trouble::StartUnknown {
+                    at,
+                    unlisted: unlisted.join(", "),
+                });
+            }
+        }
+        let usable = server
+            .slot
+            .filter(|slot| !self.removed.contains(&gone(*slot, server.segment_size)));
+        let slot = match usable {
+            Some(slot) => slot,
+            None => {
+                connection.drop_slot(&self.context.slot).await?;
+                self.reserve(connection).await?.unwrap_or(identity.flush)
+            }
+        };
+        if let Some(lost) = lost {
+            let detail = format!(
+                "the server has removed the WAL between {lost} and {slot} before it was stored: moments in between and \
+                 after cannot be restored until a new base backup is taken. Take one now, and look at the findings of \
+                 the days before for why the slot did not hold the WAL"
+            );
+            self.shared
+                .findings
+                .raise(Severity::Critical, "wal-gap", self.subject(), detail);
+        }
+        Ok((slot, identity.timeline))
+    }
+
+    /// The objects that the first new one continues.
+    async fn chain(&self, timeline: TimelineId, size: SegmentSize, place: Place) -> Chain {
+        let archive = &self.shared.archive;
+        let short: Vec<_> = self
+            .shared
+            .replicas
+            .iter()
+            .map(|r| r.with_deadlines(Deadlines::short()))
+            .collect();
+        let chain = archive.chain_at(&short, timeline, size, place.from).await;
+        if chain.previous.is_some() {
+            return chain;
+        }
+        // A timeline's first object names the last one of the timeline before;
+        // its WAL does not follow that one's.
+        let before = self.shared.ledger(|ledger| {
+            let newest = ledger.newest_timeline().filter(|newest| *newest < timeline)?;
+            ledger.union(newest).last().map(|(_, end)| (newest, end))
+        });
+        match before {
+            Some((older, end)) => Chain {
+                follows: None,
+                ..archive.chain_at(&short, older, size, end).await
+            },
+            None => Chain::default(),
+        }
+    }
+
+    async fn version_num(&self) -> Result<u32, PgError> {
+        let client = sql_connect(&self.context.target).await?;
+        let row = client
+            .query_one("select pg_catalog.current_setting('server_version_num')", &[])
+            .await?;
+        let text: String = row.get(0);
+        text.parse()
+            .map_err(|_| PgError::Protocol(format!("server_version_num is {text:?}")))
+    }
+
+    /// The server has no WAL at the session's position. Returns whether to look
+    /// for another place at once.
+    async fn note_removed(&mut self, error: &PgError) -> Result<bool, WalError> {
+        let Some(session) = &self.session else {
+            tracing::warn!(err = %error, "the slot is of no use");
+            return Ok(false);
+        };
+        tracing::warn!(lsn = %session.cutter.position(), err = %error, "the server has removed WAL");
+        self.removed.insert(session.cutter.received());
+        self.removed.insert(gone(session.cutter.position(), session.size));
+        self.settle().await
+    }
+
+    /// Ends the session: waits until all that was received is stored on enough
+    /// replicas. `false` when the agent stops meanwhile.
+    async fn settle(&mut self) -> Result<bool, WalError> {
+        let Some(received) = self.close_session().await? else {
+            return Ok(true);
+        };
+        let cancel = self.context.cancel.clone();
+        tokio::select! {
+            () = cancel.cancelled() => Ok(false),
+            () = self.until_stored(received) => Ok(true),
+        }
+    }
+
+    async fn close_session(&mut self) -> Result<Option<Lsn>, PackError> {
+        let Some(mut session) = self.session.take() else {
+            return Ok(None);
+        };
+        if let Some(chunk) = session.cutter.close() {
+            self.shared
+                .closed(chunk.end, chunk.facts.earliest_time, chunk.facts.latest_time);
+            // A sealer that failed says why when it is finished.
+            let _ = session.sealer.seal(chunk);
+        }
+        session.sealer.finish().await?;
+        Ok(Some(session.cutter.received()))
+    }
+
+    async fn until_stored(&self, received: Lsn) {
+        let mut revision = self.shared.revisions();
+        while self
+            .shared
+            .ledger(|ledger| ledger.acknowledged())
+            .is_none_or(|safe| safe < received)
+        {
+            if revision.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn until_room(&self) {
+        let mut revision = self.shared.revisions();
+        let cancel = self.context.cancel.clone();
+        while !self.shared.has_room() && !cancel.is_cancelled() {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                changed = revision.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// A clean stop: what was received is stored if that is quick.
+    async fn stop(&mut self) -> Result<(), WalError> {
+        if let Some(received) = self.close_session().await?
+            && timeout(STOP_PATIENCE, self.until_stored(received)).await.is_err()
+        {
+            tracing::info!(at = %now(), "stopped before all was stored: the slot keeps it");
+        }
+        Ok(())
+    }
+}
+
+/// The name under which a segment counts as removed.
+fn gone(at: Lsn, size: SegmentSize) -> Lsn {
+    size.start_of(size.segment_of(at))
+}
+
+/// A reconnect continues the same stream only on a server that has what we have.
+fn check_still_ours(session: &Session, server: &Server<'_>) -> Result<(), Refusal> {
+    let received = session.cutter.received();
+    if server.timeline < session.timeline || (server.timeline == session.timeline && server.flush < received)
+    {
+        return Err(Refusal::Behind {
+            server_timeline: server.timeline,
+            server: server.flush,
+            archive_timeline: session.timeline,
+            archive: received,
+        });
+    }
+    if !server.history.contains(session.timeline, received) {
+        return Err(Refusal::Diverged {
+            server_timeline: server.timeline,
+            archive_timeline: session.timeline,
+            archive: received,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,265 @@
+//! What the tasks of one WAL line share: the book of the ledger and the stream.
+//!
+//! One mutex, held for bookkeeping only, never across an await. Every change
+//! moves the revision on, on which the tasks wait, and publishes the state.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use holdfast_proto::Timestamp;
+use holdfast_proto::pg::{Lsn, SegmentSize, TimelineId};
+use holdfast_proto::record::ReplicaFrontier;
+use holdfast_repository::Replica;
+use holdfast_repository::clock::now;
+use holdfast_repository::publisher::Publisher;
+use tokio::sync::watch;
+
+use super::archive::Archive;
+use super::ledger::{Errand, Holdings, Ledger, SealedChunk};
+use super::start::Place;
+use super::state::{FrontierPublisher, WalState};
+use crate::findings::Findings;
+
+/// The most bytes of WAL and of its objects that are held in memory.
+pub const MEMORY: usize = 32 << 20;
+
+/// Where the stream is.
+#[derive(Debug)]
+struct Stream {
+    segment_size: SegmentSize,
+    connected: bool,
+    server_flush: Lsn,
+    received: Lsn,
+    caught_up: Timestamp,
+    heard: Timestamp,
+    earliest_open: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+struct Book {
+    ledger: Ledger,
+    /// `None` until the first stream begins.
+    stream: Option<Stream>,
+    /// Bytes received that are not sealed yet.
+    raw: usize,
+}
+
+/// What the tasks share.
+pub(super) struct Shared {
+    pub publisher: Publisher,
+    pub archive: Archive,
+    pub findings: Findings,
+    pub replicas: Vec<Replica>,
+    frontier: FrontierPublisher,
+    book: Mutex<Book>,
+    revision: watch::Sender<u64>,
+}
+
+impl Shared {
+    pub fn new(
+        publisher: Publisher,
+        archive: Archive,
+        findings: Findings,
+        replicas: Vec<Replica>,
+        copies: usize,
+        frontier: FrontierPublisher,
+    ) -> Arc<Self> {
+        let ledger = Ledger::new(replicas.iter().map(|r| r.region().clone()), copies);
+        Arc::new(Self {
+            publisher,
+            archive,
+            findings,
+            replicas,
+            frontier,
+            book: Mutex::new(Book {
+                ledger,
+                stream: None,
+                raw: 0,
+            }),
+            revision: watch::channel(0).0,
+        })
+    }
+
+    /// Changes of the book.
+    pub fn revisions(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
+    /// Resolves when somebody waits for WAL that may be in the open chunk.
+    pub async fn wanted(&self) {
+        self.frontier.wanted.changed.notified().await;
+    }
+
+    /// The highest position that anybody waited for.
+    pub fn highest_wanted(&self) -> Lsn {
+        self.frontier.wanted.highest()
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        // Nothing below leaves the book half changed, and nothing panics in it.
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Book) -> T) -> T {
+        let mut book = self.book();
+        let outcome = change(&mut book);
+        let state = book.stream.as_ref().map(|stream| state_of(&book.ledger, stream));
+        drop(book);
+        self.revision.send_modify(|n| *n = n.wrapping_add(1));
+        self.frontier.state.send_if_modified(|published| {
+            let changed = *published != state;
+            *published = state;
+            changed
+        });
+        outcome
+    }
+
+    /// Looks at the ledger.
+    pub fn ledger<T>(&self, look: impl FnOnce(&Ledger) -> T) -> T {
+        look(&self.book().ledger)
+    }
+
+    /// The state as it is published.
+    pub fn state(&self) -> Option<WalState> {
+        self.frontier.state.borrow().clone()
+    }
+
+    pub fn set_copies(&self, copies: usize) {
+        self.change(|book| book.ledger.set_copies(copies));
+    }
+
+    pub fn listed(&self, place: usize, holdings: Holdings) {
+        self.change(|book| book.ledger.listed(place, holdings));
+    }
+
+    pub fn stored(&self, place: usize, timeline: TimelineId, intervals: &[(Lsn, Lsn)]) {
+        self.change(|book| {
+            for (start, end) in intervals {
+                book.ledger.stored(place, timeline, *start, *end);
+            }
+        });
+    }
+
+    pub fn stored_history(&self, place: usize, timeline: TimelineId) {
+        self.change(|book| book.ledger.stored_history(place, timeline));
+    }
+
+    /// What the courier of the replica at `place` does next, and the segment
+    /// size once it is known. Before the first stream begins replicas are
+    /// listed and nothing else.
+    pub fn errand(&self, place: usize) -> (Errand, Option<SegmentSize>) {
+        let book = self.book();
+        let size = book.stream.as_ref().map(|stream| stream.segment_size);
+        match book.ledger.errand(place) {
+            Errand::List => (Errand::List, size),
+            _ if size.is_none() => (Errand::Rest, None),
+            errand => (errand, size),
+        }
+    }
+
+    /// Begins a stream of `timeline` at `place`.
+    pub fn begin(&self, timeline: TimelineId, place: Place, size: SegmentSize, server_flush: Lsn) {
+        let now = now();
+        self.change(|book| {
+            book.ledger.begin(timeline, place.anchor);
+            let caught_up = book.stream.as_ref().map_or(now, |stream| stream.caught_up);
+            book.stream = Some(Stream {
+                segment_size: size,
+                connected: false,
+                server_flush: server_flush.max(place.from),
+                received: place.from,
+                caught_up,
+                heard: now,
+                earliest_open: None,
+            });
+        });
+    }
+
+    /// Notes whether the stream runs.
+    pub fn connected(&self, connected: bool) {
+        self.change(|book| {
+            if let Some(stream) = &mut book.stream {
+                stream.connected = connected;
+            }
+        });
+    }
+
+    /// Notes what was heard: the server's position, ours, and the earliest
+    /// transaction's end in the open chunk.
+    pub fn heard(&self, server_flush: Lsn, received: Lsn, earliest_open: Option<Timestamp>) {
+        let now = now();
+        self.change(|book| {
+            if let Some(stream) = &mut book.stream {
+                stream.heard = now;
+                stream.server_flush = stream.server_flush.max(server_flush);
+                stream.received = stream.received.max(received);
+                stream.earliest_open = earliest_open;
+                if stream.received >= stream.server_flush {
+                    stream.caught_up = now;
+                }
+            }
+        });
+    }
+
+    /// Takes note of bytes that now are in memory.
+    pub fn hold(&self, bytes: usize) {
+        self.book().raw += bytes;
+    }
+
+    /// A chunk that ends at `end` was closed, with transactions of these times.
+    pub fn closed(&self, end: Lsn, earliest: Option<Timestamp>, latest: Option<Timestamp>) {
+        self.change(|book| {
+            if let Some((earliest, latest)) = earliest.zip(latest) {
+                book.ledger.push_commits(end, earliest, latest);
+            }
+            if let Some(stream) = &mut book.stream {
+                stream.earliest_open = None;
+            }
+        });
+    }
+
+    /// A chunk of `raw` bytes was sealed.
+    pub fn sealed(&self, raw: usize, chunk: SealedChunk) {
+        self.change(|book| {
+            book.raw = book.raw.saturating_sub(raw);
+            book.ledger.push(chunk);
+        });
+    }
+
+    /// Whether there is room in memory for more; what is acknowledged makes way.
+    pub fn has_room(&self) -> bool {
+        let mut book = self.book();
+        loop {
+            if book.raw + book.ledger.pending_bytes() < MEMORY {
+                return true;
+            }
+            if book.ledger.evict().is_none() {
+                return false;
+            }
+        }
+    }
+}
+
+fn state_of(ledger: &Ledger, stream: &Stream) -> WalState {
+    let replicas = ledger.frontiers();
+    WalState {
+        connected: stream.connected,
+        timeline: ledger.timeline(),
+        server_flush: stream.server_flush,
+        received: stream.received,
+        contiguous_from: ledger.anchor(),
+        acknowledged: ledger.acknowledged().unwrap_or(ledger.anchor()),
+        copies: u32::try_from(ledger.copies()).unwrap_or(u32::MAX),
+        replicas: replicas
+            .into_iter()
+            .map(|(region, durable)| ReplicaFrontier { region, durable })
+            .collect(),
+        oldest_unsafe: ledger
+            .oldest_unsafe()
+            .into_iter()
+            .chain(stream.earliest_open)
+            .min(),
+        caught_up: stream.caught_up,
+        heard: stream.heard,
+        last_commit: ledger.last_commit(),
+    }
+}
