@@ -11,10 +11,11 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use futures::future::join_all;
+use futures::stream::FuturesUnordered;
 use holdfast_proto::names::{ActorName, Region, RepositoryId};
 use holdfast_proto::record::RepositoryDocument;
 use holdfast_proto::{Fingerprint, Timestamp};
@@ -23,11 +24,14 @@ use object_store::ObjectStore;
 use crate::config::{ConfigError, RepositoryConfig};
 use crate::layout::{self, Located};
 use crate::probe::ProbeError;
-use crate::replica::{Class, Deadlines, Replica, StoreError};
+use crate::replica::{Class, Deadlines, Document, Replica, StoreError};
 use crate::store::BackEnd;
 
 /// The writer's name in the probe objects that initialising leaves.
 const INIT: &str = "repo-init";
+
+/// How long the other replicas are waited for once one has answered.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// A repository: one logical store on one or more replicas. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -141,29 +145,8 @@ impl Repository {
         if replicas.is_empty() {
             return Err(ConfigError::NoReplica.into());
         }
-        let answers = join_all(replicas.iter().map(|r| {
-            let r = r.with_deadlines(Deadlines::short());
-            async move { r.document().await }
-        }))
-        .await;
-        let mut found: Option<(Region, RepositoryDocument)> = None;
-        let mut failed = Vec::new();
-        for (replica, answer) in replicas.iter().zip(answers) {
-            match (answer, &found) {
-                (Ok((document, _)), Some((first, known))) if document.id != known.id => {
-                    return Err(OpenError::Different {
-                        first: first.clone(),
-                        second: replica.region().clone(),
-                        first_id: known.id,
-                        second_id: document.id,
-                    });
-                }
-                (Ok(_), Some(_)) => {}
-                (Ok((document, _)), None) => found = Some((replica.region().clone(), document)),
-                (Err(error), _) => failed.push((replica.region().clone(), error)),
-            }
-        }
-        let Some((_, document)) = found else {
+        let (answers, failed) = ask(&replicas).await;
+        let Some((first, document)) = answers.first() else {
             let all_answered = failed.iter().all(|(_, e)| matches!(e, StoreError::Gone { .. }));
             return Err(if all_answered {
                 OpenError::NoRepository(Regions(failed))
@@ -171,16 +154,22 @@ impl Repository {
                 OpenError::NoneReachable(Regions(failed))
             });
         };
-        let repository = Self::assemble(document, replicas, lenient);
-        // Sights are taken now, so that the first use of each replica is not
-        // slower than the others.
-        join_all(repository.replicas.iter().zip(0..).filter_map(|(replica, _)| {
-            let missing = failed.iter().any(|(region, _)| region == replica.region());
-            (!missing).then(|| replica.check())
-        }))
-        .await;
+        for (second, other) in &answers {
+            if other.content.id != document.content.id {
+                return Err(OpenError::Different {
+                    first: first.region().clone(),
+                    second: second.region().clone(),
+                    first_id: document.content.id,
+                    second_id: other.content.id,
+                });
+            }
+        }
         for (region, error) in &failed {
             tracing::info!(region = %region, err = %error.explained(), "a replica is out of reach");
+        }
+        let repository = Self::assemble(document.content.clone(), replicas.clone(), lenient);
+        for (replica, document) in &answers {
+            replica.saw(document);
         }
         Ok(repository)
     }
@@ -257,11 +246,11 @@ impl Repository {
                 Ok(_) => {}
                 // Another run of init was faster: what it wrote is what counts.
                 Err(StoreError::Conflict { .. }) => match replica.document().await {
-                    Ok((other, _)) => {
+                    Ok(other) => {
                         return Err(OpenError::Different {
                             first: replica.region().clone(),
                             second: replicas[0].region().clone(),
-                            first_id: other.id,
+                            first_id: other.content.id,
                             second_id: document.id,
                         });
                     }
@@ -282,29 +271,30 @@ impl Repository {
         replicas: &[Replica],
         root: Fingerprint,
     ) -> Result<Option<(RepositoryDocument, Bytes)>, OpenError> {
-        let mut known: Option<(Region, RepositoryDocument, Bytes)> = None;
+        let mut known: Option<(Region, Document)> = None;
         let mut failed = Vec::new();
         for replica in replicas {
             match replica.document().await {
-                Ok((document, bytes)) => {
-                    if document.root != root {
+                Ok(document) => {
+                    let content = &document.content;
+                    if content.root != root {
                         return Err(OpenError::OtherRoot {
                             region: replica.region().clone(),
-                            found: document.root,
+                            found: content.root,
                             expected: root,
                         });
                     }
                     match &known {
-                        Some((first, other, _)) if other.id != document.id => {
+                        Some((first, other)) if other.content.id != content.id => {
                             return Err(OpenError::Different {
                                 first: first.clone(),
                                 second: replica.region().clone(),
-                                first_id: other.id,
-                                second_id: document.id,
+                                first_id: other.content.id,
+                                second_id: content.id,
                             });
                         }
                         Some(_) => {}
-                        None => known = Some((replica.region().clone(), document, bytes)),
+                        None => known = Some((replica.region().clone(), document)),
                     }
                 }
                 Err(StoreError::Gone { .. }) => match foreign(replica).await {
@@ -324,7 +314,7 @@ impl Repository {
         if !failed.is_empty() {
             return Err(OpenError::Unreachable(Regions(failed)));
         }
-        Ok(known.map(|(_, document, bytes)| (document, bytes)))
+        Ok(known.map(|(_, document)| (document.content, document.bytes)))
     }
 
     fn compose(root: Fingerprint, now: Timestamp) -> (RepositoryDocument, Bytes) {
@@ -391,6 +381,47 @@ impl Repository {
             .collect();
         self
     }
+}
+
+/// Asks every replica what it is. Once one has answered, the others have
+/// [`GRACE`] left: a dead region must not hold up what can be read elsewhere.
+async fn ask(replicas: &[Replica]) -> (Vec<(&Replica, Document)>, Vec<(Region, StoreError)>) {
+    let mut asked: FuturesUnordered<_> = replicas
+        .iter()
+        .map(|replica| async move {
+            let patient = replica.with_deadlines(replica.deadlines().within(Deadlines::short()));
+            (replica, patient.document().await)
+        })
+        .collect();
+    let mut answers: Vec<(&Replica, Document)> = Vec::new();
+    let mut failed = Vec::new();
+    loop {
+        let next = if answers.is_empty() {
+            asked.next().await
+        } else {
+            match tokio::time::timeout(GRACE, asked.next()).await {
+                Ok(next) => next,
+                Err(_) => break,
+            }
+        };
+        match next {
+            Some((replica, Ok(document))) => answers.push((replica, document)),
+            Some((replica, Err(error))) => failed.push((replica.region().clone(), error)),
+            None => break,
+        }
+    }
+    for replica in replicas {
+        let heard = answers.iter().any(|(r, _)| r.region() == replica.region())
+            || failed.iter().any(|(region, _)| region == replica.region());
+        if !heard {
+            failed.push((replica.region().clone(), replica.silent(GRACE)));
+        }
+    }
+    // Reports in configured order, whoever was faster.
+    let place = |region: &Region| replicas.iter().position(|r| r.region() == region);
+    answers.sort_by_key(|(replica, _)| place(replica.region()));
+    failed.sort_by_key(|(region, _)| place(region));
+    (answers, failed)
 }
 
 /// Something below the replica's prefix that initialising did not put there.

@@ -40,6 +40,15 @@ impl Deadlines {
         }
     }
 
+    /// No longer than `other`.
+    pub fn within(self, other: Self) -> Self {
+        Self {
+            call: self.call.min(other.call),
+            attempt: self.attempt.min(other.attempt),
+            slowest: self.slowest.max(other.slowest),
+        }
+    }
+
     fn allowance(&self, bytes: u64) -> Duration {
         Duration::from_millis(bytes.saturating_mul(1000) / self.slowest.max(1))
     }
@@ -75,6 +84,15 @@ impl Replica {
             made: 0,
             uncertain: false,
         }
+    }
+}
+
+impl Replica {
+    /// The error of a replica that was given up on while it was still asked.
+    pub(crate) fn silent(&self, waited: Duration) -> StoreError {
+        let mut attempts = self.attempts(Operation::Read, "repository.json", 0);
+        attempts.made = 1;
+        attempts.failed(Cause::NoAnswer(waited))
     }
 }
 

@@ -18,6 +18,16 @@ pub const FORMAT: u32 = 1;
 /// More than any `repository.json` has.
 const MAX_DOCUMENT: u64 = 64 << 10;
 
+/// A `repository.json` that was read.
+#[derive(Debug, Clone)]
+pub(crate) struct Document {
+    /// What it says.
+    pub content: RepositoryDocument,
+    /// Its bytes.
+    pub bytes: Bytes,
+    sight: Sight,
+}
+
 /// Reads a `repository.json`; the reason when it is none.
 fn parse_document(bytes: &[u8]) -> Result<RepositoryDocument, String> {
     #[derive(serde::Deserialize)]
@@ -37,7 +47,20 @@ fn parse_document(bytes: &[u8]) -> Result<RepositoryDocument, String> {
 
 impl Replica {
     /// Reads `repository.json` as it is.
-    pub(crate) async fn document(&self) -> Result<(RepositoryDocument, Bytes), StoreError> {
+    pub(crate) async fn document(&self) -> Result<Document, StoreError> {
+        // The stamp first: a file exchanged in between is looked at again.
+        let stamp = match self.directory() {
+            None => None,
+            Some(directory) => match directory.marker().await {
+                Ok(stamp) => Some(stamp),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(self.gone()),
+                Err(e) => {
+                    return Err(self
+                        .attempts(Operation::Read, "repository.json", 0)
+                        .failed(e.into()));
+                }
+            },
+        };
         let key = layout::repository_document();
         let mut attempts = self.attempts(Operation::Read, key.as_str(), 0);
         let bytes = loop {
@@ -61,9 +84,16 @@ impl Replica {
         if bytes.len() as u64 > MAX_DOCUMENT {
             return Err(bad(format!("{} bytes are too many", bytes.len())));
         }
-        let document = parse_document(&bytes).map_err(bad)?;
+        let content = parse_document(&bytes).map_err(bad)?;
         self.note_health(true);
-        Ok((document, bytes))
+        Ok(Document {
+            content,
+            bytes,
+            sight: Sight {
+                at: Instant::now(),
+                stamp,
+            },
+        })
     }
 
     /// From now on only repository `id` is accepted here.
@@ -124,33 +154,22 @@ impl Replica {
         let Some(expected) = self.shared.expected.get() else {
             return Ok(());
         };
-        // The stamp first: a file exchanged in between is looked at again.
-        let stamp = match self.directory() {
-            None => None,
-            Some(directory) => match directory.marker().await {
-                Ok(stamp) => Some(stamp),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(self.gone()),
-                Err(e) => {
-                    return Err(self
-                        .attempts(Operation::Read, "repository.json", 0)
-                        .failed(e.into()));
-                }
-            },
-        };
-        let (document, _) = self.document().await?;
-        if document.id != *expected {
+        let document = self.document().await?;
+        if document.content.id != *expected {
             return Err(StoreError::Another {
                 region: self.region().clone(),
                 location: self.location().to_owned(),
                 expected: *expected,
-                found: document.id,
+                found: document.content.id,
             });
         }
-        *self.shared.sight.lock().unwrap_or_else(PoisonError::into_inner) = Some(Sight {
-            at: Instant::now(),
-            stamp,
-        });
+        self.saw(&document);
         Ok(())
+    }
+
+    /// Notes that the right `repository.json` was seen.
+    pub(crate) fn saw(&self, document: &Document) {
+        *self.shared.sight.lock().unwrap_or_else(PoisonError::into_inner) = Some(document.sight);
     }
 
     fn gone(&self) -> StoreError {

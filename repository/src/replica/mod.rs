@@ -49,7 +49,7 @@ mod document;
 mod error;
 
 pub use attempts::Deadlines;
-pub(crate) use document::FORMAT;
+pub(crate) use document::{Document, FORMAT};
 pub use error::{Cause, Class, Operation, StoreError, explained};
 
 /// The most bytes that an object may have: packs are 16 MiB, the rest is
@@ -204,7 +204,7 @@ impl Replica {
         }
         let mut attempts = self.attempts(Operation::Create, key.as_str(), size);
         loop {
-            let cause = match attempts.once(self.put(key, &bytes, PutMode::Create)).await {
+            let mut cause = match attempts.once(self.put(key, &bytes, PutMode::Create)).await {
                 Ok(()) => {
                     self.note_health(true);
                     return Ok(Created::New);
@@ -221,10 +221,14 @@ impl Replica {
                 Ok(Some(true)) => return self.settled(key).await,
                 Ok(Some(false)) => return Err(self.conflict(key)),
                 Ok(None) => {}
+                // Not known. Trying again is safe, giving up is honest.
                 Err(unread) => {
-                    // Not known. Trying again is safe, giving up is honest.
-                    tracing::debug!(region = %self.region(), key = %key, err = %unread, "read back failed");
                     attempts.uncertain = true;
+                    match (unread.class(), cause.class()) {
+                        (Class::Retry, Class::Conflict) => cause = unread,
+                        (Class::Retry, _) => {}
+                        _ => return Err(attempts.failed(unread)),
+                    }
                 }
             }
             attempts.pause(cause).await?;
