@@ -1,4 +1,9 @@
 //! What the suites across crates share: real components, started by the test
 //! that needs them.
 
+pub mod faulty;
 pub mod postgres;
+pub mod store_contract;
+pub mod scene;
+pub mod vault;
+pub mod versioned;

@@ -105,6 +105,9 @@ pub struct FetchBy {
     pub program: PathBuf,
     /// Segments to fetch ahead.
     pub prefetch: u32,
+    /// Another `restore_command` than our own, with PostgreSQL's `%f` and `%p`:
+    /// for a server that does not see the repository, see [`super::relay`].
+    pub restore_command: Option<String>,
 }
 
 /// How a restore is done.
@@ -270,9 +273,13 @@ pub async fn execute(
     }
 
     let timing = Clocked::begin(options, Phase::Configure);
+    let filestores = plan
+        .filestores
+        .iter()
+        .filter_map(|f| target.filestores.get(&f.filestore));
     let synced: BTreeSet<&PathBuf> = std::iter::once(&target.data)
         .chain(tablespaces.values())
-        .chain(target.filestores.values())
+        .chain(filestores)
         .collect();
     for directory in synced {
         place::sync_file_system(directory).await?;
@@ -341,6 +348,9 @@ async fn restore_filestores(
 }
 
 fn restore_command(fetch: &FetchBy, pin: &std::path::Path) -> String {
+    if let Some(other) = &fetch.restore_command {
+        return other.clone();
+    }
     format!(
         "{} wal fetch %f \"%p\" --pin {}",
         shell_word(&fetch.program.display().to_string()),

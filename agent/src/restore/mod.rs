@@ -37,7 +37,7 @@ pub use locate::{LocateError, locate};
 pub use pin::{Decision, PIN_FILE, Pin};
 pub use place::PlaceError;
 pub use segment::SegmentError;
-pub use target::{Target, TargetError, plan_digest};
+pub use target::{Target, TargetError, begun, plan_digest};
 pub use wal_source::{OpenWal, WalReadError, WalSource};
 
 use crate::ledger::{Ledger, LedgerError};

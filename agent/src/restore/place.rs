@@ -274,16 +274,16 @@ pub async fn place(
     Ok(placed)
 }
 
-/// Whether a file's extents lie in one pack, and so are written by one worker.
-fn in_one_pack(wanted: &Wanted) -> bool {
-    wanted.extents.windows(2).all(|pair| pair[0].0 == pair[1].0)
+/// Whether a file is written at once, by one worker.
+fn is_one_extent(wanted: &Wanted) -> bool {
+    wanted.extents.len() == 1
 }
 
-/// Makes the files that more than one worker writes to, and the empty ones.
+/// Makes the files that are written in several steps, and the empty ones.
 async fn prepare(files: &Arc<Vec<Wanted>>) -> Result<(), PlaceError> {
     let files = Arc::clone(files);
     let made = tokio::task::spawn_blocking(move || {
-        for wanted in files.iter().filter(|w| w.extents.is_empty() || !in_one_pack(w)) {
+        for wanted in files.iter().filter(|w| !is_one_extent(w)) {
             let file = create(wanted)?;
             file.set_len(wanted.size).map_err(local("write", &wanted.path))?;
         }
@@ -333,7 +333,7 @@ fn carry_out(
             ))
         })?;
         if open.as_ref().is_none_or(|(file, _)| *file != step.file) {
-            let file = if in_one_pack(wanted) && step.to == 0 {
+            let file = if is_one_extent(wanted) {
                 create(wanted)?
             } else {
                 OpenOptions::new()
@@ -364,7 +364,7 @@ fn carry_out(
 /// Checks the files of several extents as wholes, and gives all their times.
 fn finish(files: &[Wanted]) -> Result<(), PlaceError> {
     for wanted in files {
-        if wanted.extents.len() != 1 && !is_whole(wanted)? {
+        if !is_one_extent(wanted) && !is_whole(wanted)? {
             return Err(PlaceError::Content(wanted.path.clone()));
         }
         if let Some(mtime) = wanted.mtime {

@@ -137,6 +137,23 @@ pub fn plan_digest(plan: &RestorePlan) -> Sha256Digest {
     Sha256Digest::of(&serde_json::to_vec(plan).expect("a plan is plain values"))
 }
 
+/// The plan of a restore that was begun in `data` and is not finished. A plan
+/// made anew could choose differently; an interrupted restore goes on by its own.
+///
+/// # Errors
+/// The notes cannot be read.
+pub fn begun(data: &Path) -> Result<Option<RestorePlan>, LocalFileError> {
+    let notes = data.join(RESTORE_NOTES);
+    let state = durable::read(&notes.join("state.json"))?
+        .and_then(|bytes| serde_json::from_slice::<State>(&bytes).ok());
+    let Some(state) = state.filter(|s| !s.finished) else {
+        return Ok(None);
+    };
+    let plan = durable::read(&notes.join("plan.json"))?
+        .and_then(|bytes| serde_json::from_slice::<RestorePlan>(&bytes).ok());
+    Ok(plan.filter(|p| plan_digest(p) == state.plan))
+}
+
 impl Target {
     /// Where each of the plan's tablespaces goes.
     pub fn tablespaces_for(&self, plan: &RestorePlan) -> Result<BTreeMap<u32, PathBuf>, TargetError> {
@@ -242,11 +259,9 @@ impl Target {
             resumed: state.is_some(),
             _lock: file,
         };
+        let text = serde_json::to_vec_pretty(plan).expect("a plan is plain values");
+        durable::replace(&taken.notes.join("plan.json"), &text)?;
         taken.note(false)?;
-        durable::replace(
-            &taken.notes.join("plan.json"),
-            &serde_json::to_vec_pretty(plan).expect("a plan is plain values"),
-        )?;
         Ok(taken)
     }
 

@@ -1,0 +1,420 @@
+//! A protected server and its repository: what tests of restoring begin with.
+//!
+//! The server is real, its WAL goes through the agent's own line into a
+//! [`Vault`], restores go through the production code, and a restored directory
+//! is opened by a real server whose `restore_command` is our `wal fetch`.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use holdfast_agent::base::{BaseContext, walk};
+use holdfast_agent::findings::Findings;
+use holdfast_agent::postgres::{PgTarget, SlotName};
+use holdfast_agent::progress::Meter;
+use holdfast_agent::restore::{
+    Access, FetchBy, Options as RestoreOptions, Outcome, Target, execute, plan_request,
+};
+use holdfast_agent::wal::{self, LineDirectives, WalContext, WalError, WalFrontier};
+use holdfast_plan::restore::{Request, RestorePlan};
+use holdfast_proto::Timestamp;
+use holdfast_proto::manifest::{BaseDetails, CatalogueLine, EntryType};
+use holdfast_proto::names::{BackupId, Lineage};
+use holdfast_proto::pg::{Lsn, SegmentSize, TimelineId};
+use holdfast_proto::record::{BaseBody, ChangeDetection, Totals};
+use holdfast_repository::clock::now;
+use holdfast_repository::manifest::PartWriter;
+use holdfast_repository::pack::seal_frame;
+use holdfast_repository::packer::Packer;
+use holdfast_repository::publication::Publication;
+use holdfast_repository::seal::Identities;
+use holdfast_repository::{ReplicaConfig, RepositoryConfig, layout};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::postgres::{Options, PATIENCE, StopMode, TestPostgres, wait_until};
+use crate::vault::Vault;
+
+/// The tip goes out this often.
+const TIP: Duration = Duration::from_millis(50);
+
+/// A protected server and its repository.
+pub struct Scene {
+    /// The repository and its keys.
+    pub vault: Vault,
+    /// The server.
+    pub pg: TestPostgres,
+    /// The program that recovery calls.
+    program: PathBuf,
+    line: Option<Line>,
+    lineage: Lineage,
+}
+
+struct Line {
+    frontier: WalFrontier,
+    findings: Findings,
+    cancel: CancellationToken,
+    task: JoinHandle<Result<(), WalError>>,
+    _directives: watch::Sender<LineDirectives>,
+}
+
+impl Scene {
+    /// A server with segments of 1 MiB whose WAL goes to two regions. `program`
+    /// is the test's `holdfast-wal`.
+    pub async fn start(program: &str, options: Options) -> Result<Self> {
+        let vault = Vault::new(2).await?;
+        let pg = TestPostgres::start(&vault.dir().join("source"), options.initdb("--wal-segsize=1"))?;
+        let system = pg
+            .psql("select system_identifier from pg_control_system()")?
+            .parse()?;
+        let lineage = Lineage {
+            system,
+            generation: 1,
+        };
+        let mut scene = Self {
+            vault,
+            pg,
+            program: program.into(),
+            line: None,
+            lineage,
+        };
+        scene.protect().await?;
+        Ok(scene)
+    }
+
+    /// Starts the WAL line anew.
+    pub async fn protect(&mut self) -> Result<()> {
+        let target: PgTarget = self.pg.conninfo("postgres").parse()?;
+        let directives = LineDirectives {
+            tip_interval: TIP,
+            copies: 2,
+            attest_interval: TIP * 2,
+        };
+        let (directives, told) = watch::channel(directives);
+        let (_, keys) = watch::channel(self.vault.data_key().await?);
+        let (publisher, frontier) = wal::frontier();
+        let (findings, cancel) = (Findings::default(), CancellationToken::new());
+        let context = WalContext {
+            publisher: self.vault.publisher(2),
+            keys,
+            target,
+            slot: "holdfast".parse::<SlotName>()?,
+            lineage: self.lineage,
+            directives: told,
+            frontier: publisher,
+            findings: findings.clone(),
+            cancel: cancel.clone(),
+        };
+        let task = tokio::spawn(wal::run(context));
+        let mut line = Line {
+            frontier,
+            findings,
+            cancel,
+            task,
+            _directives: directives,
+        };
+        let connected = async {
+            while !line.frontier.current().is_some_and(|s| s.connected) {
+                line.frontier.changed().await?;
+            }
+            anyhow::Ok(())
+        };
+        let connected = tokio::time::timeout(PATIENCE, connected).await;
+        connected.with_context(|| format!("the line does not stream: {:?}", line.findings.snapshot()))??;
+        self.line = Some(line);
+        Ok(())
+    }
+
+    /// Stops the WAL line.
+    pub async fn unprotect(&mut self) -> Result<()> {
+        if let Some(line) = self.line.take() {
+            line.cancel.cancel();
+            tokio::time::timeout(PATIENCE, line.task).await???;
+        }
+        Ok(())
+    }
+
+    /// What a base backup of this server works with, and its progress.
+    pub async fn base_context(&self) -> Result<BaseContext> {
+        let line = self.line.as_ref().context("the server is not protected")?;
+        Ok(BaseContext {
+            publisher: self.vault.publisher(2),
+            key: self.vault.data_key().await?,
+            index_key: self.vault.index_key().await?,
+            needs: self.vault.trust().await?.records().to_vec(),
+            target: self.pg.conninfo("postgres").parse()?,
+            data_dir: self.pg.data_dir().to_owned(),
+            lineage: self.lineage,
+            previous: None,
+            frontier: line.frontier.clone(),
+            wal_patience: PATIENCE,
+            threads: 2,
+            level: 1,
+            meter: Meter::default(),
+            cancel: CancellationToken::new(),
+        })
+    }
+
+    /// The lineage that is written.
+    pub fn lineage(&self) -> Lineage {
+        self.lineage
+    }
+
+    /// Runs SQL on the server.
+    pub fn sql(&self, sql: &str) -> Result<String> {
+        self.pg.psql(sql)
+    }
+
+    /// The server's clock.
+    pub fn time(&self) -> Result<Timestamp> {
+        let micros: i64 = self
+            .sql("select (extract(epoch from clock_timestamp()) * 1000000)::bigint")?
+            .parse()?;
+        Ok(Timestamp::from_unix_micros(micros))
+    }
+
+    /// Waits until all that the server has flushed now is on both regions.
+    pub async fn safe(&self) -> Result<Lsn> {
+        let line = self.line.as_ref().context("the server is not protected")?;
+        let row = self.sql("select timeline_id, pg_current_wal_flush_lsn() from pg_control_checkpoint()")?;
+        let (timeline, lsn) = row.split_once('|').context("two columns")?;
+        let timeline = TimelineId::new(timeline.parse()?).context("timeline 0")?;
+        let lsn: Lsn = lsn.parse()?;
+        let state = line.frontier.until_acknowledged(timeline, lsn, PATIENCE).await;
+        state.with_context(|| format!("{:?}", line.findings.snapshot()))?;
+        Ok(lsn)
+    }
+
+    /// Takes a base backup. A stand-in for the agent's own capture: the copy is
+    /// pg_basebackup's, what is stored is the repository's format.
+    pub async fn base(&self) -> Result<BackupId> {
+        let id = BackupId::from_parts(now(), rand::random());
+        let copy = self.vault.dir().join(format!("copy-{id}"));
+        let spaces = self.sql("select oid, pg_tablespace_location(oid) from pg_tablespace where pg_tablespace_location(oid) <> ''")?;
+        let mut mappings = Vec::new();
+        let mut tablespaces = BTreeMap::new();
+        for row in spaces.lines() {
+            let (oid, place) = row.split_once('|').context("two columns")?;
+            mappings.push(format!("--tablespace-mapping={place}={}-{oid}", copy.display()));
+            tablespaces.insert(oid.parse::<u32>()?, place.to_owned());
+        }
+        let mut arguments = vec!["-X", "none", "-c", "fast"];
+        arguments.extend(mappings.iter().map(String::as_str));
+        let started = now();
+        self.pg.pg_basebackup(&copy, &arguments)?;
+        let stopped = now();
+        let manifest: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(copy.join("backup_manifest"))?)?;
+        let range = &manifest["WAL-Ranges"][0];
+        let text = |key: &str| range[key].as_str().context("a WAL range").map(str::to_owned);
+        let timeline = range["Timeline"]
+            .as_u64()
+            .and_then(|t| u32::try_from(t).ok())
+            .and_then(TimelineId::new);
+
+        let key = self.vault.data_key().await?;
+        let index_key = self.vault.index_key().await?;
+        let publication = Publication::begin(&self.vault.publisher(2), std::slice::from_ref(&key.object)).await?;
+        let survey = walk::walk(&copy, 15)?;
+        let mut packer = Packer::new(key.key.clone(), index_key.key.clone(), 1);
+        let mut parts = PartWriter::new(key.key.clone());
+        let (mut bytes, mut sealed_parts, mut to_read) = (0, Vec::new(), 0);
+        for directory in &survey.directories {
+            let line = line(&directory.path, EntryType::Directory, directory.mode, 0, None)?;
+            packer.end(directory.path.as_os_str().as_encoded_bytes(), None, line)?;
+        }
+        let mut files: Vec<PathBuf> = survey.files.iter().map(|f| f.path.clone()).collect();
+        files.extend(["backup_label", "global/pg_control"].map(PathBuf::from));
+        for path in files {
+            let content = std::fs::read(copy.join(&path))?;
+            let mode = std::fs::metadata(copy.join(&path))?.permissions().mode() & 0o777;
+            packer.push(&content)?;
+            let line = line(&path, EntryType::File, mode, content.len() as u64, Some(&content))?;
+            packer.end(path.as_os_str().as_encoded_bytes(), None, line)?;
+            bytes += content.len() as u64;
+        }
+        packer.flush()?;
+        while let Some(pack) = packer.take_pack() {
+            to_read += pack.bytes.len() as u64;
+            publication.put_pack(&pack).await?;
+        }
+        while let Some(entry) = packer.take_entry() {
+            sealed_parts.extend(parts.add(entry)?);
+        }
+        sealed_parts.extend(parts.finish()?);
+        let mut stored_parts = Vec::new();
+        for part in sealed_parts {
+            stored_parts.push(publication.put_part(part).await?);
+        }
+        let entries = stored_parts.iter().map(|p| p.entries).sum();
+        let setting =
+            |name: &str| self.sql(&format!("select setting from pg_settings where name = '{name}'"));
+        let details = BaseDetails {
+            tablespaces: tablespaces.clone(),
+            bad_pages: Vec::new(),
+            version: self.sql("select version()")?,
+            settings: BTreeMap::from([("max_connections".to_owned(), setting("max_connections")?)]),
+            configuration_files: BTreeMap::new(),
+        };
+        let body = BaseBody {
+            id,
+            cluster: self.vault.cluster.clone(),
+            lineage: self.lineage,
+            version_num: setting("server_version_num")?.parse()?,
+            segment_size: SegmentSize::new(setting("wal_segment_size")?.parse()?)?,
+            timeline: timeline.context("a timeline")?,
+            start_lsn: text("Start-LSN")?.parse()?,
+            stop_lsn: text("End-LSN")?.parse()?,
+            started,
+            stopped,
+            detection: ChangeDetection::Full,
+            page_checksums: true,
+            pages_verified: 0,
+            pages_bad: 0,
+            tablespaces: tablespaces.into_keys().collect(),
+            totals: Totals {
+                entries,
+                bytes,
+                stored: to_read,
+                to_read,
+            },
+            parts: stored_parts,
+            complete_on: publication.complete_on(),
+        };
+        let payload = seal_frame(&key.key, &serde_json::to_vec(&details)?, 1)?;
+        let place = layout::base(&self.vault.cluster, self.lineage, id);
+        publication
+            .commit(&place, &payload, Some(key.key.fingerprint), None, &body)
+            .await?;
+        std::fs::remove_dir_all(copy)?;
+        Ok(id)
+    }
+
+    /// The repository as a restore's configuration names it.
+    pub fn config(&self) -> RepositoryConfig {
+        let replicas = (0..2).map(|n| {
+            let region = format!("region{n}").parse().expect("a constant that is a name");
+            ReplicaConfig::directory(region, self.vault.place(n))
+        });
+        RepositoryConfig {
+            replicas: replicas.collect(),
+            trust_root: None,
+        }
+    }
+
+    /// The repository opened for reading, as an operator with the drill's identity.
+    pub async fn access(&self) -> Result<Access> {
+        let identities = Identities::parse(&self.vault.drill().secret_text())?;
+        self.access_with(&identities).await
+    }
+
+    /// The repository opened for reading with other identities.
+    pub async fn access_with(&self, identities: &Identities) -> Result<Access> {
+        let root = *self.vault.trust().await?.root();
+        let repository = holdfast_repository::Repository::open(&self.config())
+            .await?
+            .healing(true);
+        Ok(Access::of(repository, &root, &self.vault.cluster, identities).await?)
+    }
+
+    /// Plans a request.
+    pub async fn plan(&self, request: &Request) -> Result<RestorePlan> {
+        let access = self.access().await?;
+        let cluster = &self.vault.cluster;
+        let (plan, _) = plan_request(
+            &access.repository,
+            &access.trust,
+            Some(&access.keyring),
+            cluster,
+            request,
+            now(),
+        )
+        .await?;
+        Ok(plan)
+    }
+
+    /// How restores are done here.
+    pub async fn options(&self) -> Result<RestoreOptions> {
+        let identity = self.vault.dir().join("drill.key");
+        if !identity.exists() {
+            self.vault.drill().save(&identity)?;
+        }
+        Ok(RestoreOptions::new(FetchBy {
+            repository: self.config(),
+            trust_root: *self.vault.trust().await?.root(),
+            identities: vec![identity],
+            program: self.program.clone(),
+            prefetch: 3,
+            restore_command: None,
+        }))
+    }
+
+    /// A target for a restore of this name.
+    pub fn target(&self, name: &str) -> Target {
+        let place = self.vault.dir().join(name);
+        Target {
+            data: place.join("data"),
+            tablespaces_under: Some(place.join("tablespaces")),
+            filestores: BTreeMap::from([(
+                "files".parse().expect("a constant that is a name"),
+                place.join("files"),
+            )]),
+            ..Target::default()
+        }
+    }
+
+    /// Plans and restores.
+    pub async fn restore(&self, request: &Request, name: &str) -> Result<Outcome> {
+        let plan = self.plan(request).await?;
+        let access = self.access().await?;
+        Ok(execute(&plan, &access, &self.target(name), &self.options().await?).await?)
+    }
+
+    /// Starts a server on a restored directory and waits until it is promoted.
+    pub fn open(&self, name: &str) -> Result<TestPostgres> {
+        let restored = TestPostgres::open(&self.target(name).data, false)?;
+        promoted(&restored)?;
+        Ok(restored)
+    }
+
+    /// Ends the source as a disaster does.
+    pub async fn lose_source(&mut self) -> Result<()> {
+        if let Some(line) = self.line.take() {
+            line.task.abort();
+            let _ = line.task.await;
+        }
+        self.pg.kill9()
+    }
+
+    /// Stops the source in order.
+    pub fn stop_source(&mut self) -> Result<()> {
+        self.pg.stop(StopMode::Fast)
+    }
+}
+
+/// Waits until a server that recovers is promoted.
+pub fn promoted(pg: &TestPostgres) -> Result<()> {
+    let outcome = wait_until("recovery ends and the server is promoted", || {
+        ensure!(!pg.log().contains("FATAL"), "recovery failed:\n{}", pg.log());
+        Ok(pg
+            .psql("select pg_is_in_recovery()")
+            .is_ok_and(|answer| answer == "f"))
+    });
+    outcome.with_context(|| pg.log())
+}
+
+fn line(path: &Path, kind: EntryType, mode: u32, size: u64, content: Option<&[u8]>) -> Result<CatalogueLine> {
+    Ok(CatalogueLine {
+        path: path.to_str().context("a path in UTF-8")?.to_owned(),
+        path_bytes: None,
+        kind,
+        mode,
+        size,
+        mtime: None,
+        b3: content.map(|c| holdfast_proto::Blake3Digest::new(*blake3::hash(c).as_bytes())),
+        note: None,
+    })
+}

@@ -1,0 +1,59 @@
+//! Real servers restored to every kind of target, with the production code.
+
+use anyhow::Result;
+use holdfast_plan::restore::{Request, Target};
+use holdfast_tests::postgres::Options;
+use holdfast_tests::scene::Scene;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast-wal");
+
+fn to(target: Target) -> Request {
+    Request::new(target)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_target_is_reached_exactly() -> Result<()> {
+    let mut scene = Scene::start(PROGRAM, Options::default()).await?;
+    scene.sql("create table t (n int, filler text)")?;
+    scene.sql("insert into t select n, repeat('x', 200) from generate_series(1, 2000) n")?;
+    scene.base().await?;
+    scene.sql("insert into t values (3001)")?;
+    let first = scene.time()?;
+    scene.sql("insert into t values (3002)")?;
+    scene.sql("select pg_create_restore_point('before the upgrade')")?;
+    scene.sql("insert into t select n, repeat('y', 200) from generate_series(4001, 14000) n")?;
+    let xid: u32 = scene
+        .sql("insert into t values (3003) returning pg_current_xact_id()")?
+        .parse()?;
+    let at: holdfast_proto::pg::Lsn = scene.sql("select pg_current_wal_insert_lsn()")?.parse()?;
+    scene.sql("insert into t values (3004)")?;
+    scene.safe().await?;
+    scene.lose_source().await?;
+
+    let cases = [
+        ("time", Target::Time(first), "2001", "3001"),
+        ("name", Target::Name("before the upgrade".into()), "2002", "3002"),
+        ("xid", Target::Xid(xid), "12003", "3003"),
+        ("latest", Target::Latest, "12004", "3004"),
+    ];
+    for (name, target, rows, newest) in cases {
+        let outcome = scene.restore(&to(target), name).await?;
+        assert_eq!(outcome.findings, [], "{name}");
+        let restored = scene.open(name)?;
+        let counted = restored.psql("select count(*) from t")?;
+        let last = restored.psql("select max(n) from t where n between 3001 and 3999")?;
+        assert_eq!((counted.as_str(), last.as_str()), (rows, newest), "{name}");
+        restored.psql("insert into t values (9)")?;
+        assert_eq!(restored.psql("show archive_mode")?, "off");
+    }
+
+    let mut exclusive = to(Target::Lsn(at));
+    exclusive.exclusive = true;
+    scene.restore(&exclusive, "lsn").await?;
+    let restored = scene.open("lsn")?;
+    assert_eq!(
+        restored.psql("select max(n) from t where n between 3001 and 3999")?,
+        "3003"
+    );
+    Ok(())
+}
