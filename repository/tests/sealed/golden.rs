@@ -34,7 +34,8 @@ use holdfast_repository::{ReplicaConfig, Repository, RepositoryConfig};
 use crate::scene::{NOW, Scene, cluster, filestore, noise, region};
 
 const HISTORY: &[u8] = b"1\t0/3000000\tno recovery target specified\n";
-const WAL: &[u8] = b"not really WAL, but sealed like it";
+/// Not really WAL, but sealed like it.
+const WAL: &[u8] = &[0xd1; 0x138];
 /// A signing key for golden files alone; it is trusted nowhere.
 const SIGNER: &str = "-----BEGIN PRIVATE KEY-----\n\
     MC4CAQAwBQYDK2VwBCIEIBimDFm7Eds3UQl1vD4QNE175QgGvaEnaPKaKUDSBcyN\n\
@@ -386,16 +387,26 @@ fn envelopes_are_written_as_ever() {
 }
 
 const FILES: [(&str, u64, usize); 3] = [
-    ("filestore/ab/abcd", 1, 3000),
-    ("filestore/cd/cdef", 2, 0),
-    ("PG_VERSION", 3, 3),
+    ("ab/abcd", 1, 3000),
+    ("cd/cdef", 2, 0),
+    ("cd/odd name", 3, 70_000),
 ];
+const DATA: [(&str, u64, usize); 3] = [
+    ("PG_VERSION", 4, 3),
+    ("base/1/1259", 5, 16_384),
+    ("global/pg_control", 6, 8192),
+];
+
+fn contents(of: &[(&'static str, u64, usize)]) -> Vec<(&'static str, Vec<u8>)> {
+    of.iter()
+        .map(|(path, seed, size)| (*path, noise(*seed, *size)))
+        .collect()
+}
 
 /// Writes the small repository anew.
 async fn write_repository() {
     let scene = Scene::new(&["a"], 1).await;
-    let files: Vec<(&str, Vec<u8>)> = FILES.iter().map(|(p, seed, n)| (*p, noise(*seed, *n))).collect();
-    let first = scene.capture(1, &files, None).await.unwrap();
+    let first = scene.capture(1, &contents(&FILES), None).await.unwrap();
     let key = scene.epoch_key().await;
     let publisher = &scene.publisher;
     let publication = Publication::begin(publisher, std::slice::from_ref(&key.object))
@@ -429,7 +440,10 @@ async fn write_repository() {
         .await
         .unwrap();
 
-    let (parts, _) = scene.store(&publication, &key.key, &files).await.unwrap();
+    let (parts, _) = scene
+        .store(&publication, &key.key, &contents(&DATA))
+        .await
+        .unwrap();
     let base = base_body(parts);
     let sealed = seal_frame(&key.key, &serde_json::to_vec(&details()).unwrap(), 1).unwrap();
     let at = layout::base(&c, l, base.id);
@@ -513,10 +527,10 @@ async fn a_repository_of_an_earlier_build_reads_as_ever() {
         .read_signed::<JournalBody>(&layout::journal(&c, &filestore(), 1), &trust)
         .await
         .unwrap();
-    for parts in [&parts, &journal.body().parts] {
+    for (parts, files) in [(&parts, DATA), (&journal.body().parts, FILES)] {
         let (open, _) = repository.fetch_part(&c, &parts[0], &keyring).await.unwrap();
-        assert_eq!(open.entries.len(), FILES.len());
-        for ((index, line), (path, seed, size)) in open.entries.iter().zip(FILES) {
+        assert_eq!(open.entries.len(), files.len());
+        for ((index, line), (path, seed, size)) in open.entries.iter().zip(files) {
             assert_eq!((line.path.as_str(), line.size), (path, size as u64));
             let mut content = Vec::new();
             for Extent(pack, block, offset, length, _) in &index.x {
@@ -568,4 +582,51 @@ async fn a_repository_of_an_earlier_build_reads_as_ever() {
         .read_signed::<LeaseBody>(&layout::lease(&c, 1), &trust)
         .await
         .unwrap();
+}
+
+#[test]
+fn the_reader_that_is_not_ours_restores_it() {
+    let out = tempfile::tempdir().unwrap();
+    let at = |name: &str| out.path().join(name);
+    let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/compat/restore.py");
+    let root = std::fs::read_to_string(golden().join("root")).unwrap();
+    let run = |root: &str, more: &[(&str, String)]| {
+        let mut command = std::process::Command::new("python3");
+        command
+            .arg(&reader)
+            .arg(golden().join("repository"))
+            .args(["--cluster", "acme/erp", "--root", root]);
+        command.arg("--identity").arg(golden().join("identity"));
+        for (option, value) in more {
+            command.args([option, value.as_str()]);
+        }
+        command.output().unwrap()
+    };
+    let done = run(
+        root.trim(),
+        &[
+            ("--data", at("data").display().to_string()),
+            ("--wal", at("wal").display().to_string()),
+            ("--tablespace", format!("16400={}", at("fast").display())),
+            ("--filestore", format!("odoo={}", at("files").display())),
+        ],
+    );
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    for (directory, files) in [("data", DATA), ("files", FILES)] {
+        for (path, content) in contents(&files) {
+            assert!(
+                std::fs::read(at(directory).join(path)).unwrap() == content,
+                "{path}"
+            );
+        }
+    }
+    let segment = std::fs::read(at("wal").join("000000020000000000000003")).unwrap();
+    assert_eq!((&segment[..WAL.len()], segment.len()), (WAL, 16 << 20));
+    assert_eq!(
+        std::fs::read(at("wal").join("00000002.history")).unwrap(),
+        HISTORY
+    );
+
+    let refused = run(&Fingerprint::new([0; 32]).to_string(), &[]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("UNTRUSTED"));
 }
