@@ -1,0 +1,120 @@
+//! `holdfast agent`: the daemon beside a cluster.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use holdfast_agent::config::AgentConfig;
+use holdfast_agent::postgres::role_sql;
+use holdfast_agent::progress::Meter;
+use holdfast_agent::run;
+use holdfast_proto::message::Work;
+use holdfast_proto::names::ClusterId;
+use holdfast_proto::pg::PgMajor;
+
+use crate::commands::until_signalled;
+use crate::exit::{Exit, Failure, OrExit};
+use crate::screen;
+
+/// The daemon beside a cluster, and what it does, one at a time.
+#[derive(Debug, Subcommand)]
+pub enum AgentCommand {
+    /// Protect the clusters of the configuration until stopped.
+    Run(RunArguments),
+    /// One piece of its work now.
+    Backup(BackupArguments),
+    /// Print the statements that make the agent's role in PostgreSQL.
+    Sql(SqlArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// The agent's configuration.
+    #[arg(long, value_name = "FILE", default_value = "/etc/holdfast/agent.toml")]
+    config: PathBuf,
+}
+
+/// What to back up.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum What {
+    /// A base backup of the cluster.
+    Base,
+    /// Every file of the filestores.
+    Filestore,
+    /// Configuration files and catalogue facts.
+    Config,
+}
+
+#[derive(Debug, Args)]
+pub struct BackupArguments {
+    what: What,
+    /// The agent's configuration.
+    #[arg(long, value_name = "FILE", default_value = "/etc/holdfast/agent.toml")]
+    config: PathBuf,
+    /// One of its clusters; all of them without it.
+    #[arg(long)]
+    cluster: Option<ClusterId>,
+    /// Print what was made as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SqlArguments {
+    /// The role's name.
+    #[arg(long, default_value = "holdfast")]
+    role: String,
+    /// PostgreSQL's major version.
+    #[arg(long, default_value_t = 15)]
+    major: u32,
+}
+
+impl AgentCommand {
+    /// Runs the command.
+    pub async fn run(self) -> anyhow::Result<Exit> {
+        match self {
+            AgentCommand::Run(arguments) => {
+                let config = AgentConfig::load(&arguments.config).or_usage()?;
+                until_signalled(|stop| run::run(config, stop))
+                    .await
+                    .or_unavailable()?;
+                Ok(Exit::Done)
+            }
+            AgentCommand::Backup(arguments) => backup(arguments).await,
+            AgentCommand::Sql(arguments) => {
+                let major = PgMajor::new(arguments.major).ok_or_else(|| {
+                    Failure::usage(format!(
+                        "PostgreSQL {} is not supported: 14 to 18 are",
+                        arguments.major
+                    ))
+                })?;
+                print!("{}", role_sql(&arguments.role, major));
+                Ok(Exit::Done)
+            }
+        }
+    }
+}
+
+async fn backup(arguments: BackupArguments) -> anyhow::Result<Exit> {
+    let config = AgentConfig::load(&arguments.config).or_usage()?;
+    let work = match arguments.what {
+        What::Base => Work::BaseBackup,
+        What::Filestore => Work::FilestoreCheckpoint,
+        What::Config => Work::Configuration,
+    };
+    let meter = Meter::default();
+    let watching = screen::watch_meter(meter.clone(), "backup");
+    let done =
+        until_signalled(|stop| run::once(&config, arguments.cluster.as_ref(), work, meter, stop)).await;
+    watching.finish().await;
+    for made in done.or_unavailable()? {
+        if arguments.json {
+            println!(
+                "{}",
+                serde_json::json!({ "cluster": made.cluster, "made": made.made })
+            );
+        } else {
+            println!("{}  {}", made.cluster, made.made);
+        }
+    }
+    Ok(Exit::Done)
+}

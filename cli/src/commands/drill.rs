@@ -1,0 +1,210 @@
+//! `holdfast drill`: a disaster on purpose.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use holdfast_drills::evidence::statement::DrillKind;
+use holdfast_drills::runner::{self, DrillError, DrillOutcome, DrillRequest, Runner};
+use holdfast_drills::scenario::Scenario;
+use holdfast_plan::restore::Target;
+use holdfast_proto::Timestamp;
+use holdfast_proto::names::{ClusterId, FilestoreName, Region};
+use holdfast_repository::signing::SigningKey;
+
+use crate::commands::restore;
+use crate::exit::{Exit, Failure, OrExit};
+use crate::operator::{Operator, OperatorArguments};
+use crate::screen;
+
+/// Restore drills.
+#[derive(Debug, Subcommand)]
+pub enum DrillCommand {
+    /// Restore into a scratch namespace, check the copy, sign the result.
+    Run(Box<RunArguments>),
+    /// The scenarios there are, and their parameters.
+    List,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    #[command(flatten)]
+    operator: OperatorArguments,
+    /// The cluster, as TENANT/CLUSTER.
+    #[arg(long)]
+    cluster: ClusterId,
+    /// The scenario's name, from `holdfast drill list`.
+    #[arg(long)]
+    scenario: String,
+    /// The moment to restore to; drawn from what is restorable without it.
+    #[arg(long, value_name = "TIME")]
+    to_time: Option<Timestamp>,
+    /// A parameter of the scenario, as NAME=VALUE; repeat for more.
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
+    /// The database that a filestore belongs to, as FILESTORE=DATABASE, where
+    /// that is not evident.
+    #[arg(long, value_name = "FILESTORE=DATABASE")]
+    database: Vec<String>,
+    /// Accept that a replica is out of reach; repeat for more.
+    #[arg(long, value_name = "REGION")]
+    accept_unreachable: Vec<Region>,
+    /// The cluster's bootstrap superuser.
+    #[arg(long, default_value = "postgres")]
+    superuser: String,
+    /// Minutes after which the drill counts as abandoned.
+    #[arg(long, default_value_t = 240, value_name = "MINUTES")]
+    limit: u64,
+    /// Seconds to wait for the coordinator to seal an entry of the log.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    patience: u64,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl DrillCommand {
+    /// Runs the command.
+    pub async fn run(self) -> anyhow::Result<Exit> {
+        match self {
+            DrillCommand::Run(arguments) => run(*arguments).await,
+            DrillCommand::List => {
+                for scenario in Scenario::shipped() {
+                    println!("{}  {}  {}", scenario.name, scenario.level, scenario.title);
+                    for (name, meaning) in &scenario.parameters {
+                        println!("    --set {name}=…  {meaning}");
+                    }
+                }
+                Ok(Exit::Done)
+            }
+        }
+    }
+}
+
+fn pairs(texts: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
+    texts
+        .iter()
+        .map(|text| {
+            let (name, value) = text
+                .split_once('=')
+                .ok_or_else(|| Failure::usage(format!("{text:?}: write NAME=VALUE")))?;
+            Ok((name.to_owned(), value.to_owned()))
+        })
+        .collect()
+}
+
+fn runner_of(operator: &Operator) -> anyhow::Result<Runner> {
+    let section = operator.file.runner.as_ref().ok_or_else(|| {
+        Failure::usage("the configuration has no [runner] section: name, signing_key and scratch are needed")
+    })?;
+    Ok(Runner {
+        name: section.name.parse().or_usage()?,
+        key: SigningKey::load(&section.signing_key)
+            .context("the runner's key")
+            .or_usage()?,
+        scratch: section.scratch.clone(),
+        fetch: restore::fetch_by(operator)?,
+    })
+}
+
+async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
+    let operator = arguments.operator.load()?;
+    let scenario = Scenario::named(&arguments.scenario).or_usage()?;
+    let runner = runner_of(&operator)?;
+    let databases = pairs(&arguments.database)?
+        .into_iter()
+        .map(|(name, database)| Ok((name.parse::<FilestoreName>().or_usage()?, database)))
+        .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+    let access = restore::open(&operator, &arguments.cluster).await?;
+    let request = DrillRequest {
+        cluster: arguments.cluster,
+        scenario,
+        parameters: pairs(&arguments.set)?,
+        target: arguments.to_time.map(Target::Time),
+        accept_unreachable: arguments.accept_unreachable.into_iter().collect(),
+        kind: DrillKind::OnDemand,
+        initiator: std::env::var("USER").ok().filter(|u| !u.is_empty()),
+        databases,
+        superuser: arguments.superuser,
+        limit: Duration::from_secs(arguments.limit * 60),
+        patience: Duration::from_secs(arguments.patience),
+    };
+    let json = arguments.json;
+    let say = move |text: &str| {
+        if !json {
+            println!("  {text}");
+        }
+    };
+    let outcome = match runner::run(&runner, &access, &request, &say).await {
+        Ok(outcome) => outcome,
+        Err(e @ (DrillError::Scenario(_) | DrillError::Runner { .. })) => return Err(e).or_usage(),
+        Err(e @ DrillError::Log(_)) => return Err(e).or_unavailable(),
+        Err(e) => return Err(e).or_no(),
+    };
+    if json {
+        println!("{}", serde_json::to_string_pretty(&summary(&outcome))?);
+    } else {
+        print(&outcome);
+    }
+    Ok(if outcome.statement.predicate.results.verdict.is_pass() {
+        Exit::Done
+    } else {
+        Exit::No
+    })
+}
+
+fn summary(outcome: &DrillOutcome) -> serde_json::Value {
+    let predicate = &outcome.statement.predicate;
+    serde_json::json!({
+        "id": predicate.drill.id,
+        "verdict": predicate.results.verdict,
+        "reasons": predicate.results.reasons,
+        "level": predicate.drill.level,
+        "scenario": predicate.drill.scenario,
+        "entry": outcome.index,
+        "leaf": outcome.leaf,
+        "countersigned": outcome.countersigned,
+        "rto": predicate.results.rto,
+        "checks": predicate.results.checks,
+        "filestore": predicate.results.filestore,
+        "phases": predicate.timings.phases,
+        "target": predicate.target,
+        "findings": outcome.findings,
+    })
+}
+
+fn print(outcome: &DrillOutcome) {
+    let predicate = &outcome.statement.predicate;
+    let mut rows = vec![["check", "class", "result", "found"].map(str::to_owned).to_vec()];
+    for check in &predicate.results.checks {
+        rows.push(vec![
+            check.id.clone(),
+            check.class.to_string(),
+            format!("{:?}", check.result),
+            check.actual.clone().unwrap_or_default(),
+        ]);
+    }
+    print!("{}", screen::table(&rows));
+    for phase in &predicate.timings.phases {
+        println!(
+            "  {:<20} {}",
+            format!("{:?}", phase.phase),
+            screen::span(phase.end.millis_since(phase.start))
+        );
+    }
+    for reason in &predicate.results.reasons {
+        println!("  because {reason}");
+    }
+    println!(
+        "{}  drill {}  log entry {}  {}",
+        predicate.results.verdict,
+        predicate.drill.id,
+        outcome.index,
+        if outcome.countersigned {
+            "countersigned"
+        } else {
+            "NOT countersigned yet"
+        }
+    );
+}

@@ -1,0 +1,210 @@
+//! `holdfast evidence`: what was proven, for those who have to believe it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use holdfast_drills::evidence::entry::{Entry, LoggedEntry};
+use holdfast_drills::evidence::statement::Statement;
+use holdfast_drills::evidence::{export, verify};
+use holdfast_drills::log::DrillLog;
+use holdfast_drills::publish;
+use holdfast_proto::Fingerprint;
+use holdfast_proto::names::DrillId;
+
+use crate::exit::{Exit, Failure, OrExit};
+use crate::operator::OperatorArguments;
+use crate::screen;
+
+/// Signed evidence.
+#[derive(Debug, Subcommand)]
+pub enum EvidenceCommand {
+    /// Every drill in the log: intents, results, and what was abandoned.
+    List(ListArguments),
+    /// One drill's statement.
+    Show(ShowArguments),
+    /// Write a drill's evidence into a directory that verifies without Holdfast.
+    Export(ExportArguments),
+    /// Verify an export, offline. Exits with 0 only when all of it holds and
+    /// the trust root is given.
+    Verify(VerifyArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct ListArguments {
+    #[command(flatten)]
+    operator: OperatorArguments,
+    /// Print as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ShowArguments {
+    #[command(flatten)]
+    operator: OperatorArguments,
+    /// The drill's id, from `evidence list`.
+    drill: DrillId,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArguments {
+    #[command(flatten)]
+    operator: OperatorArguments,
+    /// The drill's id, from `evidence list`.
+    drill: DrillId,
+    /// A new or empty directory.
+    #[arg(long, value_name = "DIR")]
+    directory: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArguments {
+    /// The export.
+    directory: PathBuf,
+    /// The fingerprint of the trust root, from outside the export.
+    #[arg(long, value_name = "FINGERPRINT")]
+    root: Option<Fingerprint>,
+    /// An operator's configuration to take the trust root from.
+    #[arg(long, env = "HOLDFAST_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl EvidenceCommand {
+    /// Runs the command.
+    pub async fn run(self) -> anyhow::Result<Exit> {
+        match self {
+            EvidenceCommand::List(arguments) => list(arguments).await,
+            EvidenceCommand::Show(arguments) => show(arguments).await,
+            EvidenceCommand::Export(arguments) => export_drill(arguments).await,
+            EvidenceCommand::Verify(arguments) => verify_export(&arguments),
+        }
+    }
+}
+
+async fn open(operator: &OperatorArguments) -> anyhow::Result<(DrillLog, Vec<LoggedEntry>)> {
+    let operator = operator.load()?;
+    let repository = operator.open().await?;
+    let trust = operator.trust(&repository).await?;
+    let log = DrillLog::open(&repository, &trust).await.or_unavailable()?;
+    let entries = log.entries().await.or_unavailable()?;
+    Ok((log, entries))
+}
+
+async fn list(arguments: ListArguments) -> anyhow::Result<Exit> {
+    let (_, entries) = open(&arguments.operator).await?;
+    let mut rows = vec![
+        ["entry", "drill", "cluster", "scenario", "level", "what"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for (n, entry) in entries.iter().enumerate() {
+        let row = match &entry.entry {
+            Entry::Intent(i) => vec![
+                i.drill.to_string(),
+                i.cluster.to_string(),
+                i.scenario.to_string(),
+                i.level.to_string(),
+                format!("intent, by {}", i.deadline),
+            ],
+            Entry::Result(s) => {
+                let p = &s.predicate;
+                vec![
+                    p.drill.id.to_string(),
+                    format!("{}/{}", p.scope.tenant, p.scope.cluster),
+                    p.drill.scenario.to_string(),
+                    p.drill.level.to_string(),
+                    p.results.verdict.to_string(),
+                ]
+            }
+            Entry::Abandoned(a) => {
+                vec![
+                    a.drill.to_string(),
+                    a.cluster.to_string(),
+                    "".into(),
+                    "".into(),
+                    "ABANDONED".into(),
+                ]
+            }
+            Entry::Heartbeat(_) | Entry::Population(_) | Entry::Other => continue,
+        };
+        rows.push([vec![n.to_string()], row].concat());
+    }
+    if arguments.json {
+        let heading = rows.remove(0);
+        let objects: Vec<_> = rows
+            .into_iter()
+            .map(|r| {
+                heading
+                    .iter()
+                    .cloned()
+                    .zip(r)
+                    .collect::<std::collections::BTreeMap<_, _>>()
+            })
+            .collect();
+        println!("{}", serde_json::to_string_pretty(&objects)?);
+    } else {
+        print!("{}", screen::table(&rows));
+    }
+    Ok(Exit::Done)
+}
+
+fn find(entries: &[LoggedEntry], drill: DrillId) -> anyhow::Result<(u64, &LoggedEntry, &Statement)> {
+    entries
+        .iter()
+        .zip(0u64..)
+        .find_map(|(entry, n)| match &entry.entry {
+            Entry::Result(s) if s.predicate.drill.id == drill => Some((n, entry, s.as_ref())),
+            _ => None,
+        })
+        .ok_or_else(|| {
+            Failure::no(format!(
+                "the log has no result of drill {drill}: see `holdfast evidence list`"
+            ))
+        })
+}
+
+async fn show(arguments: ShowArguments) -> anyhow::Result<Exit> {
+    let (_, entries) = open(&arguments.operator).await?;
+    let (_, _, statement) = find(&entries, arguments.drill)?;
+    println!("{}", serde_json::to_string_pretty(statement)?);
+    Ok(Exit::Done)
+}
+
+async fn export_drill(arguments: ExportArguments) -> anyhow::Result<Exit> {
+    let (log, entries) = open(&arguments.operator).await?;
+    let (index, _, _) = find(&entries, arguments.drill)?;
+    let input = publish::gather(&log, &entries, index).await.or_no()?;
+    let files = export::files(&input).or_no()?;
+    export::write(&arguments.directory, &files).or_usage()?;
+    println!(
+        "{} files in {}; begin with VERIFY.md",
+        files.len(),
+        arguments.directory.display()
+    );
+    Ok(Exit::Done)
+}
+
+fn root_of(path: &Path) -> anyhow::Result<Option<Fingerprint>> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let file: crate::operator::OperatorFile = toml::from_str(&text)?;
+    Ok(file.repository.trust_root)
+}
+
+fn verify_export(arguments: &VerifyArguments) -> anyhow::Result<Exit> {
+    let root = match (&arguments.root, &arguments.config) {
+        (Some(root), _) => Some(*root),
+        (None, Some(config)) => root_of(config).or_usage()?,
+        (None, None) => None,
+    };
+    let report = verify::verify_export(&arguments.directory, root);
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{report}");
+    }
+    Ok(if report.accepted() { Exit::Done } else { Exit::No })
+}

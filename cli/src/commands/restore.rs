@@ -1,0 +1,310 @@
+//! `holdfast restore`: plan, and carry out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use holdfast_agent::restore::{self, Access, FetchBy, Options, PlanError, Target, plan_request};
+use holdfast_plan::restore::{FilestoreChoice, Request, RestorePlan, Target as Moment, TimelineChoice};
+use holdfast_proto::Timestamp;
+use holdfast_proto::names::{BackupId, ClusterId, FilestoreName, Lineage, Region};
+use holdfast_proto::pg::{Lsn, TimelineId};
+use holdfast_repository::clock;
+
+use crate::exit::{Exit, Failure, OrExit};
+use crate::operator::{Operator, OperatorArguments};
+use crate::screen;
+
+/// Segments that recovery fetches ahead.
+const PREFETCH: u32 = 8;
+
+/// Plan a restore, and carry it out.
+#[derive(Debug, Subcommand)]
+pub enum RestoreCommand {
+    /// What a restore would do, how long it would take, or why it cannot be done.
+    Plan(PlanArguments),
+    /// Carry a restore out. Run again after it was interrupted, it goes on.
+    Run(RunArguments),
+}
+
+/// The target of a restore.
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = false)]
+pub struct MomentArguments {
+    /// A moment with its time zone: everything committed by then.
+    #[arg(long, value_name = "TIME")]
+    to_time: Option<Timestamp>,
+    /// A position in the WAL.
+    #[arg(long, value_name = "LSN")]
+    to_lsn: Option<Lsn>,
+    /// A restore point made with pg_create_restore_point.
+    #[arg(long, value_name = "NAME")]
+    to_name: Option<String>,
+    /// A transaction.
+    #[arg(long, value_name = "XID")]
+    to_xid: Option<u32>,
+    /// The end of what is archived.
+    #[arg(long)]
+    latest: bool,
+}
+
+impl MomentArguments {
+    fn moment(&self) -> Moment {
+        match self {
+            Self { to_time: Some(t), .. } => Moment::Time(*t),
+            Self { to_lsn: Some(l), .. } => Moment::Lsn(*l),
+            Self { to_name: Some(n), .. } => Moment::Name(n.clone()),
+            Self { to_xid: Some(x), .. } => Moment::Xid(*x),
+            _ => Moment::Latest,
+        }
+    }
+}
+
+/// What to restore, and what is accepted.
+#[derive(Debug, Args)]
+pub struct RequestArguments {
+    #[command(flatten)]
+    operator: OperatorArguments,
+    /// The cluster, as TENANT/CLUSTER.
+    #[arg(long)]
+    cluster: ClusterId,
+    #[command(flatten)]
+    moment: MomentArguments,
+    /// Stop just before the target instead of just after it.
+    #[arg(long)]
+    exclusive: bool,
+    /// The timeline to recover along; the latest without it.
+    #[arg(long, value_name = "N")]
+    timeline: Option<u32>,
+    /// The line of descent, as SYSTEM-GENERATION; the newest without it.
+    #[arg(long)]
+    lineage: Option<Lineage>,
+    /// The base backup to begin from; chosen without it.
+    #[arg(long, value_name = "ID")]
+    base: Option<BackupId>,
+    /// Leave the filestores out.
+    #[arg(long)]
+    no_filestores: bool,
+    /// Accept that a replica is out of reach, and with it what it alone may
+    /// hold; repeat for more.
+    #[arg(long, value_name = "REGION")]
+    accept_unreachable: Vec<Region>,
+    /// Stop in front of a hole in the WAL, giving up what lies behind it.
+    #[arg(long)]
+    allow_gap: bool,
+    /// Print as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArguments {
+    #[command(flatten)]
+    request: RequestArguments,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    #[command(flatten)]
+    request: RequestArguments,
+    /// The new data directory: empty, or one that this restore began.
+    #[arg(long, value_name = "DIR")]
+    target: PathBuf,
+    /// Where a filestore goes, as NAME=DIR; repeat for more.
+    #[arg(long, value_name = "NAME=DIR", value_parser = assignment::<FilestoreName>)]
+    filestore: Vec<(FilestoreName, PathBuf)>,
+    /// Where a tablespace goes, as OID=DIR; repeat for more.
+    #[arg(long, value_name = "OID=DIR", value_parser = assignment::<u32>)]
+    tablespace: Vec<(u32, PathBuf)>,
+    /// Where the settings bundle is unpacked.
+    #[arg(long, value_name = "DIR")]
+    settings: Option<PathBuf>,
+    /// Where the secrets bundle is unpacked (needs the recovery or escrow identity).
+    #[arg(long, value_name = "DIR")]
+    secrets: Option<PathBuf>,
+    /// Packs worked on at the same time.
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Leave archiving as it was configured at the source.
+    #[arg(long)]
+    keep_archiving: bool,
+}
+
+fn assignment<K: std::str::FromStr>(text: &str) -> Result<(K, PathBuf), String>
+where
+    K::Err: std::fmt::Display,
+{
+    let (name, directory) = text.split_once('=').ok_or("write NAME=DIRECTORY")?;
+    let directory = std::path::absolute(directory).map_err(|e| e.to_string())?;
+    Ok((name.parse().map_err(|e: K::Err| e.to_string())?, directory))
+}
+
+impl RequestArguments {
+    fn request(&self) -> anyhow::Result<Request> {
+        let mut request = Request::new(self.moment.moment());
+        request.exclusive = self.exclusive;
+        request.lineage = self.lineage;
+        request.base = self.base;
+        request.allow_gap = self.allow_gap;
+        request.accept_unreachable = self.accept_unreachable.iter().cloned().collect::<BTreeSet<_>>();
+        if let Some(n) = self.timeline {
+            let timeline = TimelineId::new(n).ok_or_else(|| Failure::usage("timelines count from 1"))?;
+            request.timeline = TimelineChoice::Id(timeline);
+        }
+        if self.no_filestores {
+            request.filestores = FilestoreChoice::None;
+        }
+        Ok(request)
+    }
+
+    async fn plan(&self) -> anyhow::Result<(Operator, Access, RestorePlan)> {
+        let operator = self.operator.load()?;
+        let access = open(&operator, &self.cluster).await?;
+        let request = self.request()?;
+        let keyring = Some(&access.keyring);
+        let planned = plan_request(
+            &access.repository,
+            &access.trust,
+            keyring,
+            &self.cluster,
+            &request,
+            clock::now(),
+        )
+        .await;
+        let plan = match planned {
+            Ok((plan, _)) => plan,
+            Err(e @ PlanError::Impossible(_)) => return Err(e).or_no(),
+            Err(e) => return Err(e).or_unavailable(),
+        };
+        Ok((operator, access, plan))
+    }
+}
+
+/// Opens the repository with the operator's identity.
+pub async fn open(operator: &Operator, cluster: &ClusterId) -> anyhow::Result<Access> {
+    let repository = operator.open().await?;
+    Access::of(repository, &operator.root()?, cluster, &operator.identities()?)
+        .await
+        .or_no()
+}
+
+/// How a restored server fetches its WAL.
+pub fn fetch_by(operator: &Operator) -> anyhow::Result<FetchBy> {
+    Ok(FetchBy {
+        repository: operator.repository_config(),
+        trust_root: operator.root()?,
+        identities: vec![operator.identity_path()?],
+        program: std::env::current_exe().context("the path of this program")?,
+        prefetch: PREFETCH,
+        restore_command: None,
+    })
+}
+
+impl RestoreCommand {
+    /// Runs the command.
+    pub async fn run(self) -> anyhow::Result<Exit> {
+        match self {
+            RestoreCommand::Plan(arguments) => {
+                let (_, _, plan) = arguments.request.plan().await?;
+                if arguments.request.json {
+                    println!("{}", serde_json::to_string_pretty(&plan)?);
+                } else {
+                    print!("{plan}");
+                }
+                Ok(Exit::Done)
+            }
+            RestoreCommand::Run(arguments) => run(arguments).await,
+        }
+    }
+}
+
+async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
+    let (operator, access, plan) = planned_or_resumed(&arguments).await?;
+    let json = arguments.request.json;
+    if !json {
+        print!("{plan}");
+    }
+    let absolute = |path: &PathBuf| std::path::absolute(path).context("an absolute path");
+    let target = Target {
+        data: absolute(&arguments.target)?,
+        tablespaces: arguments.tablespace.iter().cloned().collect::<BTreeMap<_, _>>(),
+        tablespaces_under: None,
+        filestores: arguments.filestore.iter().cloned().collect(),
+        config: arguments.settings.as_ref().map(absolute).transpose()?,
+        secrets: arguments.secrets.as_ref().map(absolute).transpose()?,
+    };
+    let mut options = Options::new(fetch_by(&operator)?);
+    options.keep_archiving = arguments.keep_archiving;
+    if let Some(threads) = arguments.threads {
+        options.threads = threads;
+    }
+    let watching = screen::watch_meter(options.meter.clone(), "restore");
+    let outcome = restore::execute(&plan, &access, &target, &options).await;
+    watching.finish().await;
+    let outcome = outcome.or_no()?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&outcome)?);
+        return Ok(Exit::Done);
+    }
+    println!(
+        "Restored {} files, {}{}",
+        outcome.files,
+        screen::bytes(outcome.bytes),
+        if outcome.resumed {
+            format!("; {} kept from before", outcome.kept)
+        } else {
+            String::new()
+        }
+    );
+    for phase in &outcome.phases {
+        let name = format!("{:?}", phase.phase).to_lowercase();
+        println!(
+            "  {name:<18} {:>10}  {}",
+            screen::span(phase.ended.millis_since(phase.started)),
+            screen::bytes(phase.bytes)
+        );
+    }
+    for finding in &outcome.findings {
+        println!(
+            "  {:?} {} {}: {}",
+            finding.severity, finding.name, finding.subject, finding.detail
+        );
+    }
+    for note in &outcome.notes {
+        println!("  {note}");
+    }
+    println!(
+        "Start PostgreSQL on {}: it replays to the target and promotes.",
+        target.data.display()
+    );
+    if std::io::stdout().is_terminal() {
+        println!("It is there when `SELECT pg_is_in_recovery()` says f, not when the port is open.");
+    }
+    Ok(Exit::Done)
+}
+
+/// An interrupted restore goes on by the plan that it began with: planning anew
+/// could choose differently.
+async fn planned_or_resumed(arguments: &RunArguments) -> anyhow::Result<(Operator, Access, RestorePlan)> {
+    let request = &arguments.request;
+    let Some(begun) = restore::begun(&arguments.target).or_usage()? else {
+        return request.plan().await;
+    };
+    if begun.cluster != request.cluster || begun.target != request.moment.moment() {
+        return Err(Failure::usage(format!(
+            "{} holds an unfinished restore of {} to {}: go on with that, or choose another directory",
+            arguments.target.display(),
+            begun.cluster,
+            begun.target
+        )));
+    }
+    let operator = request.operator.load()?;
+    let access = open(&operator, &request.cluster).await?;
+    eprintln!(
+        "Going on with the restore that was begun in {}",
+        arguments.target.display()
+    );
+    Ok((operator, access, begun))
+}

@@ -1,0 +1,233 @@
+//! `holdfast trust`: who is believed.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, Subcommand, ValueEnum};
+use holdfast_proto::Fingerprint;
+use holdfast_proto::envelope::Link;
+use holdfast_proto::names::{ActorName, ClusterId};
+use holdfast_proto::record::{TrustAct, TrustRole};
+use holdfast_repository::signing::{SigningKey, VerifyingKey};
+use holdfast_repository::{clock, trust};
+
+use crate::exit::{Exit, Failure, OrExit};
+use crate::operator::OperatorArguments;
+use crate::screen;
+
+/// Show and change who is believed.
+#[derive(Debug, Subcommand)]
+pub enum TrustCommand {
+    /// Show every key, its role and scope.
+    Show(ShowArguments),
+    /// Believe a key from now on. Signed by the root.
+    Enrol(EnrolArguments),
+    /// Believe a key no longer, except for objects named. Signed by the root.
+    Revoke(RevokeArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct ShowArguments {
+    #[command(flatten)]
+    operator: OperatorArguments,
+    /// Print as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Roles that can be enrolled.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Role {
+    /// Signs backups of the clusters in its scope.
+    Agent,
+    /// Signs drills' intents and results.
+    Runner,
+    /// Signs checkpoints and countersigns results.
+    Coordinator,
+    /// Signs approvals.
+    Approver,
+    /// Signs reviews of evidence.
+    Reviewer,
+}
+
+impl From<Role> for TrustRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Agent => TrustRole::Agent,
+            Role::Runner => TrustRole::Runner,
+            Role::Coordinator => TrustRole::Coordinator,
+            Role::Approver => TrustRole::Approver,
+            Role::Reviewer => TrustRole::Reviewer,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct EnrolArguments {
+    #[command(flatten)]
+    operator: OperatorArguments,
+    /// The off-line root key.
+    #[arg(long, value_name = "FILE")]
+    root_key: PathBuf,
+    /// Who holds the key.
+    #[arg(long)]
+    name: ActorName,
+    /// What it may sign.
+    #[arg(long)]
+    role: Role,
+    /// The public key, PEM.
+    #[arg(long, value_name = "FILE")]
+    public: PathBuf,
+    /// A cluster that it may sign for, as TENANT/CLUSTER; repeat for more.
+    /// Agents need at least one; without any, other roles have the whole repository.
+    #[arg(long)]
+    cluster: Vec<ClusterId>,
+}
+
+#[derive(Debug, Args)]
+pub struct RevokeArguments {
+    #[command(flatten)]
+    operator: OperatorArguments,
+    /// The off-line root key.
+    #[arg(long, value_name = "FILE")]
+    root_key: PathBuf,
+    /// The key's fingerprint, from `holdfast trust show`.
+    #[arg(long)]
+    key: Fingerprint,
+    /// The last object of a stream that is still believed, as KEY=SHA256 of
+    /// the object; repeat for more. Without any, nothing the key signed is believed.
+    #[arg(long, value_name = "KEY=SHA256")]
+    believe: Vec<String>,
+    /// Why.
+    #[arg(long)]
+    reason: String,
+}
+
+impl TrustCommand {
+    /// Runs the command.
+    pub async fn run(self) -> anyhow::Result<Exit> {
+        match self {
+            TrustCommand::Show(arguments) => show(arguments).await,
+            TrustCommand::Enrol(arguments) => enrol(arguments).await,
+            TrustCommand::Revoke(arguments) => revoke(arguments).await,
+        }
+    }
+}
+
+async fn append(operator: &OperatorArguments, root_key: &PathBuf, acts: Vec<TrustAct>) -> anyhow::Result<()> {
+    let operator = operator.load()?;
+    let repository = operator.open().await?;
+    let current = operator.trust(&repository).await?;
+    let root = SigningKey::load(root_key).context("the root key").or_usage()?;
+    let (key, bytes) = trust::append(&current, acts, &root, clock::now()).or_usage()?;
+    for replica in repository.replicas() {
+        replica
+            .create(&key, bytes.clone().into())
+            .await
+            .with_context(|| {
+                format!(
+                    "the trust record in {}: run the command again when it is reachable",
+                    replica.region()
+                )
+            })
+            .or_unavailable()?;
+    }
+    println!("Signed {key} on {} replicas", repository.replicas().len());
+    Ok(())
+}
+
+async fn enrol(arguments: EnrolArguments) -> anyhow::Result<Exit> {
+    if matches!(arguments.role, Role::Agent) && arguments.cluster.is_empty() {
+        return Err(Failure::usage(
+            "an agent signs for named clusters only: give --cluster TENANT/CLUSTER",
+        ));
+    }
+    let pem = std::fs::read_to_string(&arguments.public)
+        .with_context(|| format!("the public key {}", arguments.public.display()))
+        .or_usage()?;
+    let public = VerifyingKey::from_pem(&pem).or_usage()?;
+    let act = TrustAct::Enrol {
+        name: arguments.name,
+        role: arguments.role.into(),
+        algorithm: public.algorithm(),
+        key: public.fingerprint(),
+        public: public.to_base64(),
+        clusters: arguments.cluster,
+    };
+    append(&arguments.operator, &arguments.root_key, vec![act]).await?;
+    Ok(Exit::Done)
+}
+
+async fn revoke(arguments: RevokeArguments) -> anyhow::Result<Exit> {
+    let believed = arguments
+        .believe
+        .iter()
+        .map(|text| {
+            let (key, sha256) = text
+                .rsplit_once('=')
+                .ok_or_else(|| Failure::usage(format!("{text:?}: write --believe KEY=SHA256")))?;
+            let located = holdfast_repository::layout::parse(key)
+                .ok_or_else(|| Failure::usage(format!("{key:?} is not an object's key")))?;
+            Ok(Link {
+                key: located.key(),
+                sha256: sha256.parse().or_usage()?,
+            })
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let act = TrustAct::Revoke {
+        key: arguments.key,
+        believed,
+        reason: arguments.reason,
+    };
+    append(&arguments.operator, &arguments.root_key, vec![act]).await?;
+    Ok(Exit::Done)
+}
+
+async fn show(arguments: ShowArguments) -> anyhow::Result<Exit> {
+    let operator = arguments.operator.load()?;
+    let repository = operator.open().await?;
+    let trust = operator.trust(&repository).await?;
+    let keys: Vec<_> = trust.keys().collect();
+    if arguments.json {
+        let rows: Vec<_> = keys
+            .iter()
+            .map(|(fingerprint, k)| {
+                serde_json::json!({
+                    "name": k.name, "role": k.role, "key": fingerprint, "algorithm": k.algorithm,
+                    "clusters": k.clusters, "revoked": k.revoked.is_some(),
+                })
+            })
+            .collect();
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+        return Ok(Exit::Done);
+    }
+    let mut rows = vec![
+        ["name", "role", "clusters", "key", "state"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    for (fingerprint, k) in keys {
+        let clusters = if k.clusters.is_empty() {
+            "all".to_owned()
+        } else {
+            k.clusters
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        rows.push(vec![
+            k.name.to_string(),
+            format!("{:?}", k.role).to_lowercase(),
+            clusters,
+            fingerprint.to_string(),
+            if k.revoked.is_some() {
+                "revoked".into()
+            } else {
+                "believed".into()
+            },
+        ]);
+    }
+    print!("{}", screen::table(&rows));
+    Ok(Exit::Done)
+}

@@ -1,0 +1,55 @@
+//! `holdfast verify`: the repository's integrity.
+
+use clap::Args;
+use holdfast_proto::names::ClusterId;
+use holdfast_repository::clock;
+use holdfast_repository::scrub::{Depth, scrub};
+
+use crate::exit::Exit;
+use crate::operator::OperatorArguments;
+use crate::screen;
+
+/// The repository's integrity: every copy of every object. Needs no identity.
+#[derive(Debug, Args)]
+pub struct VerifyArguments {
+    #[command(flatten)]
+    operator: OperatorArguments,
+    /// The cluster, as TENANT/CLUSTER.
+    #[arg(long)]
+    cluster: ClusterId,
+    /// Read every byte, not only listings and signed records.
+    #[arg(long)]
+    deep: bool,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl VerifyArguments {
+    /// Runs the command.
+    pub async fn run(self) -> anyhow::Result<Exit> {
+        let operator = self.operator.load()?;
+        let repository = operator.open().await?.healing(false);
+        let trust = operator.trust(&repository).await?;
+        let depth = if self.deep { Depth::Bytes } else { Depth::Records };
+        let report = scrub(&repository, &trust, &self.cluster, depth, clock::now()).await;
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&report)?);
+        } else {
+            println!(
+                "{} objects, {} of copies; {} copies read and verified",
+                report.objects,
+                screen::bytes(report.bytes),
+                report.copies_verified
+            );
+            for finding in &report.findings {
+                println!(
+                    "{:?}  {}  {}: {}",
+                    finding.severity, finding.name, finding.subject, finding.detail
+                );
+            }
+            println!("{}", if report.is_sound() { "sound" } else { "NOT sound" });
+        }
+        Ok(if report.is_sound() { Exit::Done } else { Exit::No })
+    }
+}

@@ -1,0 +1,89 @@
+//! `holdfast wal`: what PostgreSQL calls while it recovers.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use holdfast_agent::restore::{fetch, relay};
+
+use crate::commands::Command;
+use crate::exit::Exit;
+
+/// The exit code for everything but a served file and a proven absence.
+pub const FETCH_FAILED: u8 = fetch::FAILED;
+
+/// What PostgreSQL's restore_command calls.
+#[derive(Debug, Subcommand)]
+pub enum WalCommand {
+    /// Hand over one file: restore_command = 'holdfast wal fetch %f "%p" --pin FILE'.
+    /// Exits with 0 when it is there, 1 when it is proven not to exist, 126 otherwise.
+    Fetch(FetchArguments),
+    /// Fetch ahead of what is asked for; started by `wal fetch`.
+    #[command(hide = true)]
+    Prefetch(PrefetchArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct FetchArguments {
+    /// The file's name (%f).
+    name: String,
+    /// Where to put it (%p).
+    path: PathBuf,
+    /// What the restore saw of the repository, written by `restore run`.
+    #[arg(long, value_name = "FILE")]
+    pin: PathBuf,
+    /// Ask a relay at this socket instead of the repository: for a copy that
+    /// has no network.
+    #[arg(long, value_name = "SOCKET")]
+    through: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct PrefetchArguments {
+    /// What the restore saw of the repository.
+    #[arg(long, value_name = "FILE")]
+    pin: PathBuf,
+}
+
+/// Whether the command line asks for `wal fetch`, before it is parsed.
+pub fn is_fetch(arguments: impl Iterator<Item = OsString>) -> bool {
+    let words: Vec<OsString> = arguments
+        .skip(1)
+        .filter(|a| !a.to_string_lossy().starts_with('-'))
+        .take(2)
+        .collect();
+    words == ["wal", "fetch"]
+}
+
+/// Runs `wal fetch` outside of any runtime; never ends in 1 by accident.
+pub fn fetch_guarded(command: Command) -> ExitCode {
+    let Command::Wal(WalCommand::Fetch(arguments)) = command else {
+        return FETCH_FAILED.into();
+    };
+    let FetchArguments {
+        name,
+        path,
+        pin,
+        through,
+    } = arguments;
+    through
+        .map_or_else(
+            || fetch::run(&name, &path, &pin),
+            |socket| relay::ask(&socket, &name, &path),
+        )
+        .into()
+}
+
+impl WalCommand {
+    /// Runs the commands that are not `wal fetch`.
+    pub async fn run(self) -> anyhow::Result<Exit> {
+        match self {
+            WalCommand::Fetch(_) => anyhow::bail!("wal fetch does not run here"),
+            WalCommand::Prefetch(arguments) => {
+                holdfast_agent::restore::prefetch::run(&arguments.pin).await?;
+                Ok(Exit::Done)
+            }
+        }
+    }
+}
