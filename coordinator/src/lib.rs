@@ -1,3 +1,36 @@
-//! holdfast
+//! The coordinator: policy, fleet, schedule, and what is shown of it.
+//!
+//! Agents call in over mutual TLS with facts and take work; the coordinator
+//! never connects to an agent. It lists and verifies what the repository holds,
+//! measures exposures from that, gives out work that is due, brings replicas
+//! that lag behind up to the others, and shows the fleet. It holds no identity
+//! that opens a backup and no credential that deletes one.
+//!
+//! What holds: everything that it knows comes from the repository and the
+//! agents, and comes back from there. Kill it at any instant, delete its state
+//! directory, start it: the answers are the same.
+//!
+//! Where to read next:
+//! - [`config`]: its configuration. [`pki`]: certificates for it and its agents.
+//! - [`server`]: the two listeners. [`fleet`]: what `/v1/status` says.
+//! - `loops`: what it does by itself, one file for each.
+//! - `survey`: what it sees in the repository. `findings`: what stands out.
+//! - `desk`: what lies between them. `cache`, `memory`: what is remembered.
+
+pub mod cache;
 pub mod config;
+mod desk;
+mod facts;
+mod findings;
+pub mod fleet;
+mod loops;
+mod memory;
+mod meters;
+mod page;
 pub mod pki;
+mod run;
+pub mod server;
+mod supervise;
+mod survey;
+
+pub use run::{Coordinator, RunError};

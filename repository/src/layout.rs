@@ -682,6 +682,11 @@ pub fn clusters() -> String {
     "tenants/".to_owned()
 }
 
+/// All clusters of a tenant.
+pub fn clusters_of(tenant: &holdfast_proto::names::TenantName) -> String {
+    format!("{}{tenant}/clusters/", clusters())
+}
+
 /// All that belongs to a cluster.
 pub fn cluster(cluster: &ClusterId) -> String {
     format!("tenants/{}/clusters/{}/", cluster.tenant, cluster.cluster)

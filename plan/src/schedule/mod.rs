@@ -29,7 +29,7 @@ use crate::cron::Zone;
 use crate::period::Period;
 use crate::policy::{ClusterPolicy, Policy};
 
-pub use book::{Book, Failures, Open};
+pub use book::{Book, Failures, Line, Open};
 
 /// Every kind of work, in the order in which it is decided.
 pub const WORKS: [Work; 3] = [Work::BaseBackup, Work::FilestoreCheckpoint, Work::Configuration];

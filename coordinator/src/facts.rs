@@ -1,0 +1,98 @@
+//! From what lies on the desk to what the planners want to know.
+
+use std::collections::BTreeSet;
+
+use holdfast_plan::period::Period;
+use holdfast_plan::policy::{ClusterPolicy, Policy};
+use holdfast_plan::rpo;
+use holdfast_plan::schedule::{ClusterFacts, WORKS, WorkFacts};
+use holdfast_proto::message::Work;
+use holdfast_proto::names::ClusterId;
+
+use crate::desk::{State, now};
+use crate::survey::{self, Survey};
+
+/// Every cluster that anybody knows of, in order of names.
+pub fn clusters(state: &State, policy: &Policy) -> BTreeSet<ClusterId> {
+    policy
+        .clusters()
+        .map(|c| &c.cluster)
+        .chain(state.reports.keys())
+        .chain(state.strangers.keys())
+        .cloned()
+        .collect()
+}
+
+/// How old the newest sign of life may be for an exposure to be known.
+pub fn fresh_for(policy: &ClusterPolicy) -> Period {
+    let tier = &policy.tier;
+    let millis = (3 * tier.attest_interval.millis())
+        .max(tier.rpo.millis())
+        .max(15_000);
+    Period::from_millis(millis).unwrap_or(tier.rpo)
+}
+
+/// What the exposure of a cluster is measured from.
+pub fn rpo(cluster: &ClusterId, policy: &ClusterPolicy, state: &State) -> rpo::Facts {
+    let heard = state
+        .reports
+        .get(cluster)
+        .into_iter()
+        .flat_map(|report| report.witnesses.iter().cloned());
+    survey::rpo_facts(
+        state.surveys.get(cluster),
+        heard,
+        policy.tier.copies_before_ack,
+        fresh_for(policy),
+    )
+}
+
+/// What the schedule is planned from: clusters that an agent has reported.
+pub fn schedule(state: &State) -> Vec<ClusterFacts> {
+    state
+        .reports
+        .iter()
+        .map(|(cluster, report)| {
+            let survey = state.surveys.get(cluster);
+            ClusterFacts {
+                cluster: cluster.clone(),
+                reporter: Some((report.agent.clone(), report.heard)),
+                lineage: report.facts.lineage,
+                hole: survey.and_then(|survey| survey.lasting_hole(now())),
+                filestores: !report.facts.filestores.is_empty(),
+                works: WORKS
+                    .into_iter()
+                    .map(|work| (work, work_facts(cluster, work, state, survey)))
+                    .collect(),
+            }
+        })
+        .collect()
+}
+
+fn work_facts(cluster: &ClusterId, work: Work, state: &State, survey: Option<&Survey>) -> WorkFacts {
+    let report = state.reports.get(cluster);
+    let line = state.book.line(cluster, work).cloned().unwrap_or_default();
+    // A survey of another lineage says nothing about this one.
+    let lineage = report.and_then(|r| r.facts.lineage);
+    let survey = survey.filter(|survey| survey.lineage == lineage);
+    let newest = survey.and_then(|survey| match work {
+        Work::BaseBackup => survey.base.as_ref().map(|base| base.committed),
+        Work::Configuration => survey.bundle,
+        // The oldest checkpoint counts, and a filestore without one is without.
+        Work::FilestoreCheckpoint => report
+            .into_iter()
+            .flat_map(|report| &report.facts.filestores)
+            .map(|f| survey.filestores.get(f.filestore.as_str()).copied().flatten())
+            .min()
+            .flatten(),
+    });
+    WorkFacts {
+        listed: survey.and_then(|survey| survey.listed),
+        newest,
+        running: report.is_some_and(|r| r.facts.working.iter().any(|progress| progress.work == work)),
+        open: line.open,
+        succeeded: line.succeeded,
+        answered: line.answered,
+        failures: line.failures,
+    }
+}

@@ -1,0 +1,508 @@
+//! Findings about the fleet: every departure from what policy asks for.
+//!
+//! [`derive`] makes them from the facts and nothing else, so a finding ends when
+//! what it is about ends, and comes back when the coordinator starts anew. Where
+//! a fact says since when something is so, that is the finding's `since`; only
+//! for the others the moment of the first sight is remembered ([`Standing`]).
+
+use std::collections::BTreeMap;
+
+use holdfast_plan::policy::ClusterPolicy;
+use holdfast_plan::schedule::WORKS;
+use holdfast_proto::Timestamp;
+use holdfast_proto::finding::{Finding, Severity};
+use holdfast_proto::message::Work;
+use holdfast_proto::names::ClusterId;
+
+use crate::desk::{Desk, Report, State};
+use crate::facts;
+use crate::fleet::{FindingStatus, RpoStatus, StandingWord, measure};
+use crate::survey::Survey;
+
+/// Under what a finding is the same one seen again.
+type Key = (Option<ClusterId>, String, String);
+
+/// Findings that stand, and since when.
+#[derive(Debug, Clone, Default)]
+pub struct Standing {
+    findings: Vec<FindingStatus>,
+    seen: BTreeMap<Key, Timestamp>,
+}
+
+impl Standing {
+    /// All, worst first.
+    pub fn all(&self) -> &[FindingStatus] {
+        &self.findings
+    }
+
+    /// Critical ones and warnings about a cluster.
+    pub fn count(&self, cluster: &ClusterId) -> (u32, u32) {
+        let of = |severity| {
+            let all = self
+                .findings
+                .iter()
+                .filter(|f| f.cluster.as_ref() == Some(cluster));
+            u32::try_from(all.filter(|f| f.finding.severity == severity).count()).unwrap_or(u32::MAX)
+        };
+        (of(Severity::Critical), of(Severity::Warning))
+    }
+
+    /// When each was seen first, for remembering.
+    pub fn seen(&self) -> &BTreeMap<Key, Timestamp> {
+        &self.seen
+    }
+
+    /// Puts back what was remembered.
+    pub fn remember(&mut self, key: Key, since: Timestamp) {
+        self.seen.insert(key, since);
+    }
+
+    /// Puts in what was derived now. Returns what is new and what is over.
+    pub fn replace(&mut self, derived: Vec<Derived>, now: Timestamp) -> (Vec<FindingStatus>, Vec<Key>) {
+        let before = std::mem::take(&mut self.seen);
+        let known: Vec<Key> = self.findings.iter().map(key_of).collect();
+        self.findings.clear();
+        let mut new = Vec::new();
+        for Derived {
+            cluster,
+            mut finding,
+            since_known,
+        } in derived
+        {
+            let key = (cluster.clone(), finding.name.clone(), finding.subject.clone());
+            if !since_known {
+                let since = before.get(&key).copied().unwrap_or(now);
+                finding.since = since;
+                self.seen.insert(key.clone(), since);
+            }
+            let status = FindingStatus { cluster, finding };
+            if !known.contains(&key) && !self.findings.iter().any(|f| key_of(f) == key) {
+                new.push(status.clone());
+            }
+            self.findings.push(status);
+        }
+        self.findings.sort_by(|a, b| {
+            let rank =
+                |f: &FindingStatus| (std::cmp::Reverse(f.finding.severity), f.finding.since, key_of(f));
+            rank(a).cmp(&rank(b))
+        });
+        self.findings.dedup_by(|a, b| key_of(a) == key_of(b));
+        let over = known
+            .into_iter()
+            .filter(|key| !self.findings.iter().any(|f| key_of(f) == *key))
+            .collect();
+        (new, over)
+    }
+}
+
+fn key_of(status: &FindingStatus) -> Key {
+    (
+        status.cluster.clone(),
+        status.finding.name.clone(),
+        status.finding.subject.clone(),
+    )
+}
+
+/// A finding before its `since` is settled.
+#[derive(Debug, Clone)]
+pub struct Derived {
+    cluster: Option<ClusterId>,
+    finding: Finding,
+    since_known: bool,
+}
+
+/// Collects findings.
+struct Sheet {
+    cluster: Option<ClusterId>,
+    derived: Vec<Derived>,
+    now: Timestamp,
+}
+
+impl Sheet {
+    fn add(
+        &mut self,
+        name: &str,
+        subject: &str,
+        severity: Severity,
+        since: Option<Timestamp>,
+        detail: String,
+    ) {
+        self.derived.push(Derived {
+            cluster: self.cluster.clone(),
+            finding: Finding {
+                name: name.to_owned(),
+                subject: subject.to_owned(),
+                severity,
+                detail,
+                since: since.unwrap_or(self.now),
+            },
+            since_known: since.is_some(),
+        });
+    }
+
+    fn pass_on(&mut self, finding: &Finding) {
+        self.derived.push(Derived {
+            cluster: self.cluster.clone(),
+            finding: finding.clone(),
+            since_known: true,
+        });
+    }
+}
+
+/// Makes all findings.
+pub fn derive(state: &State, desk: &Desk, now: Timestamp) -> Vec<Derived> {
+    let mut sheet = Sheet {
+        cluster: None,
+        derived: Vec::new(),
+        now,
+    };
+    whole(&mut sheet, state, desk);
+    for cluster in facts::clusters(state, &desk.config.policy) {
+        sheet.cluster = Some(cluster.clone());
+        let report = state.reports.get(&cluster);
+        let survey = state.surveys.get(&cluster);
+        let Some(policy) = desk.config.policy.cluster(&cluster) else {
+            let since = state.strangers.get(&cluster).copied();
+            sheet.add(
+                "cluster-without-policy",
+                &cluster.to_string(),
+                Severity::Warning,
+                since,
+                "The policy does not name it, so nothing is asked for it: name it with a tier, or retire it."
+                    .to_owned(),
+            );
+            continue;
+        };
+        agent(&mut sheet, policy, report, desk);
+        exposure(
+            &mut sheet,
+            policy,
+            &measure(&cluster, Some(policy), state, now),
+            state,
+        );
+        if let Some(survey) = survey {
+            stored(&mut sheet, policy, survey, report);
+        }
+        work(&mut sheet, &cluster, state);
+        drills(&mut sheet, &cluster, policy, state);
+        for finding in state.replication.get(&cluster).into_iter().flatten() {
+            sheet.pass_on(finding);
+        }
+    }
+    sheet.derived
+}
+
+fn whole(sheet: &mut Sheet, state: &State, desk: &Desk) {
+    let replicas = desk.repository.replicas().len();
+    for tier in desk.config.policy.clusters().map(|c| &c.tier) {
+        if tier.copies as usize > replicas {
+            let detail = format!(
+                "Tier {} asks for {} copies and the repository has {replicas} replicas: add replicas or lower copies.",
+                tier.name, tier.copies
+            );
+            sheet.add(
+                "too-few-replicas",
+                tier.name.as_str(),
+                Severity::Critical,
+                Some(desk.started),
+                detail,
+            );
+        }
+    }
+    for (region, health) in &state.replicas {
+        if let Some((why, since)) = &health.failing {
+            let detail = format!("It does not answer: {why}");
+            sheet.add(
+                "replica-unreachable",
+                region.as_str(),
+                Severity::Critical,
+                Some(*since),
+                detail,
+            );
+        }
+    }
+    if let Some((why, since)) = &state.trust_problem {
+        let detail = format!("No agent is let in and nothing is believed until it can be read again: {why}");
+        sheet.add(
+            "trust-unreadable",
+            "trust",
+            Severity::Critical,
+            Some(*since),
+            detail,
+        );
+    }
+    for finding in state.trust.iter().flat_map(|trust| trust.findings()) {
+        if finding.name != "replica-unreachable" {
+            sheet.pass_on(finding);
+        }
+    }
+    for finding in &state.proven.findings {
+        sheet.pass_on(finding);
+    }
+    for (name, health) in &state.loops {
+        if let Some((why, since)) = health
+            .failing
+            .as_ref()
+            .filter(|(_, since)| sheet.now.millis_since(*since) > 30_000)
+        {
+            sheet.add(
+                "loop-failing",
+                name,
+                Severity::Warning,
+                Some(*since),
+                format!("It is tried again: {why}"),
+            );
+        }
+    }
+}
+
+fn agent(sheet: &mut Sheet, policy: &ClusterPolicy, report: Option<&Report>, desk: &Desk) {
+    let subject = policy.cluster.to_string();
+    let Some(report) = report else {
+        if sheet.now.millis_since(desk.started) > desk.patience.silent_after.millis() {
+            let detail = "The policy names it and no agent reports it: start its agent, or look whether its certificate and enrolment cover the cluster.";
+            sheet.add(
+                "cluster-unreported",
+                &subject,
+                Severity::Critical,
+                None,
+                detail.to_owned(),
+            );
+        }
+        return;
+    };
+    if sheet.now.millis_since(report.heard) > desk.patience.silent_after.millis() {
+        let detail = format!(
+            "Agent {} was last heard at {}: look at it and at the network.",
+            report.agent, report.heard
+        );
+        sheet.add(
+            "agent-silent",
+            report.agent.as_str(),
+            Severity::Critical,
+            Some(report.heard),
+            detail,
+        );
+    }
+    if report.clock_ahead_ms.unsigned_abs() > 5_000 {
+        let detail = format!(
+            "The clock of {} is {} ms away from the coordinator's: set both by NTP.",
+            report.agent, report.clock_ahead_ms
+        );
+        sheet.add(
+            "clock-skew",
+            report.agent.as_str(),
+            Severity::Warning,
+            None,
+            detail,
+        );
+    }
+    if report.facts.tier != policy.tier.name {
+        let detail = format!(
+            "Its agent is configured for tier {} and the policy says {}: the policy's numbers are sent to it; correct its configuration.",
+            report.facts.tier, policy.tier.name
+        );
+        sheet.add("tier-differs", &subject, Severity::Info, None, detail);
+    }
+    if let Some((rival, at)) = report
+        .rival
+        .as_ref()
+        .filter(|(_, at)| sheet.now.millis_since(*at) < 60_000)
+    {
+        let detail = format!(
+            "Agents {} and {rival} both report it: only one may write, stop the other.",
+            report.agent
+        );
+        sheet.add("two-agents", &subject, Severity::Critical, Some(*at), detail);
+    }
+    for finding in &report.facts.findings {
+        sheet.pass_on(finding);
+    }
+}
+
+fn exposure(sheet: &mut Sheet, policy: &ClusterPolicy, rpo: &RpoStatus, state: &State) {
+    let subject = policy.cluster.to_string();
+    match (rpo.standing, rpo.ms, &rpo.unknown) {
+        (StandingWord::Missed, Some(ms), _) => {
+            let crossed = rpo
+                .safe_until
+                .map(|at| at.plus_millis(policy.tier.rpo.signed_millis()));
+            let detail = format!(
+                "{:.1} s would be lost now, the objective is {}: look at the agent, the network and the replicas.",
+                ms as f64 / 1000.0,
+                policy.tier.rpo
+            );
+            sheet.add("rpo-missed", &subject, Severity::Critical, crossed, detail);
+        }
+        (StandingWord::Unknown, _, Some(why)) => {
+            // Nothing was looked at yet: not known is not yet wrong.
+            if state.surveys.contains_key(&policy.cluster) {
+                let detail = format!("How much would be lost cannot be said: {why}.");
+                sheet.add("rpo-unknown", &subject, Severity::Critical, None, detail);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn stored(sheet: &mut Sheet, policy: &ClusterPolicy, survey: &Survey, report: Option<&Report>) {
+    let subject = policy.cluster.to_string();
+    let now = sheet.now;
+    for finding in &survey.findings {
+        sheet.pass_on(finding);
+    }
+    if survey.listed.is_some() && survey.base.is_none() {
+        let detail =
+            "There is no base backup, nothing can be restored: one is made as soon as its agent streams.";
+        sheet.add(
+            "base-missing",
+            &subject,
+            Severity::Critical,
+            None,
+            detail.to_owned(),
+        );
+    }
+    if let Some(base) = &survey.base {
+        let due = policy
+            .schedule(Work::BaseBackup)
+            .next(policy.zone.tz(), base.committed);
+        // Half a recovery time objective is time enough to make one.
+        let grace = policy.tier.rto.signed_millis().max(1_800_000);
+        if let Some(due) = due.filter(|due| due.plus_millis(grace) < now) {
+            let detail = format!(
+                "It was due at {}, the newest is of {}.",
+                policy.zone.show(due),
+                policy.zone.show(base.committed)
+            );
+            sheet.add("base-overdue", &subject, Severity::Warning, Some(due), detail);
+        }
+        let copies = policy.tier.copies as usize;
+        if base.regions.len() < copies && now.millis_since(base.committed) > 600_000 {
+            let detail = format!(
+                "Base backup {} is on {} of {copies} replicas: it is being replicated.",
+                base.id,
+                base.regions.len()
+            );
+            sheet.add(
+                "copies-missing",
+                &subject,
+                Severity::Warning,
+                Some(base.committed),
+                detail,
+            );
+        }
+    }
+    if let Some(from) = survey.lasting_hole(now) {
+        let detail = format!(
+            "WAL is missing from {from} on, on every replica within reach: nothing later can be restored until the next base backup."
+        );
+        sheet.add(
+            "wal-hole",
+            &subject,
+            Severity::Critical,
+            survey.hole.map(|(_, since)| since),
+            detail,
+        );
+    }
+    let has_files = report.is_some_and(|r| !r.facts.filestores.is_empty()) || !survey.filestores.is_empty();
+    let patience = 3 * policy.tier.fence_interval.signed_millis() + 60_000;
+    if let Some(point) = survey.point.as_ref().filter(|_| has_files) {
+        if point.at.plus_millis(patience) < now {
+            let detail = format!(
+                "The newest joint point of database and filestore is of {}, one is due every {}.",
+                point.at, policy.tier.fence_interval
+            );
+            sheet.add(
+                "point-overdue",
+                &subject,
+                Severity::Warning,
+                Some(point.at.plus_millis(patience)),
+                detail,
+            );
+        }
+    }
+}
+
+fn work(sheet: &mut Sheet, cluster: &ClusterId, state: &State) {
+    for work in WORKS {
+        let Some(line) = state.book.line(cluster, work) else {
+            continue;
+        };
+        if let Some((at, why)) = &line.failures.last {
+            let (name, severity) = match work {
+                Work::BaseBackup => ("base-failed", Severity::Critical),
+                Work::FilestoreCheckpoint => ("checkpoint-failed", Severity::Warning),
+                Work::Configuration => ("configuration-failed", Severity::Warning),
+            };
+            let detail = format!(
+                "It failed {} times in a row, last with: {why}. It is tried again.",
+                line.failures.times
+            );
+            sheet.add(name, &cluster.to_string(), severity, Some(*at), detail);
+        }
+    }
+}
+
+fn drills(sheet: &mut Sheet, cluster: &ClusterId, policy: &ClusterPolicy, state: &State) {
+    let Some(_) = state.proven.listed else { return };
+    for rule in &policy.tier.drills {
+        let wanted = rule.level.to_string();
+        let passed = state
+            .proven
+            .of(cluster)
+            .filter(|drill| drill.level >= wanted)
+            .filter_map(|drill| drill.result.as_ref().filter(|result| result.passed()))
+            .map(|result| result.at)
+            .max();
+        let subject = format!("{} {wanted}", rule.scenario);
+        match passed {
+            Some(at) if at.plus_millis(rule.every.signed_millis()) >= sheet.now => {}
+            Some(at) => {
+                let detail = format!(
+                    "A restore at {wanted} or above is to be proven every {}; the last was at {at}.",
+                    rule.every
+                );
+                let since = at.plus_millis(rule.every.signed_millis());
+                sheet.add("drill-overdue", &subject, Severity::Warning, Some(since), detail);
+            }
+            None => {
+                let detail = format!(
+                    "No restore at {wanted} or above was ever proven; one is to be every {}.",
+                    rule.every
+                );
+                sheet.add("never-proven", &subject, Severity::Warning, None, detail);
+            }
+        }
+    }
+    if let Some(drill) = state.proven.of(cluster).next_back() {
+        let subject = drill.id.to_string();
+        match &drill.result {
+            Some(result) if !result.passed() => {
+                let reasons = result.reasons.join("; ");
+                let detail = format!(
+                    "The last drill ({}, {}) ended {}: {reasons}",
+                    drill.scenario, drill.level, result.verdict
+                );
+                sheet.add(
+                    "drill-failed",
+                    &subject,
+                    Severity::Critical,
+                    Some(result.at),
+                    detail,
+                );
+            }
+            None if drill.deadline.is_some_and(|deadline| deadline < sheet.now) => {
+                let detail =
+                    "It was announced and came to no result by its deadline: it counts as failed.".to_owned();
+                sheet.add(
+                    "drill-abandoned",
+                    &subject,
+                    Severity::Critical,
+                    drill.deadline,
+                    detail,
+                );
+            }
+            _ => {}
+        }
+    }
+}

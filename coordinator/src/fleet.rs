@@ -1,0 +1,376 @@
+//! The fleet as people and programs see it: one value, made from the facts.
+//!
+//! `GET /v1/status` is this as JSON, the page and the metrics are made from it.
+//! It is computed anew for every reader, so an exposure is never older than the
+//! request. Unknown stays unknown: what was not measured is absent, not zero.
+
+use holdfast_plan::policy::ClusterPolicy;
+use holdfast_plan::rpo::{self, Rpo, Standing};
+use holdfast_plan::schedule::{self, Act, Decision};
+use holdfast_proto::Timestamp;
+use holdfast_proto::finding::Finding;
+use holdfast_proto::message::Work;
+use holdfast_proto::names::{ActorName, BackupId, ClusterId, DrillId, Lineage, PointId, Region, TierName};
+use holdfast_proto::pg::{Lsn, TimelineId};
+use serde::{Deserialize, Serialize};
+
+use crate::desk::{Desk, State};
+use crate::facts;
+use crate::survey::DrillSeen;
+
+/// The whole fleet at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Fleet {
+    /// The moment.
+    pub at: Timestamp,
+    /// Which coordinator says so.
+    pub coordinator: ActorName,
+    /// Its program's version.
+    pub version: String,
+    /// SHA-256 of the policy in force.
+    pub policy: String,
+    /// Records of the trust chain; absent while it cannot be read.
+    pub trust_records: Option<u64>,
+    /// The clusters, worst first.
+    pub clusters: Vec<ClusterStatus>,
+    /// The replicas of the repository.
+    pub replicas: Vec<ReplicaStatus>,
+    /// All findings, worst first.
+    pub findings: Vec<FindingStatus>,
+}
+
+/// One cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Its tier; absent when the policy does not name the cluster.
+    pub tier: Option<TierName>,
+    /// The exposure, measured on the repository.
+    pub rpo: RpoStatus,
+    /// The recovery time objective, in milliseconds.
+    pub rto_target_ms: Option<u64>,
+    /// The agent.
+    pub agent: Option<AgentStatus>,
+    /// The lineage written.
+    pub lineage: Option<Lineage>,
+    /// The timeline streamed.
+    pub timeline: Option<TimelineId>,
+    /// The newest base backup in the repository.
+    pub last_base: Option<BaseStatus>,
+    /// When the next base backup is due by the calendar.
+    pub next_base: Option<Timestamp>,
+    /// The newest joint recovery point in the repository.
+    pub last_point: Option<PointStatus>,
+    /// The newest drill that passed.
+    pub proven: Option<DrillStatus>,
+    /// The newest drill, however it ended.
+    pub last_drill: Option<DrillStatus>,
+    /// What is done about each kind of work, in words.
+    pub work: Vec<WorkStatus>,
+    /// How many findings there are about it, by severity: critical, warning.
+    pub critical: u32,
+    /// See `critical`.
+    pub warnings: u32,
+}
+
+/// The exposure of a cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RpoStatus {
+    /// `met`, `missed` or `unknown`.
+    pub standing: StandingWord,
+    /// The objective, in milliseconds.
+    pub target_ms: Option<u64>,
+    /// At most this would be lost now, in milliseconds.
+    pub ms: Option<u64>,
+    /// Every commit until then is in the repository.
+    pub safe_until: Option<Timestamp>,
+    /// How far enough replicas hold the WAL.
+    pub frontier: Option<Lsn>,
+    /// Why it is unknown.
+    pub unknown: Option<String>,
+    /// What the agent says of its exposure, in milliseconds.
+    pub agent_says_ms: Option<u64>,
+}
+
+/// How the exposure stands to the objective.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StandingWord {
+    /// Within it.
+    Met,
+    /// Beyond it.
+    Missed,
+    /// Cannot be said, which is an alarm.
+    Unknown,
+}
+
+/// An agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// Its name.
+    pub name: ActorName,
+    /// Its program's version.
+    pub version: String,
+    /// When it was heard last.
+    pub heard: Timestamp,
+    /// Whether that is too long ago.
+    pub silent: bool,
+}
+
+/// A base backup.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BaseStatus {
+    /// The backup.
+    pub id: BackupId,
+    /// When it was committed, by the store's clock.
+    pub at: Timestamp,
+    /// Replicas that hold it.
+    pub regions: Vec<Region>,
+}
+
+/// A recovery point.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PointStatus {
+    /// The point.
+    pub id: PointId,
+    /// Its moment.
+    pub at: Timestamp,
+    /// Replicas that hold it.
+    pub regions: Vec<Region>,
+}
+
+/// A drill.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DrillStatus {
+    /// The drill.
+    pub id: DrillId,
+    /// When it ended, or began while it has not.
+    pub at: Timestamp,
+    /// The scenario.
+    pub scenario: String,
+    /// What it set out to prove.
+    pub level: String,
+    /// The verdict; absent while it runs.
+    pub verdict: Option<String>,
+    /// Measured recovery time, in milliseconds.
+    pub rto_ms: Option<u64>,
+}
+
+/// A kind of work.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkStatus {
+    /// Which.
+    pub work: Work,
+    /// What is done about it and why.
+    pub state: String,
+    /// Plaintext bytes done and in all, while it runs.
+    pub progress: Option<(u64, u64)>,
+}
+
+/// A replica of the repository.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// Its region.
+    pub region: Region,
+    /// Where it lies.
+    pub location: String,
+    /// When it last answered.
+    pub answered: Option<Timestamp>,
+    /// Why it does not, and since when.
+    pub failing: Option<(String, Timestamp)>,
+}
+
+/// A finding and what it belongs to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FindingStatus {
+    /// The cluster; absent when it is about the whole.
+    pub cluster: Option<ClusterId>,
+    /// The finding.
+    #[serde(flatten)]
+    pub finding: Finding,
+}
+
+impl Fleet {
+    /// Looks at the desk.
+    pub fn of(desk: &Desk, now: Timestamp) -> Fleet {
+        let state = desk.state();
+        let decisions = schedule::plan(&facts::schedule(&state), &desk.config.policy, &desk.patience, now);
+        let names = facts::clusters(&state, &desk.config.policy);
+        let mut clusters: Vec<ClusterStatus> = names
+            .iter()
+            .map(|cluster| status_of(cluster, &state, desk, &decisions, now))
+            .collect();
+        let rank = |c: &ClusterStatus| {
+            let standing = match c.rpo.standing {
+                StandingWord::Missed => 0,
+                StandingWord::Unknown => 1,
+                StandingWord::Met => 2,
+            };
+            (standing, u32::MAX - c.critical, u32::MAX - c.warnings)
+        };
+        clusters.sort_by_key(rank);
+        let replicas = desk.repository.replicas().iter().map(|replica| {
+            let health = state.replicas.get(replica.region()).cloned().unwrap_or_default();
+            ReplicaStatus {
+                region: replica.region().clone(),
+                location: replica.location().to_owned(),
+                answered: health.answered,
+                failing: health.failing,
+            }
+        });
+        Fleet {
+            at: now,
+            coordinator: desk.config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            policy: desk.config.policy.digest().to_string(),
+            trust_records: state.trust.as_ref().map(|trust| trust.length()),
+            clusters,
+            replicas: replicas.collect(),
+            findings: state.standing.all().to_vec(),
+        }
+    }
+}
+
+/// The exposure of a cluster now.
+pub fn measure(
+    cluster: &ClusterId,
+    policy: Option<&ClusterPolicy>,
+    state: &State,
+    now: Timestamp,
+) -> RpoStatus {
+    let report = state.reports.get(cluster);
+    let agent_says_ms = report.and_then(|r| Some(r.facts.wal.as_ref()?.rpo_ms));
+    let Some(policy) = policy else {
+        return RpoStatus {
+            standing: StandingWord::Unknown,
+            target_ms: None,
+            ms: None,
+            safe_until: None,
+            frontier: None,
+            unknown: Some("the policy does not name the cluster".to_owned()),
+            agent_says_ms,
+        };
+    };
+    let measured = rpo::measure(&facts::rpo(cluster, policy, state), now);
+    let standing = match measured.standing(policy.tier.rpo) {
+        Standing::Met => StandingWord::Met,
+        Standing::Missed => StandingWord::Missed,
+        Standing::Unknown => StandingWord::Unknown,
+    };
+    let target_ms = Some(policy.tier.rpo.millis());
+    match measured {
+        Rpo::Known {
+            ms,
+            safe_until,
+            frontier,
+        } => RpoStatus {
+            standing,
+            target_ms,
+            ms: Some(ms),
+            safe_until: Some(safe_until),
+            frontier: Some(frontier),
+            unknown: None,
+            agent_says_ms,
+        },
+        Rpo::Unknown(why) => RpoStatus {
+            standing,
+            target_ms,
+            ms: None,
+            safe_until: None,
+            frontier: None,
+            unknown: Some(why.to_string()),
+            agent_says_ms,
+        },
+    }
+}
+
+fn status_of(
+    cluster: &ClusterId,
+    state: &State,
+    desk: &Desk,
+    decisions: &[Decision],
+    now: Timestamp,
+) -> ClusterStatus {
+    let policy = desk.config.policy.cluster(cluster);
+    let report = state.reports.get(cluster);
+    let survey = state.surveys.get(cluster);
+    let (critical, warnings) = state.standing.count(cluster);
+    let base = survey.and_then(|s| s.base.as_ref());
+    let next_base = policy.and_then(|policy| {
+        policy
+            .schedule(Work::BaseBackup)
+            .next(policy.zone.tz(), base.map_or(now, |base| base.committed.max(now)))
+    });
+    ClusterStatus {
+        cluster: cluster.clone(),
+        tier: policy.map(|policy| policy.tier.name.clone()),
+        rpo: measure(cluster, policy, state, now),
+        rto_target_ms: policy.map(|policy| policy.tier.rto.millis()),
+        agent: report.map(|report| AgentStatus {
+            name: report.agent.clone(),
+            version: report.version.clone(),
+            heard: report.heard,
+            silent: now.millis_since(report.heard) > desk.patience.silent_after.millis(),
+        }),
+        lineage: report
+            .and_then(|r| r.facts.lineage)
+            .or(survey.and_then(|s| s.lineage)),
+        timeline: report
+            .and_then(|r| Some(r.facts.wal.as_ref()?.timeline))
+            .or(survey.and_then(|s| Some(s.attestation.as_ref()?.timeline))),
+        last_base: base.map(|base| BaseStatus {
+            id: base.id,
+            at: base.committed,
+            regions: base.regions.clone(),
+        }),
+        next_base,
+        last_point: survey.and_then(|s| s.point.as_ref()).map(|point| PointStatus {
+            id: point.id,
+            at: point.at,
+            regions: point.regions.clone(),
+        }),
+        proven: state
+            .proven
+            .last_pass(cluster)
+            .map(|(drill, _)| drill_status(drill)),
+        last_drill: state.proven.of(cluster).next_back().map(drill_status),
+        work: decisions
+            .iter()
+            .filter(|d| d.cluster == *cluster)
+            .map(|d| work_status(d, state))
+            .collect(),
+        critical,
+        warnings,
+    }
+}
+
+fn drill_status(drill: &DrillSeen) -> DrillStatus {
+    DrillStatus {
+        id: drill.id,
+        at: drill.result.as_ref().map_or(drill.began, |result| result.at),
+        scenario: drill.scenario.clone(),
+        level: drill.level.clone(),
+        verdict: drill.result.as_ref().map(|result| result.verdict.clone()),
+        rto_ms: drill.result.as_ref().and_then(|result| result.rto_ms),
+    }
+}
+
+fn work_status(decision: &Decision, state: &State) -> WorkStatus {
+    let working = state.reports.get(&decision.cluster).and_then(|report| {
+        report
+            .facts
+            .working
+            .iter()
+            .find(|progress| progress.work == decision.work)
+    });
+    let words = match (&decision.act, working) {
+        (Act::Hold { .. }, Some(progress)) => format!("running since {}", progress.since),
+        (act, _) => act.to_string(),
+    };
+    WorkStatus {
+        work: decision.work,
+        state: words,
+        progress: working.map(|p| (p.done, p.total)),
+    }
+}

@@ -1,0 +1,364 @@
+//! The fleet's page: words and numbers for people, made from the [`Fleet`].
+//!
+//! The template only lays out; everything that is said is decided here, so that
+//! it can be tested without a browser.
+
+use askama::Template;
+use holdfast_plan::policy::Policy;
+use holdfast_proto::Timestamp;
+use holdfast_proto::finding::Severity;
+
+use crate::fleet::{ClusterStatus, DrillStatus, FindingStatus, Fleet, StandingWord};
+
+/// The page.
+#[derive(Debug, Template)]
+#[template(path = "fleet.html")]
+pub struct FleetPage {
+    coordinator: String,
+    version: String,
+    policy: String,
+    at: Moment,
+    tiles: Vec<Tile>,
+    clusters: Vec<Row>,
+    findings: Vec<FindingRow>,
+    replicas: Vec<ReplicaRow>,
+}
+
+/// A number at the top.
+#[derive(Debug)]
+struct Tile {
+    value: String,
+    label: &'static str,
+    class: &'static str,
+}
+
+/// A moment: how long ago, and exactly.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Moment {
+    ago: String,
+    exact: String,
+}
+
+/// One cluster's row.
+#[derive(Debug)]
+struct Row {
+    tenant: String,
+    name: String,
+    tier: String,
+    purpose: String,
+    agent: String,
+    agent_class: &'static str,
+    rpo: String,
+    rpo_class: &'static str,
+    rpo_note: String,
+    target: String,
+    /// Filled part of the bar, in hundredths; the objective is at 75.
+    bar: String,
+    base: Option<Moment>,
+    base_note: String,
+    point: Option<Moment>,
+    point_note: String,
+    proven: Option<Moment>,
+    proven_note: String,
+    verdict: String,
+    verdict_class: &'static str,
+    work: Vec<String>,
+    critical: u32,
+    warnings: u32,
+}
+
+#[derive(Debug)]
+struct FindingRow {
+    severity: &'static str,
+    name: String,
+    cluster: String,
+    subject: String,
+    detail: String,
+    since: Moment,
+}
+
+#[derive(Debug)]
+struct ReplicaRow {
+    region: String,
+    location: String,
+    class: &'static str,
+    state: String,
+    detail: String,
+}
+
+/// `2 h 5 min`: the two largest units.
+fn length(ms: u64) -> String {
+    let s = ms / 1000;
+    match s {
+        0..10 => format!("{}.{} s", s, ms % 1000 / 100),
+        10..120 => format!("{s} s"),
+        120..7_200 => two(s, 60, "min", "s"),
+        7_200..172_800 => two(s, 3_600, "h", "min"),
+        _ => two(s, 86_400, "d", "h"),
+    }
+}
+
+fn two(seconds: u64, unit: u64, large: &str, small: &str) -> String {
+    let below = match unit {
+        86_400 => 3_600,
+        3_600 => 60,
+        _ => 1,
+    };
+    match seconds % unit / below {
+        0 => format!("{} {large}", seconds / unit),
+        rest => format!("{} {large} {rest} {small}", seconds / unit),
+    }
+}
+
+impl Moment {
+    fn of(at: Timestamp, now: Timestamp) -> Self {
+        let ago = if at > now {
+            format!("in {}", length(at.millis_since(now)))
+        } else {
+            match now.millis_since(at) {
+                ms @ 0..10_000 => format!("{} s ago", ms / 1000),
+                ms => format!("{} ago", length(ms)),
+            }
+        };
+        Self {
+            ago,
+            exact: at.to_chrono().format("%Y-%m-%d %H:%M:%S UTC").to_string(),
+        }
+    }
+}
+
+impl FleetPage {
+    /// Lays a fleet out.
+    pub fn of(fleet: &Fleet, policy: &Policy) -> Self {
+        let now = fleet.at;
+        Self {
+            coordinator: fleet.coordinator.to_string(),
+            version: fleet.version.clone(),
+            policy: fleet.policy.chars().take(12).collect(),
+            at: Moment::of(now, now),
+            tiles: tiles(fleet),
+            clusters: fleet.clusters.iter().map(|c| row(c, policy, now)).collect(),
+            findings: fleet.findings.iter().map(|f| finding_row(f, now)).collect(),
+            replicas: fleet
+                .replicas
+                .iter()
+                .map(|r| {
+                    let (class, state) = match (&r.failing, r.answered) {
+                        (Some((_, since)), _) => {
+                            ("bad", format!("out of reach, {}", Moment::of(*since, now).ago))
+                        }
+                        (None, Some(at)) => ("good", format!("answered {}", Moment::of(at, now).ago)),
+                        (None, None) => ("dim", "not asked yet".to_owned()),
+                    };
+                    ReplicaRow {
+                        region: r.region.to_string(),
+                        location: r.location.clone(),
+                        class,
+                        state,
+                        detail: r.failing.as_ref().map(|(why, _)| why.clone()).unwrap_or_default(),
+                    }
+                })
+                .collect(),
+        }
+    }
+}
+
+fn tiles(fleet: &Fleet) -> Vec<Tile> {
+    let standing = |word| fleet.clusters.iter().filter(|c| c.rpo.standing == word).count();
+    let severity = |severity| {
+        fleet
+            .findings
+            .iter()
+            .filter(|f| f.finding.severity == severity)
+            .count()
+    };
+    let (missed, unknown) = (standing(StandingWord::Missed), standing(StandingWord::Unknown));
+    let (critical, warnings) = (severity(Severity::Critical), severity(Severity::Warning));
+    let proven = fleet.clusters.iter().filter(|c| c.proven.is_some()).count();
+    let alarm = |n: usize, class| if n == 0 { "quiet" } else { class };
+    let all = fleet.clusters.len();
+    vec![
+        Tile {
+            value: format!("{} of {all}", standing(StandingWord::Met)),
+            label: "within RPO",
+            class: if missed + unknown == 0 { "good" } else { "quiet" },
+        },
+        Tile {
+            value: missed.to_string(),
+            label: "beyond RPO",
+            class: alarm(missed, "bad"),
+        },
+        Tile {
+            value: unknown.to_string(),
+            label: "RPO unknown",
+            class: alarm(unknown, "bad"),
+        },
+        Tile {
+            value: format!("{proven} of {all}"),
+            label: "restore proven",
+            class: if proven == all { "good" } else { "warn" },
+        },
+        Tile {
+            value: critical.to_string(),
+            label: "critical findings",
+            class: alarm(critical, "bad"),
+        },
+        Tile {
+            value: warnings.to_string(),
+            label: "warnings",
+            class: alarm(warnings, "warn"),
+        },
+    ]
+}
+
+fn row(c: &ClusterStatus, policy: &Policy, now: Timestamp) -> Row {
+    let (rpo, rpo_class) = match (c.rpo.standing, c.rpo.ms) {
+        (StandingWord::Met, Some(ms)) => (length(ms), "good"),
+        (_, Some(ms)) => (length(ms), "bad"),
+        (_, None) => ("unknown".to_owned(), "bad"),
+    };
+    let bar = match (c.rpo.ms, c.rpo.target_ms) {
+        (Some(ms), Some(target)) => (ms as f64 * 75.0 / target.max(1) as f64).clamp(1.5, 100.0),
+        _ => 0.0,
+    };
+    let rpo_note = match (&c.rpo.unknown, c.rpo.agent_says_ms) {
+        (Some(why), _) => why.clone(),
+        (None, Some(ms)) => format!("agent says {}", length(ms)),
+        (None, None) => "agent says nothing".to_owned(),
+    };
+    let (agent, agent_class) = match &c.agent {
+        None => ("no agent heard".to_owned(), "bad"),
+        Some(a) if a.silent => (
+            format!("{} silent, heard {}", a.name, Moment::of(a.heard, now).ago),
+            "bad",
+        ),
+        Some(a) => (format!("{} {}", a.name, a.version), "dim"),
+    };
+    let (verdict, verdict_class) = match c.last_drill.as_ref().map(|d| d.verdict.as_deref()) {
+        None => ("never".to_owned(), "warn"),
+        Some(None) => ("running".to_owned(), "dim"),
+        Some(Some(verdict @ ("PASS" | "PASS_WITH_EXCEPTIONS"))) => {
+            (verdict.replace('_', " ").to_lowercase(), "good")
+        }
+        Some(Some(verdict)) => (verdict.replace('_', " ").to_lowercase(), "bad"),
+    };
+    let copies = |regions: &[holdfast_proto::names::Region]| {
+        let names: Vec<&str> = regions.iter().map(|r| r.as_str()).collect();
+        format!("on {}", names.join(", "))
+    };
+    Row {
+        tenant: c.cluster.tenant.to_string(),
+        name: c.cluster.cluster.to_string(),
+        tier: c
+            .tier
+            .as_ref()
+            .map_or_else(|| "no policy".to_owned(), ToString::to_string),
+        purpose: policy
+            .cluster(&c.cluster)
+            .map(|p| p.tier.purpose.clone())
+            .unwrap_or_default(),
+        agent,
+        agent_class,
+        rpo,
+        rpo_class,
+        rpo_note,
+        target: c
+            .rpo
+            .target_ms
+            .map(|ms| length(ms).replace(".0", ""))
+            .unwrap_or_default(),
+        bar: format!("{bar:.1}"),
+        base: c.last_base.as_ref().map(|b| Moment::of(b.at, now)),
+        base_note: match (&c.last_base, c.next_base) {
+            (Some(b), Some(next)) => format!("{}, next {}", copies(&b.regions), Moment::of(next, now).ago),
+            (Some(b), None) => copies(&b.regions),
+            (None, _) => String::new(),
+        },
+        point: c.last_point.as_ref().map(|p| Moment::of(p.at, now)),
+        point_note: c
+            .last_point
+            .as_ref()
+            .map(|p| copies(&p.regions))
+            .unwrap_or_default(),
+        proven: c.proven.as_ref().map(|d| Moment::of(d.at, now)),
+        proven_note: c.proven.as_ref().map(drill_note).unwrap_or_default(),
+        verdict,
+        verdict_class,
+        work: c.work.iter().filter_map(work_line).collect(),
+        critical: c.critical,
+        warnings: c.warnings,
+    }
+}
+
+fn drill_note(drill: &DrillStatus) -> String {
+    match drill.rto_ms {
+        Some(ms) => format!("{} {}, in {}", drill.level, drill.scenario, length(ms)),
+        None => format!("{} {}", drill.level, drill.scenario),
+    }
+}
+
+/// Work that is under way.
+fn work_line(work: &crate::fleet::WorkStatus) -> Option<String> {
+    let (done, total) = work.progress?;
+    let name = match work.work {
+        holdfast_proto::message::Work::BaseBackup => "base backup",
+        holdfast_proto::message::Work::FilestoreCheckpoint => "filestore checkpoint",
+        holdfast_proto::message::Work::Configuration => "configuration",
+    };
+    Some(match (done * 100).checked_div(total) {
+        Some(percent) => format!("{name} running, {} %", percent.min(100)),
+        None => format!("{name} running"),
+    })
+}
+
+fn finding_row(f: &FindingStatus, now: Timestamp) -> FindingRow {
+    let cluster = f.cluster.as_ref().map(ToString::to_string).unwrap_or_default();
+    FindingRow {
+        severity: match f.finding.severity {
+            Severity::Info => "info",
+            Severity::Warning => "warning",
+            Severity::Critical => "critical",
+        },
+        name: f.finding.name.clone(),
+        subject: if f.finding.subject == cluster {
+            String::new()
+        } else {
+            f.finding.subject.clone()
+        },
+        cluster,
+        detail: f.finding.detail.clone(),
+        since: Moment::of(f.finding.since, now),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_read_well() {
+        for (ms, text) in [
+            (0, "0.0 s"),
+            (4_250, "4.2 s"),
+            (15_000, "15 s"),
+            (119_000, "119 s"),
+            (120_000, "2 min"),
+            (125_000, "2 min 5 s"),
+            (7_200_000, "2 h"),
+            (9_000_000, "2 h 30 min"),
+            (172_800_000, "2 d"),
+            (266_400_000, "3 d 2 h"),
+        ] {
+            assert_eq!(length(ms), text);
+        }
+    }
+
+    #[test]
+    fn moments_before_and_after() {
+        let now: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
+        assert_eq!(Moment::of(now, now).ago, "0 s ago");
+        assert_eq!(Moment::of(now.plus_millis(-65_000), now).ago, "65 s ago");
+        assert_eq!(Moment::of(now.plus_millis(7_200_000), now).ago, "in 2 h");
+        assert_eq!(Moment::of(now, now).exact, "2026-11-21 12:00:00 UTC");
+    }
+}

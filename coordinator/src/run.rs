@@ -1,0 +1,190 @@
+//! Starting and stopping.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_proto::record::KeyAlgorithm;
+use holdfast_repository::signing::{SigningError, SigningKey};
+use holdfast_repository::{Deadlines, OpenError, Repository};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::{Cache, CacheError};
+use crate::config::CoordinatorConfig;
+use crate::desk::{Desk, State, now};
+use crate::server::tls::TlsError;
+use crate::server::{accept, agents, pages, tls};
+use crate::supervise::{Ended, Exit, Supervisor};
+use crate::{loops, memory};
+
+/// How long tasks may take to end.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Why the coordinator does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The repository cannot be opened.
+    #[error(transparent)]
+    Repository(#[from] OpenError),
+    /// A key cannot be used.
+    #[error(transparent)]
+    Key(#[from] SigningError),
+    /// A key of the wrong kind.
+    #[error("the {what} must be {wanted}: generate it with `holdfast keys generate --coordinator NAME`")]
+    KeyKind {
+        /// Which.
+        what: &'static str,
+        /// What it must be.
+        wanted: &'static str,
+    },
+    /// Certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// An address cannot be listened on.
+    #[error("{address} cannot be listened on for {what}: {source}; is another coordinator running?")]
+    Listen {
+        /// For whom.
+        what: &'static str,
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A task that must not end has ended.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+    /// A defect.
+    #[error("the cache could not be opened: {0}")]
+    Panicked(String),
+}
+
+/// The coordinator's process.
+pub struct Coordinator {
+    desk: Arc<Desk>,
+    cache: Cache,
+    tls: TlsAcceptor,
+    agents: Arc<TcpListener>,
+    people: Arc<TcpListener>,
+}
+
+impl Coordinator {
+    /// Starts with `config` and runs until `stop` is cancelled.
+    pub async fn run(config: CoordinatorConfig, stop: CancellationToken) -> Result<(), RunError> {
+        Self::start(config).await?.serve(stop).await
+    }
+
+    /// Opens the repository, the cache and both listeners. Nothing is answered
+    /// yet.
+    pub async fn start(config: CoordinatorConfig) -> Result<Self, RunError> {
+        check_key(
+            &config.signing_key,
+            "signing key",
+            KeyAlgorithm::EcdsaP256,
+            "an ECDSA P-256 key",
+        )?;
+        if let Some(log_key) = &config.log_key {
+            check_key(log_key, "log key", KeyAlgorithm::Ed25519, "an Ed25519 key")?;
+        }
+        let tls = TlsAcceptor::from(tls::server_config(&config.tls)?);
+        let repository = Repository::open(&config.repository)
+            .await?
+            .with_deadlines(Deadlines::short());
+        let (state_dir, id) = (config.state_dir.clone(), repository.id());
+        let opened = tokio::task::spawn_blocking(move || Cache::open(&state_dir, id, now()))
+            .await
+            .map_err(|panic| RunError::Panicked(panic.to_string()))??;
+        if let Some(why) = &opened.set_aside {
+            tracing::warn!(why, "the cache was set aside and is begun anew");
+        }
+        let mut state = State::default();
+        memory::restore(&opened.rows, &mut state);
+        let agents = listen("agents", config.listen_agents).await?;
+        let people = listen("page, status and metrics", config.listen_http).await?;
+        tracing::info!(
+            coordinator = %config.name, repository = %repository.id(), policy = %config.policy.digest(),
+            clusters = config.policy.clusters().count(), agents = %config.listen_agents, http = %config.listen_http,
+            "coordinator started"
+        );
+        let desk = Arc::new(Desk::new(config, repository, state, now()));
+        Ok(Self {
+            desk,
+            cache: opened.cache,
+            tls,
+            agents,
+            people,
+        })
+    }
+
+    /// Where agents call in: of use when the configuration asked for any port.
+    pub fn agents_address(&self) -> std::io::Result<std::net::SocketAddr> {
+        self.agents.local_addr()
+    }
+
+    /// Where page, status and metrics are served.
+    pub fn http_address(&self) -> std::io::Result<std::net::SocketAddr> {
+        self.people.local_addr()
+    }
+
+    /// Serves until `stop` is cancelled.
+    pub async fn serve(self, stop: CancellationToken) -> Result<(), RunError> {
+        let Self {
+            desk,
+            cache,
+            tls,
+            agents,
+            people,
+        } = self;
+        // Ends what this call started, whoever asks for it.
+        let stop = stop.child_token();
+        let mut supervisor = Supervisor::new(stop.clone());
+        let (router, token) = (agents::router(Arc::clone(&desk)), stop.clone());
+        supervisor.spawn("agents", Exit::Fatal, move || {
+            accept::serve(
+                Arc::clone(&agents),
+                Some(tls.clone()),
+                router.clone(),
+                token.clone(),
+            )
+        });
+        let (router, token) = (pages::router(Arc::clone(&desk)), stop.clone());
+        supervisor.spawn("pages", Exit::Fatal, move || {
+            accept::serve(Arc::clone(&people), None, router.clone(), token.clone())
+        });
+        loops::start(&mut supervisor, &desk, &cache, &stop);
+        let ended = supervisor.run(PATIENCE).await;
+        if let Err(err) = loops::remember_last(cache, desk).await {
+            tracing::warn!(err, "the last facts were not remembered");
+        }
+        tracing::info!("coordinator stopped");
+        Ok(ended?)
+    }
+}
+
+fn check_key(
+    file: &std::path::Path,
+    what: &'static str,
+    algorithm: KeyAlgorithm,
+    wanted: &'static str,
+) -> Result<(), RunError> {
+    let key = SigningKey::load(file)?;
+    if key.algorithm() == algorithm {
+        Ok(())
+    } else {
+        Err(RunError::KeyKind { what, wanted })
+    }
+}
+
+async fn listen(what: &'static str, address: std::net::SocketAddr) -> Result<Arc<TcpListener>, RunError> {
+    TcpListener::bind(address)
+        .await
+        .map(Arc::new)
+        .map_err(|source| RunError::Listen {
+            what,
+            address,
+            source,
+        })
+}

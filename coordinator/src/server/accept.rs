@@ -1,0 +1,133 @@
+//! The accept loop: connections in, requests out, bounded on every side.
+//!
+//! A client that connects and says nothing holds one of a bounded number of
+//! places for a bounded time and nothing else: handshakes run beside each other,
+//! each with a deadline. On the stop no new connection is taken, requests under
+//! way get a few seconds.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use crate::pki;
+use holdfast_proto::names::ActorName;
+
+/// Connections at once.
+const CONNECTIONS: usize = 4096;
+const HANDSHAKE: Duration = Duration::from_secs(10);
+const HEADERS: Duration = Duration::from_secs(10);
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// The agent at the other end of a connection, from its certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer(pub ActorName);
+
+/// Serves `router` on `listener` until told to stop. With `tls`, only agents
+/// are let in, and every request carries its [`Peer`].
+pub async fn serve(
+    listener: Arc<TcpListener>,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    stop: CancellationToken,
+) -> Result<(), String> {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let graceful = GracefulShutdown::new();
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(64)
+        .keep_alive_interval(Some(Duration::from_secs(20)));
+    loop {
+        let place = tokio::select! {
+            () = stop.cancelled() => break,
+            place = Arc::clone(&places).acquire_owned() => place.map_err(|e| e.to_string())?,
+        };
+        let (tcp, address) = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(err) => {
+                    // Out of descriptors, most likely: others must end first.
+                    tracing::warn!(%err, "a connection could not be accepted");
+                    tokio::select! {
+                        () = stop.cancelled() => break,
+                        () = tokio::time::sleep(Duration::from_millis(100)) => {}
+                    }
+                    continue;
+                }
+            },
+        };
+        let (tls, router, builder, watcher) =
+            (tls.clone(), router.clone(), builder.clone(), graceful.watcher());
+        tokio::spawn(async move {
+            let _place = place;
+            let ended = match tls {
+                None => connection(tcp, router, None, &builder, watcher).await,
+                Some(tls) => match tokio::time::timeout(HANDSHAKE, tls.accept(tcp)).await {
+                    Err(_) => Err("the handshake took too long".to_owned()),
+                    Ok(Err(refused)) => Err(refused.to_string()),
+                    Ok(Ok(stream)) => {
+                        let certificates = stream.get_ref().1.peer_certificates();
+                        match certificates.and_then(|all| all.first()).and_then(pki::agent_of) {
+                            Some(agent) => {
+                                connection(stream, router, Some(Peer(agent)), &builder, watcher).await
+                            }
+                            None => Err("the certificate names no agent".to_owned()),
+                        }
+                    }
+                },
+            };
+            if let Err(err) = ended {
+                tracing::debug!(%address, err, "a connection ended");
+            }
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+        tracing::debug!("connections were cut off at the end");
+    }
+    Ok(())
+}
+
+async fn connection<S>(
+    stream: S,
+    router: Router,
+    peer: Option<Peer>,
+    builder: &auto::Builder<TokioExecutor>,
+    watcher: hyper_util::server::graceful::Watcher,
+) -> Result<(), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = router.map_request(move |mut request: Request<Incoming>| {
+        if let Some(peer) = &peer {
+            request.extensions_mut().insert(peer.clone());
+        }
+        request.map(Body::new)
+    });
+    let service = TowerToHyperService::new(service.map_err(|never: Infallible| match never {}));
+    let serving = builder
+        .serve_connection(TokioIo::new(stream), service)
+        .into_owned();
+    watcher.watch(serving).await.map_err(|e| e.to_string())
+}

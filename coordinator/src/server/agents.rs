@@ -1,0 +1,246 @@
+//! What agents may ask: one thing, the heartbeat.
+//!
+//! An agent is let in for what the trust chain enrols its name for, and for
+//! nothing else. A heartbeat that speaks for one cluster too many is refused
+//! whole, so that a mistake is seen and half a truth is not acted on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Extension, Json, Router};
+use holdfast_plan::rpo::Witness;
+use holdfast_proto::Timestamp;
+use holdfast_proto::message::{ClusterFacts, HEARTBEAT_PATH, Heartbeat, Orders};
+use holdfast_proto::names::{ActorName, ClusterId};
+use holdfast_proto::record::TrustRole;
+use holdfast_repository::trust::Trust;
+use serde::Serialize;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::limit::RequestBodyLimitLayer;
+use tower_http::timeout::TimeoutLayer;
+
+use super::accept::Peer;
+use crate::desk::{Desk, Report, now};
+use crate::meters::Answer;
+
+/// The longest heartbeat.
+const BODY: usize = 2 << 20;
+
+/// The most clusters that one agent may report.
+const CLUSTERS: usize = 256;
+
+/// The router of the agents' listener.
+pub fn router(desk: Arc<Desk>) -> Router {
+    Router::new()
+        .route(HEARTBEAT_PATH, post(heartbeat))
+        .fallback(|| async {
+            Refusal::new(
+                StatusCode::NOT_FOUND,
+                "agents post to /v1/heartbeat and nowhere else",
+            )
+        })
+        .with_state(desk)
+        .layer(RequestBodyLimitLayer::new(BODY))
+        .layer(TimeoutLayer::with_status_code(
+            StatusCode::REQUEST_TIMEOUT,
+            Duration::from_secs(10),
+        ))
+        .layer(CatchPanicLayer::new())
+}
+
+/// A request that is not answered with what it asks for (RFC 9457).
+#[derive(Debug)]
+pub struct Refusal {
+    status: StatusCode,
+    detail: String,
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+}
+
+impl Refusal {
+    /// A refusal that says why and what to do.
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self {
+            status,
+            detail: detail.into(),
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let title = self.status.canonical_reason().unwrap_or("refused");
+        let problem = Problem {
+            title,
+            status: self.status.as_u16(),
+            detail: &self.detail,
+        };
+        let body = serde_json::to_string(&problem).expect("text and numbers always serialise");
+        (
+            self.status,
+            [(header::CONTENT_TYPE, "application/problem+json")],
+            body,
+        )
+            .into_response()
+    }
+}
+
+async fn heartbeat(
+    State(desk): State<Arc<Desk>>,
+    Extension(Peer(agent)): Extension<Peer>,
+    Json(heartbeat): Json<Heartbeat>,
+) -> Result<Json<Orders>, Refusal> {
+    let answered = answer(&desk, &agent, heartbeat);
+    desk.meters.heartbeat(match &answered {
+        Ok(_) => Answer::Accepted,
+        Err(refusal) if refusal.status == StatusCode::SERVICE_UNAVAILABLE => Answer::Unready,
+        Err(refusal) => {
+            tracing::warn!(%agent, why = refusal.detail, "a heartbeat was refused");
+            Answer::Refused
+        }
+    });
+    answered.map(Json)
+}
+
+/// Checks, hears and answers a heartbeat.
+fn answer(desk: &Desk, agent: &ActorName, heartbeat: Heartbeat) -> Result<Orders, Refusal> {
+    if heartbeat.agent != *agent {
+        let detail = format!(
+            "the certificate is that of agent {agent}, the heartbeat speaks for {}: give each agent its own certificate",
+            heartbeat.agent
+        );
+        return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
+    }
+    if heartbeat.clusters.len() > CLUSTERS {
+        let detail = format!("an agent reports at most {CLUSTERS} clusters: use more agents");
+        return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
+    }
+    let trust = desk.trust().ok_or_else(|| {
+        Refusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the trust chain has not been read yet: try again soon",
+        )
+    })?;
+    if !enrolled(&trust, agent, None) {
+        let detail = format!("agent {agent} is not enrolled: a root signs `holdfast trust enrol` for it");
+        return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
+    }
+    if let Some(other) = heartbeat
+        .clusters
+        .iter()
+        .find(|f| !enrolled(&trust, agent, Some(&f.cluster)))
+    {
+        let detail = format!(
+            "agent {agent} is not enrolled for {}: a root signs `holdfast trust enrol` for it, if it should be",
+            other.cluster
+        );
+        return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
+    }
+    Ok(hear(desk, agent, heartbeat))
+}
+
+/// Whether the trust chain lets an agent of that name speak for the cluster, or
+/// at all.
+fn enrolled(trust: &Trust, agent: &ActorName, cluster: Option<&ClusterId>) -> bool {
+    trust.keys().any(|(_, key)| {
+        key.name == *agent
+            && key.role == TrustRole::Agent
+            && key.revoked.is_none()
+            && cluster.is_none_or(|cluster| key.covers(Some(cluster)))
+    })
+}
+
+fn hear(desk: &Desk, agent: &ActorName, heartbeat: Heartbeat) -> Orders {
+    let at = now();
+    let mut state = desk.state();
+    let ended = state.book.ended(agent, &heartbeat.done, at);
+    for (cluster, work) in &ended {
+        tracing::info!(%cluster, ?work, %agent, "assigned work ended");
+    }
+    for result in &heartbeat.done {
+        if let Err(err) = &result.outcome {
+            tracing::warn!(%agent, id = %result.id, err, "assigned work failed");
+        }
+    }
+    let skew = (heartbeat.at.unix_micros() - at.unix_micros()) / 1000;
+    for facts in heartbeat.clusters.iter().cloned() {
+        state.book.hear(agent, &facts, &desk.patience, at);
+        let before = state.reports.remove(&facts.cluster);
+        state.reports.insert(
+            facts.cluster.clone(),
+            report(agent, &heartbeat.version, at, skew, facts, before),
+        );
+    }
+    let policy = &desk.config.policy;
+    let directives: Vec<_> = heartbeat
+        .clusters
+        .iter()
+        .filter_map(|f| policy.directives(&f.cluster))
+        .collect();
+    let rhythm = heartbeat
+        .clusters
+        .iter()
+        .filter_map(|f| Some(policy.cluster(&f.cluster)?.tier.rpo.millis() / 5))
+        .min();
+    let orders = Orders {
+        at,
+        assignments: state.book.orders(agent, at),
+        directives,
+        heard: heartbeat.done.iter().map(|result| result.id).collect(),
+        heartbeat_ms: rhythm.unwrap_or(10_000).clamp(1_000, 10_000),
+    };
+    drop(state);
+    desk.wake.schedule.notify_one();
+    desk.wake.findings.notify_one();
+    if !ended.is_empty() {
+        desk.wake.survey.notify_one();
+        desk.wake.remember.notify_one();
+    }
+    orders
+}
+
+fn report(
+    agent: &ActorName,
+    version: &str,
+    at: Timestamp,
+    skew: i64,
+    facts: ClusterFacts,
+    before: Option<Report>,
+) -> Report {
+    let rival = match &before {
+        Some(before) if before.agent != *agent && at.millis_since(before.heard) < 60_000 => {
+            Some((before.agent.clone(), before.heard))
+        }
+        Some(before) => before.rival.clone(),
+        None => None,
+    };
+    let mut report = Report {
+        agent: agent.clone(),
+        version: version.chars().take(60).collect(),
+        heard: at,
+        clock_ahead_ms: skew,
+        rival,
+        witnesses: before.map(|before| before.witnesses).unwrap_or_default(),
+        facts,
+    };
+    if let Some(wal) = &report.facts.wal {
+        // Our clock counts: what the agent saw, it saw before it said so.
+        let safe_until = at.plus_millis(-i64::try_from(wal.rpo_ms).unwrap_or(i64::MAX));
+        let witness = Witness {
+            at,
+            server_flush: wal.server_flush,
+            safe: Some((wal.acknowledged, safe_until)),
+        };
+        report.witness(witness);
+    }
+    report
+}

@@ -1,0 +1,6 @@
+//! What listens: agents over mutual TLS, people over HTTP on this machine.
+
+pub mod accept;
+pub mod agents;
+pub mod pages;
+pub mod tls;

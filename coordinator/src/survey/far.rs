@@ -1,0 +1,211 @@
+//! The far look: base backups, points, bundles, journals, attestations.
+//!
+//! Names are listed, only the newest records are read, and a record that was
+//! read once is not read again: objects never change.
+
+use std::collections::BTreeMap;
+
+use holdfast_proto::Timestamp;
+use holdfast_proto::envelope::Record;
+use holdfast_proto::finding::{Finding, Severity};
+use holdfast_proto::names::{ClusterId, FilestoreName, Lineage, ObjectKey, Region};
+use holdfast_proto::record::{BaseBody, FrontierBody, JournalBody, PointBody};
+use holdfast_repository::layout::{self, BundleKind, Located};
+use holdfast_repository::trust::Trust;
+use holdfast_repository::{Presence, UnionListing};
+
+use super::{Attestation, BaseSeen, PointSeen, Survey};
+use crate::desk::Desk;
+
+/// How many records that do not verify are passed over.
+const TRIES: usize = 4;
+
+/// Records that were read, by key.
+#[derive(Debug, Default)]
+pub struct FarMemory {
+    bases: BTreeMap<ObjectKey, BaseBody>,
+    points: BTreeMap<ObjectKey, PointBody>,
+    frontiers: BTreeMap<ObjectKey, FrontierBody>,
+    journals: BTreeMap<FilestoreName, BTreeMap<ObjectKey, JournalBody>>,
+}
+
+/// Looks. What cannot be listed at all is an error and leaves the survey as it
+/// was.
+pub async fn look(
+    memory: &mut FarMemory,
+    cluster: &ClusterId,
+    reported: Option<Lineage>,
+    desk: &Desk,
+    survey: &mut Survey,
+) -> Result<(), String> {
+    let trust = desk.trust().ok_or("the trust chain has not been read yet")?;
+    let now = crate::desk::now();
+    let mut findings = Vec::new();
+    let bundles = list(desk, &layout::bundles(cluster, BundleKind::Config)).await?;
+    let bundle = bundles.objects.values().filter_map(|on| stored(on)).max();
+    let filestores = filestores(memory, cluster, desk, &trust, &mut findings).await?;
+    let lineage = match reported {
+        Some(lineage) => Some(lineage),
+        None => newest_lineage(cluster, desk).await?,
+    };
+    let (mut bases, mut base, mut point, mut attestation) = (0, None, None, None);
+    if let Some(lineage) = lineage {
+        let listed = list(desk, &layout::bases(cluster, lineage)).await?;
+        bases = listed.objects.len() as u64;
+        base = newest(&listed, &mut memory.bases, desk, &trust, &mut findings)
+            .await
+            .map(|(body, on)| BaseSeen {
+                id: body.id,
+                stopped: body.stopped,
+                committed: stored(&on).unwrap_or(body.stopped),
+                timeline: body.timeline,
+                start: body.start_lsn,
+                segment_size: body.segment_size,
+                regions: regions(&on),
+            });
+        let listed = list(desk, &layout::points(cluster, lineage)).await?;
+        point = newest(&listed, &mut memory.points, desk, &trust, &mut findings)
+            .await
+            .map(|(body, on)| PointSeen {
+                id: body.id,
+                at: body.at,
+                regions: regions(&on),
+            });
+        let listed = list(desk, &layout::frontiers(cluster, lineage)).await?;
+        attestation = newest(&listed, &mut memory.frontiers, desk, &trust, &mut findings)
+            .await
+            .filter(|(body, _)| body.at <= now.plus_millis(60_000))
+            .map(|(body, _)| Attestation {
+                at: body.at,
+                timeline: body.timeline,
+                server_flush: body.server_flush,
+                acknowledged: body.acknowledged,
+                rpo_ms: body.rpo_ms,
+            });
+    }
+    survey.listed = Some(now);
+    survey.lineage = lineage;
+    survey.bases = bases;
+    survey.base = base;
+    survey.point = point;
+    survey.attestation = attestation;
+    survey.bundle = bundle;
+    survey.filestores = filestores;
+    survey.findings = findings;
+    Ok(())
+}
+
+async fn list(desk: &Desk, prefix: &str) -> Result<UnionListing, String> {
+    let listing = desk.repository.list(prefix).await.map_err(|e| e.to_string())?;
+    for (region, error) in &listing.unlisted {
+        desk.note_replica(region, Err(error.explained()));
+    }
+    Ok(listing)
+}
+
+/// When the first copy was stored.
+fn stored(on: &[Presence]) -> Option<Timestamp> {
+    on.iter().map(|p| p.modified).min()
+}
+
+fn regions(on: &[Presence]) -> Vec<Region> {
+    on.iter().map(|p| p.region.clone()).collect()
+}
+
+/// The newest record of a listing that verifies, with where it stands. Keys of
+/// one prefix sort in the order of time.
+async fn newest<B: Record + Clone + Send + Sync>(
+    listing: &UnionListing,
+    read: &mut BTreeMap<ObjectKey, B>,
+    desk: &Desk,
+    trust: &Trust,
+    findings: &mut Vec<Finding>,
+) -> Option<(B, Vec<Presence>)> {
+    read.retain(|key, _| listing.objects.contains_key(key));
+    for (key, on) in listing.objects.iter().rev().take(TRIES) {
+        if let Some(body) = read.get(key) {
+            return Some((body.clone(), on.clone()));
+        }
+        match desk.repository.read_header::<B>(key, trust).await {
+            Ok((signed, met)) => {
+                findings.extend(met);
+                // Only the newest is asked for: older ones need not be kept.
+                read.clear();
+                read.insert(key.clone(), signed.header.body.clone());
+                return Some((signed.header.body, on.clone()));
+            }
+            Err(error) => findings.push(Finding {
+                name: "record-not-believed".to_owned(),
+                subject: key.to_string(),
+                severity: Severity::Critical,
+                detail: format!("{error}. It does not count, the one before it does: find out who wrote it."),
+                since: stored(on).unwrap_or_else(crate::desk::now),
+            }),
+        }
+    }
+    None
+}
+
+/// Each filestore and when its newest checkpoint was stored.
+async fn filestores(
+    memory: &mut FarMemory,
+    cluster: &ClusterId,
+    desk: &Desk,
+    trust: &Trust,
+    findings: &mut Vec<Finding>,
+) -> Result<BTreeMap<String, Option<Timestamp>>, String> {
+    let mut out = BTreeMap::new();
+    let children = desk
+        .repository
+        .children(&layout::filestores(cluster))
+        .await
+        .map_err(|e| e.to_string())?;
+    for name in children.names {
+        let Ok(filestore) = name.parse::<FilestoreName>() else {
+            continue;
+        };
+        let listed = list(desk, &layout::journals(cluster, &filestore)).await?;
+        let read = memory.journals.entry(filestore.clone()).or_default();
+        let entry = newest(&listed, read, desk, trust, findings).await;
+        let checkpoint = entry.and_then(|(body, _)| {
+            let key = layout::journal(cluster, &filestore, body.checkpoint);
+            listed.objects.get(&key).and_then(|on| stored(on))
+        });
+        out.insert(name, checkpoint);
+    }
+    Ok(out)
+}
+
+/// The lineage that was written last, for a cluster whose agent is silent.
+async fn newest_lineage(cluster: &ClusterId, desk: &Desk) -> Result<Option<Lineage>, String> {
+    let children = desk
+        .repository
+        .children(&layout::lineages(cluster))
+        .await
+        .map_err(|e| e.to_string())?;
+    let lineages: Vec<Lineage> = children
+        .names
+        .iter()
+        .filter_map(|name| name.parse().ok())
+        .collect();
+    if let [only] = lineages[..] {
+        return Ok(Some(only));
+    }
+    let mut best: Option<(Timestamp, Lineage)> = None;
+    for lineage in lineages {
+        let frontiers = list(desk, &layout::frontiers(cluster, lineage)).await?;
+        let bases = list(desk, &layout::bases(cluster, lineage)).await?;
+        let last = frontiers.keys().chain(bases.keys()).filter_map(written).max();
+        best = best.max(last.map(|at| (at, lineage)));
+    }
+    Ok(best.map(|(_, lineage)| lineage))
+}
+
+/// The moment in an object's name.
+fn written(key: &ObjectKey) -> Option<Timestamp> {
+    match layout::parse(key.as_str())? {
+        Located::Frontier { at, .. } => Some(at),
+        Located::Base { id, .. } => Some(id.made_at()),
+        _ => None,
+    }
+}

@@ -1,0 +1,428 @@
+//! What was proven: drills, from the evidence log in the repository.
+//!
+//! The log's entries are DSSE envelopes (`docs/FORMAT.md`). An entry counts when
+//! a runner that the trust chain knows for that cluster signed it. Only what the
+//! fleet's view needs is read: which drill, of which cluster, how it ended.
+//! Entries never change, so each is read once.
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use holdfast_proto::finding::{Finding, Severity};
+use holdfast_proto::names::{ClusterId, ClusterName, DrillId, TenantName};
+use holdfast_proto::record::TrustRole;
+use holdfast_proto::{Fingerprint, Timestamp};
+use holdfast_repository::layout::{self, Located};
+use holdfast_repository::trust::Trust;
+use serde::Deserialize;
+
+use crate::desk::Desk;
+
+/// A drill as the log shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DrillSeen {
+    /// The drill.
+    pub id: DrillId,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The scenario.
+    pub scenario: String,
+    /// What it set out to prove, `L1` to `L5`.
+    pub level: String,
+    /// When its intent was signed.
+    pub began: Timestamp,
+    /// Without a result by then, it failed.
+    pub deadline: Option<Timestamp>,
+    /// How it ended; absent while there is no result.
+    pub result: Option<DrillResult>,
+}
+
+/// How a drill ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DrillResult {
+    /// The verdict: `PASS`, `FAIL` and so on.
+    pub verdict: String,
+    /// When its last phase ended, or its result was logged.
+    pub at: Timestamp,
+    /// Measured recovery time.
+    pub rto_ms: Option<u64>,
+    /// Reasons for anything but a plain pass.
+    pub reasons: Vec<String>,
+}
+
+impl DrillResult {
+    /// Whether recovery was shown to work.
+    pub fn passed(&self) -> bool {
+        matches!(self.verdict.as_str(), "PASS" | "PASS_WITH_EXCEPTIONS")
+    }
+}
+
+/// All drills of the log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proven {
+    /// When the log was last read to its end.
+    pub listed: Option<Timestamp>,
+    /// Entries in it.
+    pub entries: u64,
+    /// The drills, oldest first.
+    pub drills: Vec<DrillSeen>,
+    /// Entries that are not believed, and holes.
+    pub findings: Vec<Finding>,
+}
+
+impl Proven {
+    /// A cluster's drills, oldest first.
+    pub fn of<'a>(&'a self, cluster: &'a ClusterId) -> impl DoubleEndedIterator<Item = &'a DrillSeen> {
+        self.drills.iter().filter(move |drill| drill.cluster == *cluster)
+    }
+
+    /// The newest drill of a cluster that passed.
+    pub fn last_pass(&self, cluster: &ClusterId) -> Option<(&DrillSeen, &DrillResult)> {
+        self.drills
+            .iter()
+            .filter(|drill| drill.cluster == *cluster)
+            .filter_map(|drill| Some((drill, drill.result.as_ref().filter(|r| r.passed())?)))
+            .max_by_key(|(_, result)| result.at)
+    }
+}
+
+const INTENT: &str = "application/vnd.holdfast.intent+json";
+const ABANDONED: &str = "application/vnd.holdfast.abandoned+json";
+const IN_TOTO: &str = "application/vnd.in-toto+json";
+
+#[derive(Deserialize)]
+struct Envelope {
+    payload: String,
+    #[serde(rename = "payloadType")]
+    payload_type: String,
+    signatures: Vec<EnvelopeSignature>,
+}
+
+#[derive(Deserialize)]
+struct EnvelopeSignature {
+    keyid: Fingerprint,
+    sig: String,
+}
+
+#[derive(Deserialize)]
+struct Intent {
+    drill: DrillId,
+    cluster: ClusterId,
+    level: String,
+    scenario: String,
+    at: Timestamp,
+    deadline: Timestamp,
+}
+
+#[derive(Deserialize)]
+struct Abandoned {
+    drill: DrillId,
+    cluster: ClusterId,
+    at: Timestamp,
+    reason: String,
+}
+
+#[derive(Deserialize)]
+struct Statement {
+    predicate: Predicate,
+}
+
+#[derive(Deserialize)]
+struct Predicate {
+    drill: StatementDrill,
+    scope: Scope,
+    results: Results,
+    timings: Timings,
+}
+
+#[derive(Deserialize)]
+struct StatementDrill {
+    id: DrillId,
+    level: String,
+    scenario: String,
+}
+
+#[derive(Deserialize)]
+struct Scope {
+    tenant: TenantName,
+    cluster: ClusterName,
+}
+
+#[derive(Deserialize)]
+struct Results {
+    verdict: String,
+    #[serde(default)]
+    reasons: Vec<String>,
+    #[serde(default)]
+    rto: Option<Rto>,
+}
+
+#[derive(Deserialize)]
+struct Rto {
+    actual_ms: u64,
+}
+
+#[derive(Deserialize)]
+struct Timings {
+    #[serde(default)]
+    phases: Vec<Phase>,
+}
+
+#[derive(Deserialize)]
+struct Phase {
+    start: Timestamp,
+    end: Timestamp,
+}
+
+/// What an entry says of a drill.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Said {
+    Intended(DrillSeen),
+    Ended(DrillSeen),
+    Other,
+}
+
+/// Reads the log, each entry once.
+#[derive(Debug, Default)]
+pub struct ProvenReader {
+    read: BTreeMap<u64, Said>,
+}
+
+impl ProvenReader {
+    /// Reads what is new.
+    pub async fn look(&mut self, desk: &Desk) -> Result<Proven, String> {
+        let trust = desk.trust().ok_or("the trust chain has not been read yet")?;
+        let listing = desk
+            .repository
+            .list(&layout::evidence_entries())
+            .await
+            .map_err(|e| e.to_string())?;
+        let mut numbers = BTreeMap::new();
+        for (key, on) in &listing.objects {
+            if let Some(Located::EvidenceEntry { n }) = layout::parse(key.as_str()) {
+                numbers.insert(n, (key, on.iter().map(|p| p.modified).min()));
+            }
+        }
+        let mut findings = Vec::new();
+        for (n, (key, stored)) in &numbers {
+            if self.read.contains_key(n) {
+                continue;
+            }
+            let stored = stored.unwrap_or_else(crate::desk::now);
+            match desk
+                .repository
+                .find(key, |bytes| read_entry(bytes, &trust, stored))
+                .await
+            {
+                Ok(found) => {
+                    findings.extend(found.findings);
+                    self.read.insert(*n, found.value);
+                }
+                // Perhaps the key is enrolled, or the replica back, later: it is
+                // looked at again.
+                Err(error) => findings.push(Finding {
+                    name: "evidence-not-believed".to_owned(),
+                    subject: key.to_string(),
+                    severity: Severity::Critical,
+                    detail: format!("{error}. It proves nothing: run `holdfast evidence verify`."),
+                    since: stored,
+                }),
+            }
+        }
+        let missing = (0..numbers.keys().next_back().map_or(0, |n| n + 1)).find(|n| !numbers.contains_key(n));
+        if let Some(n) = missing.filter(|_| listing.is_complete()) {
+            findings.push(Finding {
+                name: "evidence-missing".to_owned(),
+                subject: layout::evidence_entry(n).to_string(),
+                severity: Severity::Critical,
+                detail:
+                    "Later entries of the evidence log are there and this one is not: evidence was removed."
+                        .to_owned(),
+                since: crate::desk::now(),
+            });
+        }
+        Ok(Proven {
+            listed: Some(crate::desk::now()),
+            entries: numbers.len() as u64,
+            drills: drills(self.read.values()),
+            findings,
+        })
+    }
+}
+
+/// Puts intents and results together.
+fn drills<'a>(said: impl Iterator<Item = &'a Said>) -> Vec<DrillSeen> {
+    let mut drills: BTreeMap<DrillId, DrillSeen> = BTreeMap::new();
+    for said in said {
+        match said {
+            Said::Intended(drill) => {
+                drills.entry(drill.id).or_insert_with(|| drill.clone());
+            }
+            Said::Ended(ended) => {
+                let drill = drills.entry(ended.id).or_insert_with(|| ended.clone());
+                // The first result counts; a drill that was given up and ends
+                // after all has shown that it can, later than promised.
+                if drill.result.as_ref().is_none_or(|r| r.verdict == "ABANDONED")
+                    && drill.cluster == ended.cluster
+                {
+                    drill.result.clone_from(&ended.result);
+                    if !ended.level.is_empty() {
+                        drill.level.clone_from(&ended.level);
+                    }
+                }
+            }
+            Said::Other => {}
+        }
+    }
+    let mut drills: Vec<DrillSeen> = drills.into_values().collect();
+    drills.sort_by_key(|drill| (drill.began, drill.id));
+    drills
+}
+
+/// The bytes that a DSSE signature covers.
+fn pae(payload_type: &str, payload: &[u8]) -> Vec<u8> {
+    let mut out = format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len()).into_bytes();
+    out.extend_from_slice(payload);
+    out
+}
+
+fn read_entry(bytes: &Bytes, trust: &Trust, stored: Timestamp) -> Result<Said, String> {
+    let envelope: Envelope =
+        serde_json::from_slice(bytes).map_err(|e| format!("it is no DSSE envelope ({e})"))?;
+    let payload = BASE64
+        .decode(&envelope.payload)
+        .map_err(|_| "its payload is not base64".to_owned())?;
+    let body = |e: serde_json::Error| format!("its payload cannot be read ({e})");
+    let said = match envelope.payload_type.as_str() {
+        INTENT => {
+            let intent: Intent = serde_json::from_slice(&payload).map_err(body)?;
+            Said::Intended(DrillSeen {
+                id: intent.drill,
+                cluster: intent.cluster,
+                scenario: intent.scenario,
+                level: intent.level,
+                began: intent.at,
+                deadline: Some(intent.deadline),
+                result: None,
+            })
+        }
+        ABANDONED => {
+            let abandoned: Abandoned = serde_json::from_slice(&payload).map_err(body)?;
+            let result = DrillResult {
+                verdict: "ABANDONED".to_owned(),
+                at: abandoned.at,
+                rto_ms: None,
+                reasons: vec![abandoned.reason],
+            };
+            Said::Ended(DrillSeen {
+                id: abandoned.drill,
+                cluster: abandoned.cluster,
+                scenario: String::new(),
+                level: String::new(),
+                began: abandoned.at,
+                deadline: None,
+                result: Some(result),
+            })
+        }
+        IN_TOTO => {
+            let statement: Statement = serde_json::from_slice(&payload).map_err(body)?;
+            let Predicate {
+                drill,
+                scope,
+                results,
+                timings,
+            } = statement.predicate;
+            let result = DrillResult {
+                verdict: results.verdict,
+                at: timings.phases.iter().map(|p| p.end).max().unwrap_or(stored),
+                rto_ms: results.rto.map(|rto| rto.actual_ms),
+                reasons: results.reasons,
+            };
+            Said::Ended(DrillSeen {
+                id: drill.id,
+                cluster: ClusterId {
+                    tenant: scope.tenant,
+                    cluster: scope.cluster,
+                },
+                scenario: drill.scenario,
+                level: drill.level,
+                began: timings.phases.iter().map(|p| p.start).min().unwrap_or(stored),
+                deadline: None,
+                result: Some(result),
+            })
+        }
+        _ => return Ok(Said::Other),
+    };
+    let (Said::Intended(drill) | Said::Ended(drill)) = &said else {
+        return Ok(said);
+    };
+    let signed = pae(&envelope.payload_type, &payload);
+    let mut why = "it is not signed".to_owned();
+    for signature in &envelope.signatures {
+        let believed = trust
+            .check(&signature.keyid, &[TrustRole::Runner], Some(&drill.cluster))
+            .map_err(|e| e.to_string())
+            .and_then(|key| {
+                let sig = BASE64
+                    .decode(&signature.sig)
+                    .map_err(|_| "its signature is not base64".to_owned())?;
+                key.verifying.verify(&signed, &sig).map_err(|e| e.to_string())
+            });
+        match believed {
+            Ok(()) => return Ok(said),
+            Err(refused) => why = refused,
+        }
+    }
+    Err(why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drill(n: u128, result: Option<&str>) -> DrillSeen {
+        let at = Timestamp::from_unix_micros(1_800_000_000_000_000).plus_millis(n as i64 * 1000);
+        DrillSeen {
+            id: DrillId::from_parts(at, n),
+            cluster: "acme/erp".parse().unwrap(),
+            scenario: "accidental-deletion".to_owned(),
+            level: "L3".to_owned(),
+            began: at,
+            deadline: None,
+            result: result.map(|verdict| DrillResult {
+                verdict: verdict.to_owned(),
+                at: at.plus_millis(500),
+                rto_ms: Some(500),
+                reasons: vec![],
+            }),
+        }
+    }
+
+    #[test]
+    fn results_are_put_to_their_intents() {
+        let said = [
+            Said::Intended(drill(1, None)),
+            Said::Ended(drill(1, Some("PASS"))),
+            Said::Ended(drill(1, Some("FAIL"))),
+            Said::Other,
+            Said::Intended(drill(2, None)),
+            Said::Intended(drill(3, None)),
+            Said::Ended(drill(3, Some("ABANDONED"))),
+            Said::Ended(drill(3, Some("FAIL"))),
+        ];
+        let proven = Proven {
+            drills: drills(said.iter()),
+            ..Proven::default()
+        };
+        let cluster: ClusterId = "acme/erp".parse().unwrap();
+        let verdicts: Vec<_> = proven
+            .of(&cluster)
+            .map(|d| d.result.as_ref().map(|r| r.verdict.as_str()).unwrap_or("none"))
+            .collect();
+        assert_eq!(verdicts, ["PASS", "none", "FAIL"]);
+        assert_eq!(proven.last_pass(&cluster).unwrap().0.id, drill(1, None).id);
+        assert!(proven.last_pass(&"acme/other".parse().unwrap()).is_none());
+    }
+}
