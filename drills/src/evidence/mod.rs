@@ -14,6 +14,7 @@
 
 pub mod dsse;
 pub mod entry;
+pub mod export;
 #[cfg(test)]
 mod fixture;
 pub mod keys;
@@ -21,3 +22,4 @@ pub mod lint;
 pub mod statement;
 pub mod tlog;
 pub mod verdict;
+pub mod verify;
