@@ -92,6 +92,8 @@ pub struct Bundling<'b> {
     pub data_key: &'b Wrapped<EpochKey>,
     /// To whom secrets are sealed.
     pub secrets_key: &'b Wrapped<EpochKey>,
+    /// Trust records that must be on a replica first.
+    pub needs: &'b [Link],
     /// The key of identities.
     pub index_key: Arc<IndexKey>,
     /// The server.
@@ -220,7 +222,9 @@ impl Bundling<'_> {
             facts,
             content,
         };
-        let publication = Publication::begin(self.publisher, std::slice::from_ref(&key.object)).await?;
+        let mut needs = self.needs.to_vec();
+        needs.push(key.object.clone());
+        let publication = Publication::begin(self.publisher, &needs).await?;
         let object = layout::bundle(&self.publisher.cluster, kind, id);
         let previous = before.map(|b| b.link);
         let committed = publication

@@ -112,6 +112,10 @@ pub struct ClusterConfig {
     pub data_directory: Option<PathBuf>,
     /// Its replication slot.
     pub slot: SlotName,
+    /// The generation to begin, after a restore or a rollback.
+    pub generation: Option<u32>,
+    /// The agent whose lease is taken over.
+    pub take_over: Option<ActorName>,
     /// Folders of files beside it.
     pub filestores: Vec<FilestoreConfig>,
     /// What goes into configuration bundles, beside what the server itself names.
@@ -419,6 +423,8 @@ fn read_cluster(section: Section<'_, '_>) -> Option<ClusterConfig> {
     );
     let data_directory = section.optional("data_directory");
     let slot = section.or("slot", "holdfast".parse().expect("it is a slot's name"));
+    let generation = section.optional("generation");
+    let take_over = section.optional("take_over");
     let filestores: Vec<Option<FilestoreConfig>> = section
         .sections("filestore")
         .into_iter()
@@ -452,6 +458,8 @@ fn read_cluster(section: Section<'_, '_>) -> Option<ClusterConfig> {
         postgres: postgres?,
         data_directory,
         slot,
+        generation,
+        take_over,
         filestores: filestores.into_iter().collect::<Option<_>>()?,
         configuration: configuration.unwrap_or_default(),
     })

@@ -62,9 +62,8 @@ use std::sync::Arc;
 
 use holdfast_proto::Timestamp;
 use holdfast_proto::envelope::Link;
-use holdfast_proto::finding::Severity;
 use holdfast_proto::message::FilestoreFacts;
-use holdfast_proto::names::{FilestoreName, Region};
+use holdfast_proto::names::Region;
 use holdfast_proto::record::{JournalBody, JournalKind};
 use holdfast_repository::layout;
 use holdfast_repository::listing::ListError;
@@ -75,7 +74,7 @@ use holdfast_repository::seal::{EpochKey, IndexKey};
 use holdfast_repository::signed::ReadError;
 use holdfast_repository::trust::Trust;
 
-use crate::config::{AdapterKind, FilestoreConfig};
+use crate::config::FilestoreConfig;
 use crate::durable::LocalFileError;
 use crate::findings::Findings;
 use crate::progress::Meter;
@@ -276,6 +275,11 @@ impl Filestore {
     /// Its configuration.
     pub fn config(&self) -> &FilestoreConfig {
         &self.config
+    }
+
+    /// Counts progress with another meter from now on.
+    pub fn count_with(&mut self, meter: Meter) {
+        self.meter = meter;
     }
 
     /// What is known of it.

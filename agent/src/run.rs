@@ -1,11 +1,62 @@
 //! The agent's process: what runs beside each cluster, and who restarts it.
+//!
+//! ```text
+//! agent ── heartbeat                       to the coordinator, if there is one
+//!   │   └─ requests                        from `holdfast agent backup`
+//!   └── cluster (each) ── session          trust, lineage, lease, keys
+//!                            ├─ wal        the WAL line
+//!                            ├─ fences     filestores and recovery points
+//!                            ├─ jobs       base backups, checkpoints, bundles
+//!                            └─ keys       the month's epoch keys
+//! ```
+//!
+//! [`run`] protects until it is told to stop; [`once`] does one piece of work: in
+//! the running agent, when one runs on the same state directory, else by itself with
+//! the same code. A cluster's trouble never touches another cluster's session.
+//!
+//! A stop ends everything within seconds and loses nothing that kill -9 would not:
+//! what was acknowledged is in the repository, everything else is taken up again.
 
-use holdfast_proto::message::Work;
+pub mod board;
+pub mod directives;
+mod fences;
+pub mod jobs;
+mod keys;
+pub mod lease;
+pub mod lineage;
+pub mod requests;
+pub mod schedule;
+pub mod session;
+mod supervisor;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use holdfast_proto::finding::Severity;
+use holdfast_proto::message::{ClusterFacts, Work};
 use holdfast_proto::names::ClusterId;
+use holdfast_proto::{Fingerprint, Timestamp};
+use holdfast_repository::probe::ProbeError;
+use holdfast_repository::replica::explained;
+use holdfast_repository::signing::{SigningError, SigningKey};
+use holdfast_repository::{OpenError, Repository};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, ClusterConfig};
+use crate::durable::LocalFileError;
+use crate::findings::Findings;
+use crate::heartbeat::{self, ALONE_AFTER, Assignments, CallError, Caller};
 use crate::progress::Meter;
+use crate::state::{StateDir, StateError};
+use crate::wal::{self, WalContext, WalError};
+use board::Board;
+use directives::Numbers;
+use jobs::{Asker, Job, Jobs};
+use session::{Session, SessionError, now, unprotected};
+use supervisor::{Failure, Group, Pause, recovered};
 
 /// Why the agent, or one piece of its work, could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +64,38 @@ pub enum AgentError {
     /// The configuration protects no such cluster.
     #[error("{0} is not in the agent's configuration: name one of its [[cluster]] sections")]
     NoSuchCluster(ClusterId),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A file in it.
+    #[error(transparent)]
+    Local(#[from] LocalFileError),
+    /// Another agent runs on it.
+    #[error("another agent runs on the state directory {0}: stop it, or give this one its own state_dir")]
+    AlreadyRuns(String),
+    /// The signing key.
+    #[error("the agent's signing key cannot be used: {0}")]
+    Key(#[from] SigningError),
+    /// The repository.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A store.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+    /// The coordinator's section.
+    #[error(transparent)]
+    Coordinator(#[from] CallError),
+    /// The work was not done.
+    #[error("{cluster}: {why}")]
+    Failed {
+        /// For which cluster.
+        cluster: ClusterId,
+        /// Why.
+        why: String,
+    },
+    /// It was told to stop first.
+    #[error("stopped before the work was done")]
+    Stopped,
 }
 
 /// What a one-shot run made.
@@ -24,24 +107,447 @@ pub struct Done {
     pub made: String,
 }
 
+/// What all clusters of an agent share.
+pub struct Agent {
+    /// What the operator said.
+    pub config: AgentConfig,
+    /// Its directory.
+    pub state: StateDir,
+    /// Where backups go.
+    pub repository: Repository,
+    /// In whose name.
+    pub signer: Arc<SigningKey>,
+    clusters: Vec<Cluster>,
+    /// When the coordinator was last heard (or the agent began), in microseconds.
+    heard: AtomicI64,
+}
+
+/// One cluster as the rest of the agent sees it.
+pub struct Cluster {
+    config: ClusterConfig,
+    /// The tier's numbers.
+    pub numbers: Numbers,
+    board: Board,
+    findings: Findings,
+    jobs: mpsc::UnboundedSender<Job>,
+    queue: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Job>>>,
+}
+
+impl Cluster {
+    /// Hands work to the cluster's session.
+    pub fn ask(&self, job: Job) {
+        // The other end lives as long as this does.
+        let _ = self.jobs.send(job);
+    }
+}
+
+impl Agent {
+    /// Opens what all clusters need. Waits for a repository that cannot be reached
+    /// when `patient`.
+    async fn open(
+        config: AgentConfig,
+        state: StateDir,
+        patient: bool,
+        stop: &CancellationToken,
+    ) -> Result<Arc<Self>, AgentError> {
+        let signer = Arc::new(SigningKey::load(&config.signing_key)?);
+        let mut pause = Pause::default();
+        let repository = loop {
+            let error = match Repository::open(&config.repository).await {
+                Ok(repository) => break repository,
+                Err(error) => error,
+            };
+            if !patient || !matches!(error, OpenError::NoneReachable(_)) {
+                return Err(error.into());
+            }
+            tracing::error!(err = %explained(&error), "the repository cannot be reached: nothing is protected");
+            tokio::select! {
+                () = tokio::time::sleep(pause.next()) => {}
+                () = stop.cancelled() => return Err(AgentError::Stopped),
+            }
+        };
+        let probed = repository.probe(&config.name).await?;
+        let mut clusters = Vec::new();
+        for cluster in &config.clusters {
+            let memory = state.cluster(&cluster.id)?;
+            let numbers = Numbers::load(&cluster.id, &cluster.tier, repository.replicas().len(), &memory)?;
+            let findings = Findings::default();
+            probed
+                .iter()
+                .flat_map(|p| p.findings(now()))
+                .for_each(|finding| findings.note(finding));
+            let (sender, receiver) = mpsc::unbounded_channel();
+            clusters.push(Cluster {
+                config: cluster.clone(),
+                numbers,
+                board: Board::default(),
+                findings,
+                jobs: sender,
+                queue: Arc::new(tokio::sync::Mutex::new(receiver)),
+            });
+        }
+        Ok(Arc::new(Self {
+            config,
+            state,
+            repository,
+            signer,
+            clusters,
+            heard: AtomicI64::new(now().unix_micros()),
+        }))
+    }
+
+    /// The fingerprint of the trust root.
+    pub fn trust_root(&self) -> Fingerprint {
+        self.config
+            .repository
+            .trust_root
+            .expect("the configuration requires it")
+    }
+
+    /// One of its clusters.
+    pub fn cluster(&self, id: &ClusterId) -> Option<&Cluster> {
+        self.clusters.iter().find(|c| c.config.id == *id)
+    }
+
+    /// What it knows of all clusters.
+    pub fn facts(&self, now: Timestamp) -> Vec<ClusterFacts> {
+        self.clusters
+            .iter()
+            .map(|c| c.board.facts(&c.config.id, &c.numbers.tier(), &c.findings, now))
+            .collect()
+    }
+
+    /// Notes that the coordinator was heard.
+    pub fn heard(&self) {
+        self.heard.store(now().unix_micros(), Ordering::Relaxed);
+    }
+
+    /// Whether a coordinator decides when work is due.
+    pub fn is_coordinated(&self) -> bool {
+        let heard = Timestamp::from_unix_micros(self.heard.load(Ordering::Relaxed));
+        self.config.coordinator.is_some() && u128::from(now().millis_since(heard)) < ALONE_AFTER.as_millis()
+    }
+
+    /// Raises a finding for every cluster.
+    pub fn raise_everywhere(&self, severity: Severity, name: &str, subject: &str, detail: &str) {
+        self.clusters
+            .iter()
+            .for_each(|c| c.findings.raise(severity, name, subject, detail));
+    }
+
+    /// Clears a finding of every cluster.
+    pub fn clear_everywhere(&self, name: &str, subject: &str) {
+        self.clusters.iter().for_each(|c| c.findings.clear(name, subject));
+    }
+}
+
 /// Protects every cluster of the configuration until `shutdown`.
-pub async fn run(_config: AgentConfig, shutdown: CancellationToken) -> Result<(), AgentError> {
-    shutdown.cancelled().await;
+pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(), AgentError> {
+    let state = StateDir::open(&config.state_dir)?;
+    let Some(_running) = state.claim()? else {
+        return Err(AgentError::AlreadyRuns(config.state_dir.display().to_string()));
+    };
+    let requests = state.requests()?;
+    requests::clear(&requests)?;
+    let caller = config.coordinator.as_ref().map(Caller::new).transpose()?;
+    let assignments = Assignments::load(state.done())?;
+    let agent = Agent::open(config, state, true, &shutdown).await?;
+    tracing::info!(agent = %agent.config.name, repository = %agent.repository.id(), clusters = agent.clusters.len(), "agent runs");
+
+    let mut tasks = JoinSet::new();
+    if let Some(caller) = caller {
+        tasks.spawn(heartbeat::run(
+            agent.clone(),
+            caller,
+            assignments,
+            shutdown.clone(),
+        ));
+    }
+    for at in 0..agent.clusters.len() {
+        tasks.spawn(protect(agent.clone(), at, true, shutdown.clone()));
+    }
+    {
+        let (agent, shutdown) = (agent.clone(), shutdown.clone());
+        tasks.spawn(async move { serve_requests(&agent, &requests, &shutdown).await });
+    }
+    // A panic in any of them is a bug that a restart of the process heals best.
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+    tracing::info!("agent stopped");
     Ok(())
 }
 
-/// Does one piece of work now, for one cluster or all, and returns.
+/// Does one piece of work now, for one cluster or all, and returns. A running agent
+/// on the same state directory is asked to do it.
 pub async fn once(
     config: &AgentConfig,
     cluster: Option<&ClusterId>,
-    _work: Work,
-    _meter: Meter,
-    _shutdown: CancellationToken,
+    work: Work,
+    meter: Meter,
+    shutdown: CancellationToken,
 ) -> Result<Vec<Done>, AgentError> {
-    if let Some(wanted) = cluster
-        && !config.clusters.iter().any(|c| &c.id == wanted)
-    {
+    let chosen: Vec<ClusterId> = config
+        .clusters
+        .iter()
+        .map(|c| c.id.clone())
+        .filter(|id| cluster.is_none_or(|c| c == id))
+        .collect();
+    if let (Some(wanted), true) = (cluster, chosen.is_empty()) {
         return Err(AgentError::NoSuchCluster(wanted.clone()));
     }
-    Ok(Vec::new())
+    let state = StateDir::open(&config.state_dir)?;
+    let mut made = Vec::new();
+    let running = state.claim()?;
+    let agent = match &running {
+        None => None,
+        Some(_) => Some(Agent::open(config.clone(), state.clone(), false, &shutdown).await?),
+    };
+    for id in chosen {
+        let outcome = match &agent {
+            None => requests::ask(&state.requests()?, &id, work, &meter, &shutdown).await?,
+            Some(agent) => alone(agent, &id, work, meter.clone(), &shutdown).await,
+        };
+        match outcome {
+            None => return Err(AgentError::Stopped),
+            Some(Ok(text)) => made.push(Done {
+                cluster: id,
+                made: text,
+            }),
+            Some(Err(why)) => return Err(AgentError::Failed { cluster: id, why }),
+        }
+    }
+    Ok(made)
+}
+
+/// Runs a session for one job alone.
+async fn alone(
+    agent: &Arc<Agent>,
+    id: &ClusterId,
+    work: Work,
+    meter: Meter,
+    shutdown: &CancellationToken,
+) -> Option<jobs::Outcome> {
+    let at = agent.clusters.iter().position(|c| c.config.id == *id)?;
+    let (sender, outcome) = oneshot::channel();
+    agent.clusters[at].ask(Job {
+        work,
+        reason: "asked for".to_owned(),
+        meter,
+        asker: Asker::Waiting(None, sender),
+    });
+    let stop = shutdown.child_token();
+    let mut session = tokio::spawn(protect_once(agent.clone(), at, stop.clone()));
+    let outcome = tokio::select! {
+        outcome = outcome => outcome.ok(),
+        ended = &mut session => return match ended {
+            Ok(Err(why)) => Some(Err(why)),
+            _ => None,
+        },
+        () = shutdown.cancelled() => None,
+    };
+    stop.cancel();
+    // Its end has no outcome of its own any more.
+    let _ = session.await;
+    outcome
+}
+
+/// Keeps one cluster's session going.
+async fn protect(agent: Arc<Agent>, at: usize, scheduled: bool, shutdown: CancellationToken) {
+    let cluster = &agent.clusters[at];
+    let subject = cluster.config.id.to_string();
+    let mut pause = Pause::default();
+    while !shutdown.is_cancelled() {
+        let ended = session_of(&agent, at, scheduled, shutdown.child_token()).await;
+        let why = match ended {
+            Ok(()) => return,
+            Err(Ended::Fenced(why)) => {
+                cluster
+                    .findings
+                    .raise(Severity::Critical, "lease-lost", subject, why);
+                shutdown.cancelled().await;
+                return;
+            }
+            Err(Ended::Failed { why, began }) => {
+                if began {
+                    pause = Pause::default();
+                }
+                why
+            }
+        };
+        unprotected(&cluster.findings, &subject, &why);
+        tokio::select! {
+            () = tokio::time::sleep(pause.next()) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+}
+
+/// One session without retries; the error is for a person.
+async fn protect_once(agent: Arc<Agent>, at: usize, stop: CancellationToken) -> Result<(), String> {
+    match session_of(&agent, at, false, stop).await {
+        Ok(()) => Ok(()),
+        Err(Ended::Fenced(why) | Ended::Failed { why, .. }) => Err(why),
+    }
+}
+
+/// How a session ended before it was told to.
+enum Ended {
+    /// Another agent is the writer.
+    Fenced(String),
+    /// It may be begun again.
+    Failed {
+        why: String,
+        /// Whether it had begun at all.
+        began: bool,
+    },
+}
+
+/// Begins a session and runs its parts until it is cancelled or one fails for good.
+async fn session_of(
+    agent: &Arc<Agent>,
+    at: usize,
+    scheduled: bool,
+    cancel: CancellationToken,
+) -> Result<(), Ended> {
+    let cluster = &agent.clusters[at];
+    let beginning = Session::begin(
+        agent.clone(),
+        cluster.config.clone(),
+        cluster.numbers.clone(),
+        cluster.board.clone(),
+        cluster.findings.clone(),
+    );
+    let begun = tokio::select! {
+        begun = beginning => begun,
+        () = cancel.cancelled() => return Ok(()),
+    };
+    let (session, publishing) = begun.map_err(|error: SessionError| Ended::Failed {
+        why: explained(&error),
+        began: false,
+    })?;
+    let subject = session.subject();
+    cluster.findings.clear("cluster-not-protected", &subject);
+    tracing::info!(cluster = %subject, lineage = %session.lineage, "session begins");
+
+    let mut group = Group::new(cluster.findings.clone(), subject.clone(), cancel.clone());
+    let fenced = Arc::new(std::sync::OnceLock::new());
+    {
+        let (session, cancel, fenced) = (session.clone(), cancel.clone(), fenced.clone());
+        group.keep("wal", move || {
+            let context = WalContext {
+                publisher: session.publisher(),
+                keys: session.keys.watch_data(),
+                target: session.config.postgres.clone(),
+                slot: session.config.slot.clone(),
+                lineage: session.lineage,
+                directives: session.numbers.line(),
+                frontier: publishing.clone(),
+                findings: session.findings.clone(),
+                cancel: cancel.clone(),
+            };
+            let fenced = fenced.clone();
+            async move {
+                wal::run(context).await.map_err(|error| match error {
+                    WalError::Fenced { .. } => {
+                        let why = explained(&error);
+                        // The first reason is the one that counts.
+                        let _ = fenced.set(why.clone());
+                        Failure::Final(why)
+                    }
+                    other => Failure::again(&other),
+                })
+            }
+        });
+    }
+    if scheduled {
+        let (session, cancel) = (session.clone(), cancel.clone());
+        group.keep("fences", move || fences::run(session.clone(), cancel.clone()));
+    }
+    {
+        let (session, cancel, queue) = (session.clone(), cancel.clone(), cluster.queue.clone());
+        group.keep("jobs", move || {
+            Jobs::new(session.clone(), queue.clone(), scheduled, cancel.clone()).run()
+        });
+    }
+    {
+        let (session, cancel) = (session.clone(), cancel.clone());
+        group.keep("keys", move || {
+            let (keys, cancel) = (session.keys.clone(), cancel.clone());
+            let (findings, subject) = (session.findings.clone(), session.subject());
+            async move {
+                recovered(&findings, &subject, "keys");
+                keys.renew(cancel).await.map_err(|e| Failure::again(&e))
+            }
+        });
+    }
+    let ended = group.join().await;
+    match (ended, fenced.get()) {
+        (_, Some(why)) => Err(Ended::Fenced(why.clone())),
+        (Ok(()), None) => Ok(()),
+        (Err(why), None) => Err(Ended::Failed { why, began: true }),
+    }
+}
+
+/// Takes requests of `holdfast agent backup` until cancelled.
+async fn serve_requests(agent: &Arc<Agent>, directory: &std::path::Path, stop: &CancellationToken) {
+    let mut taken = std::collections::BTreeSet::new();
+    let mut look = tokio::time::interval(Duration::from_millis(500));
+    loop {
+        tokio::select! {
+            _ = look.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        let pending = match requests::pending(directory) {
+            Ok(pending) => pending,
+            Err(error) => {
+                tracing::info!(err = %explained(&error), "requests cannot be read");
+                continue;
+            }
+        };
+        for request in pending {
+            if taken.insert(request.id) {
+                let (agent, directory) = (agent.clone(), directory.to_owned());
+                tokio::spawn(async move { answer(&agent, &directory, request).await });
+            }
+        }
+    }
+}
+
+async fn answer(agent: &Agent, directory: &std::path::Path, request: requests::Request) {
+    let meter = Meter::default();
+    let Some(cluster) = agent.cluster(&request.cluster) else {
+        let why = format!(
+            "the running agent does not protect {}: restart it with the new configuration",
+            request.cluster
+        );
+        note(requests::answer(directory, request.id, &Err(why)));
+        return;
+    };
+    let (sender, mut outcome) = oneshot::channel();
+    cluster.ask(Job {
+        work: request.work,
+        reason: "asked for by hand".to_owned(),
+        meter: meter.clone(),
+        asker: Asker::Waiting(None, sender),
+    });
+    let mut tick = tokio::time::interval(Duration::from_millis(500));
+    let outcome = loop {
+        tokio::select! {
+            outcome = &mut outcome => break outcome,
+            _ = tick.tick() => note(requests::progress(directory, request.id, &meter)),
+        }
+    };
+    let outcome = outcome.unwrap_or_else(|_| Err("the agent was stopped: ask again when it runs".to_owned()));
+    note(requests::answer(directory, request.id, &outcome));
+}
+
+fn note(written: Result<(), LocalFileError>) {
+    if let Err(error) = written {
+        tracing::info!(err = %explained(&error), "a request could not be answered");
+    }
 }

@@ -93,6 +93,19 @@ impl FromValue for NonZeroUsize {
     }
 }
 
+impl FromValue for u32 {
+    fn from_value(value: &DeValue<'_>) -> Result<Self, String> {
+        (value.as_integer())
+            .and_then(|n| u32::from_str_radix(n.as_str(), n.radix()).ok())
+            .filter(|n| *n > 0)
+            .ok_or_else(|| "is not a whole number of at least 1".to_owned())
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
 /// A path must be absolute: a daemon's working directory is nobody's choice.
 impl FromValue for PathBuf {
     fn from_value(value: &DeValue<'_>) -> Result<Self, String> {

@@ -1,0 +1,349 @@
+//! The agent's conversation with its coordinator.
+//!
+//! The agent calls, every few seconds, over mutual TLS: it tells its facts and the
+//! outcomes of assignments, and hears orders ([`holdfast_proto::message`]). A
+//! coordinator that is dead, slow or absurd changes nothing about what the agent
+//! protects: it is a finding, the numbers last heard go on, and after
+//! [`ALONE_AFTER`] the agent decides by the tier's own schedule when work is due.
+//!
+//! Outcomes are kept on disk until the coordinator has heard them. If the process
+//! dies during an assignment there is no outcome, and the coordinator gives the
+//! assignment out again when its lease ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_proto::Timestamp;
+use holdfast_proto::finding::Severity;
+use holdfast_proto::message::{AssignmentResult, HEARTBEAT_PATH, Heartbeat, Orders};
+use holdfast_proto::names::WorkId;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::CoordinatorConfig;
+use crate::progress::Meter;
+use crate::run::Agent;
+use crate::run::jobs::{Asker, Job};
+use crate::state::Record;
+
+/// After this silence the agent decides alone when work is due.
+pub const ALONE_AFTER: Duration = Duration::from_secs(15 * 60);
+/// The longest that one call may take.
+const DEADLINE: Duration = Duration::from_secs(15);
+/// Between calls until the coordinator says otherwise.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// The most bytes of orders.
+const MAX_ORDERS: usize = 4 << 20;
+/// Outcomes that are kept.
+const MAX_DONE: usize = 200;
+
+/// A call that brought no orders.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// A certificate or key cannot be read.
+    #[error("{what} {path} cannot be read ({why}): correct [coordinator]")]
+    Pem {
+        /// Which.
+        what: &'static str,
+        /// Its file.
+        path: String,
+        /// Why.
+        why: String,
+    },
+    /// The certificates do not fit.
+    #[error("the certificate and key in [coordinator] cannot be used together: make them anew")]
+    Tls(#[from] rustls::Error),
+    /// The address.
+    #[error("{0:?} is not the address of a coordinator: write it as https://host:port")]
+    Url(String),
+    /// The network.
+    #[error("the coordinator cannot be reached at {at}: check that it runs, and the network")]
+    Connect {
+        /// Its address.
+        at: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The conversation broke.
+    #[error("the conversation with the coordinator broke: it is tried again")]
+    Http(#[from] hyper::Error),
+    /// It took too long.
+    #[error("the coordinator did not answer within {} s: it is tried again", DEADLINE.as_secs())]
+    Late,
+    /// It refused.
+    #[error("the coordinator answered {status}: {text}")]
+    Refused {
+        /// HTTP's status.
+        status: u16,
+        /// What it said.
+        text: String,
+    },
+    /// It said something else.
+    #[error("the coordinator's answer cannot be understood ({0}): use the same version on both sides")]
+    Answer(String),
+}
+
+/// How the coordinator is called.
+#[derive(Clone)]
+pub struct Caller {
+    host: String,
+    port: u16,
+    tls: TlsConnector,
+}
+
+impl Caller {
+    /// Reads the certificates.
+    pub fn new(config: &CoordinatorConfig) -> Result<Self, CallError> {
+        let url = || CallError::Url(config.url.clone());
+        let rest = config
+            .url
+            .strip_prefix("https://")
+            .ok_or_else(url)?
+            .trim_end_matches('/');
+        let (host, port) = match rest.rsplit_once(':') {
+            Some((host, port)) if !host.ends_with(']') || port.parse::<u16>().is_ok() => {
+                (host, port.parse().map_err(|_| url())?)
+            }
+            _ => (rest, 443),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        if host.is_empty() || host.contains('/') {
+            return Err(url());
+        }
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates("the authority", &config.ca)? {
+            roots.add(certificate)?;
+        }
+        let chain = certificates("the certificate", &config.cert)?;
+        let key = PrivateKeyDer::from_pem_file(&config.key).map_err(|e| pem("the key", &config.key, &e))?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)?;
+        Ok(Self {
+            host,
+            port,
+            tls: TlsConnector::from(Arc::new(tls)),
+        })
+    }
+
+    /// Tells the facts and hears the orders.
+    pub async fn call(&self, heartbeat: &Heartbeat) -> Result<Orders, CallError> {
+        tokio::time::timeout(DEADLINE, self.post(heartbeat))
+            .await
+            .map_err(|_| CallError::Late)?
+    }
+
+    async fn post(&self, heartbeat: &Heartbeat) -> Result<Orders, CallError> {
+        let at = format!("{}:{}", self.host, self.port);
+        let unreachable = |source| CallError::Connect {
+            at: at.clone(),
+            source,
+        };
+        let name = ServerName::try_from(self.host.clone()).map_err(|_| CallError::Url(self.host.clone()))?;
+        let tcp = TcpStream::connect((self.host.as_str(), self.port))
+            .await
+            .map_err(unreachable)?;
+        let tls = self.tls.connect(name, tcp).await.map_err(unreachable)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
+        let driving = tokio::spawn(connection);
+        let body = serde_json::to_vec(heartbeat).expect("facts are plain values");
+        let request = hyper::Request::post(HEARTBEAT_PATH)
+            .header(hyper::header::HOST, &at)
+            .header(hyper::header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .expect("the parts of the request are sound");
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ORDERS).collect().await;
+        let body = body.map_err(|e| CallError::Answer(e.to_string()))?.to_bytes();
+        driving.abort();
+        if !status.is_success() {
+            return Err(CallError::Refused {
+                status: status.as_u16(),
+                text: String::from_utf8_lossy(&body).chars().take(300).collect(),
+            });
+        }
+        serde_json::from_slice(&body).map_err(|e| CallError::Answer(e.to_string()))
+    }
+}
+
+fn pem(what: &'static str, path: &Path, why: &dyn std::error::Error) -> CallError {
+    CallError::Pem {
+        what,
+        path: path.display().to_string(),
+        why: why.to_string(),
+    }
+}
+
+fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, CallError> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
+        .map_err(|e| pem(what, path, &e))?
+        .collect();
+    all.map_err(|e| pem(what, path, &e))
+}
+
+/// Assignments, from hearing of them until the coordinator heard of their end.
+#[derive(Clone)]
+pub struct Assignments {
+    record: Record,
+    known: Arc<Mutex<Known>>,
+}
+
+#[derive(Default)]
+struct Known {
+    under_way: BTreeSet<WorkId>,
+    done: BTreeMap<WorkId, AssignmentResult>,
+    heard: BTreeSet<WorkId>,
+}
+
+impl Assignments {
+    /// Reads what ended before this process began.
+    pub fn load(record: Record) -> Result<Self, crate::durable::LocalFileError> {
+        let done: Vec<AssignmentResult> = record.load()?.unwrap_or_default();
+        let known = Known {
+            done: done.into_iter().map(|r| (r.id, r)).collect(),
+            ..Known::default()
+        };
+        Ok(Self {
+            record,
+            known: Arc::new(Mutex::new(known)),
+        })
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether an assignment is new; it is under way from now on.
+    fn is_new(&self, id: WorkId) -> bool {
+        let mut known = self.held();
+        !known.done.contains_key(&id) && known.under_way.insert(id)
+    }
+
+    /// Outcomes that the coordinator has not heard yet.
+    fn untold(&self) -> Vec<AssignmentResult> {
+        let known = self.held();
+        known
+            .done
+            .values()
+            .filter(|r| !known.heard.contains(&r.id))
+            .cloned()
+            .collect()
+    }
+
+    fn hear(&self, heard: &[WorkId]) {
+        self.held().heard.extend(heard);
+    }
+
+    /// Notes how an assignment ended; `None` gives it back.
+    fn end(&self, id: WorkId, outcome: Option<Result<String, String>>) {
+        let all: Vec<AssignmentResult> = {
+            let mut known = self.held();
+            known.under_way.remove(&id);
+            let Some(outcome) = outcome else { return };
+            let at = now();
+            known.done.insert(id, AssignmentResult { id, at, outcome });
+            // Identities begin with their time: the first are the oldest.
+            while known.done.len() > MAX_DONE {
+                known.done.pop_first();
+            }
+            known.done.values().cloned().collect()
+        };
+        if let Err(error) = self.record.save(&all) {
+            tracing::info!(err = %error, "outcomes of assignments could not be kept");
+        }
+    }
+}
+
+/// Calls until cancelled.
+pub async fn run(agent: Arc<Agent>, caller: Caller, assignments: Assignments, cancel: CancellationToken) {
+    loop {
+        let heartbeat = Heartbeat {
+            agent: agent.config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            at: now(),
+            clusters: agent.facts(now()),
+            done: assignments.untold(),
+        };
+        // Dropping a call loses nothing: what was said is said again.
+        let called = tokio::select! {
+            called = caller.call(&heartbeat) => called,
+            () = cancel.cancelled() => return,
+        };
+        let interval = match called {
+            Ok(orders) => {
+                agent.heard();
+                agent.clear_everywhere("coordinator-unreachable", "coordinator");
+                let interval = Duration::from_millis(orders.heartbeat_ms.clamp(200, 60_000));
+                obey(&agent, &assignments, orders);
+                interval
+            }
+            Err(error) => {
+                agent.raise_everywhere(
+                    Severity::Warning,
+                    "coordinator-unreachable",
+                    "coordinator",
+                    &format!(
+                        "{}; protection goes on by the numbers last heard",
+                        holdfast_repository::replica::explained(&error)
+                    ),
+                );
+                INTERVAL
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            () = cancel.cancelled() => return,
+        }
+    }
+}
+
+fn obey(agent: &Arc<Agent>, assignments: &Assignments, orders: Orders) {
+    assignments.hear(&orders.heard);
+    for directives in orders.directives {
+        if let Some(cluster) = agent.cluster(&directives.cluster)
+            && let Err(error) = cluster.numbers.hear(directives)
+        {
+            tracing::info!(err = %error, "directives could not be kept");
+        }
+    }
+    for assignment in orders.assignments {
+        let Some(cluster) = agent.cluster(&assignment.cluster) else {
+            let why = format!(
+                "agent {} does not protect {}",
+                agent.config.name, assignment.cluster
+            );
+            assignments.end(assignment.id, Some(Err(why)));
+            continue;
+        };
+        if !assignments.is_new(assignment.id) {
+            continue;
+        }
+        let (sender, outcome) = oneshot::channel();
+        cluster.ask(Job {
+            work: assignment.work,
+            reason: assignment.reason,
+            meter: Meter::default(),
+            asker: Asker::Waiting(Some(assignment.id), sender),
+        });
+        let assignments = assignments.clone();
+        // Ends with the job, or when its queue is dropped at shutdown.
+        tokio::spawn(async move { assignments.end(assignment.id, outcome.await.ok()) });
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_chrono(chrono::Utc::now())
+}

@@ -1,0 +1,162 @@
+//! Becomes the writer of a cluster.
+//!
+//! Leases are numbered objects that are created once; the highest number is the
+//! writer, and it stays the writer until there is a higher one. An agent knows its
+//! own lease again by the nonce in its state directory. A lease that another name
+//! holds is not taken unless the configuration says whose (`take_over`): two agents
+//! that outbid each other would both write.
+//!
+//! | highest lease | what happens |
+//! |---|---|
+//! | none | number 1 is taken |
+//! | ours, same nonce | it goes on |
+//! | our name, other nonce | the next number: the state directory was lost, or somebody runs a second agent under our name and is fenced |
+//! | another name | refused, or the next number when the configuration takes it over |
+//!
+//! If the process dies after creating the object and before remembering it, the
+//! next start finds its own name with a nonce it does not know and takes the next
+//! number.
+
+use futures::future::join_all;
+use holdfast_proto::Timestamp;
+use holdfast_proto::names::ActorName;
+use holdfast_proto::record::LeaseBody;
+use holdfast_repository::layout::{self, Located};
+use holdfast_repository::listing::ListError;
+use holdfast_repository::publisher::Publisher;
+use holdfast_repository::replica::{Class, explained};
+use holdfast_repository::signed::ReadError;
+use holdfast_repository::trust::Trust;
+use serde::{Deserialize, Serialize};
+
+use crate::durable::LocalFileError;
+use crate::state::ClusterState;
+
+/// A lease that was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// Another agent is the writer.
+    #[error(
+        "agent {holder} is the writer of this cluster (lease {n}, taken {taken}): stop it; if it is gone for good, \
+         write take_over = \"{holder}\" in this cluster's section"
+    )]
+    Held {
+        /// Who.
+        holder: ActorName,
+        /// Its lease.
+        n: u64,
+        /// Since when.
+        taken: Timestamp,
+    },
+    /// Another agent was faster.
+    #[error("another agent is taking the lease at this moment: only one of them should run")]
+    Raced,
+    /// Too few replicas took the lease.
+    #[error("the lease is on {landed} replica(s), {copies} are needed ({reasons}): bring a replica back")]
+    TooFew {
+        /// Where it landed.
+        landed: usize,
+        /// How many are needed.
+        copies: usize,
+        /// Why not on the others.
+        reasons: String,
+    },
+    /// The leases cannot be listed.
+    #[error(transparent)]
+    List(#[from] ListError),
+    /// The highest lease cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The lease cannot be remembered.
+    #[error(transparent)]
+    Local(#[from] LocalFileError),
+}
+
+/// What the agent remembers of its lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Remembered {
+    n: u64,
+    nonce: String,
+}
+
+/// Takes the lease, or goes on with the one held. Returns its number.
+pub async fn take(
+    publisher: &Publisher,
+    trust: &Trust,
+    name: &ActorName,
+    take_over: Option<&ActorName>,
+    state: &ClusterState,
+) -> Result<u64, LeaseError> {
+    let listing = publisher
+        .repository
+        .list(&layout::leases(&publisher.cluster))
+        .await?;
+    let highest = (listing.keys())
+        .filter_map(|key| match layout::parse(key.as_str()) {
+            Some(Located::Lease { n, .. }) => Some((n, key.clone())),
+            _ => None,
+        })
+        .max();
+    let remembered: Option<Remembered> = state.lease().load()?;
+    let mut previous = None;
+    let mut next = 1;
+    if let Some((n, key)) = highest {
+        let (lease, _) = publisher.repository.read_signed::<LeaseBody>(&key, trust).await?;
+        let body = lease.body();
+        if remembered
+            .as_ref()
+            .is_some_and(|own| own.n == n && own.nonce == body.nonce)
+        {
+            return Ok(n);
+        }
+        if body.holder != *name && take_over != Some(&body.holder) {
+            return Err(LeaseError::Held {
+                holder: body.holder.clone(),
+                n,
+                taken: body.taken,
+            });
+        }
+        previous = Some(lease.link());
+        next = n + 1;
+    }
+    // A replica that could not be listed may hold the lease we remember.
+    if let Some(own) = &remembered {
+        next = next.max(own.n + 1);
+    }
+    let body = LeaseBody {
+        n: next,
+        holder: name.clone(),
+        nonce: format!("{:032x}", rand::random::<u128>()),
+        taken: Timestamp::from_chrono(chrono::Utc::now()),
+    };
+    let key = layout::lease(&publisher.cluster, next);
+    let holding = Publisher {
+        lease: Some(next),
+        ..publisher.clone()
+    };
+    let bytes = holding.sign(&key, &[], None, previous, &body);
+    let replicas = publisher.repository.replicas();
+    let outcomes = join_all(replicas.iter().map(|r| r.create(&key, bytes.clone()))).await;
+    let mut landed = 0;
+    let mut reasons = Vec::new();
+    for (replica, outcome) in replicas.iter().zip(outcomes) {
+        match outcome {
+            Ok(_) => landed += 1,
+            Err(error) if error.class() == Class::Conflict => return Err(LeaseError::Raced),
+            Err(error) => reasons.push(format!("{}: {}", replica.region(), explained(&error))),
+        }
+    }
+    if landed < publisher.copies.max(1) {
+        return Err(LeaseError::TooFew {
+            landed,
+            copies: publisher.copies,
+            reasons: reasons.join("; "),
+        });
+    }
+    state.lease().save(&Remembered {
+        n: next,
+        nonce: body.nonce,
+    })?;
+    tracing::info!(lease = next, "lease taken");
+    Ok(next)
+}
