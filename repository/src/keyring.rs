@@ -122,8 +122,8 @@ pub async fn ensure_epoch_key(
     recipients: &[SealedTo],
 ) -> Result<Wrapped<EpochKey>, KeyError> {
     let sealed_to = check_recipients(kind, recipients)?;
-    let mine = |body: &KeyBody| body.epoch == epoch && body.sealed_to == recipients;
-    for (body, object) in own_keys(publisher, kind, mine).await? {
+    let of_epoch = |of: Epoch, _: &Fingerprint| of == epoch;
+    for (body, object) in own_keys(publisher, kind, recipients, of_epoch).await? {
         if let Ok(recipient) = body.recipient.parse::<Recipient>()
             && recipient.fingerprint() == body.fingerprint
         {
@@ -162,8 +162,8 @@ pub async fn ensure_index_key(
         (IndexKey::generate(), true)
     };
     let fingerprint = key.fingerprint();
-    let mine = |body: &KeyBody| body.fingerprint == fingerprint && body.sealed_to == recipients;
-    let stored = match own_keys(publisher, KeyKind::Index, mine)
+    let of_key = |_, of: &Fingerprint| *of == fingerprint;
+    let stored = match own_keys(publisher, KeyKind::Index, recipients, of_key)
         .await?
         .into_iter()
         .next()
@@ -218,18 +218,26 @@ struct OwnKey {
     bytes: Bytes,
 }
 
-/// Key objects of this kind that this very writer signed and that `wanted`
-/// accepts. A key that somebody else signed may be sealed to somebody else.
+/// Key objects of this kind that this very writer signed and sealed to
+/// `recipients`, among those whose name `wanted` picks. A key that somebody else
+/// signed may be sealed to somebody else.
 async fn own_keys(
     publisher: &Publisher,
     kind: KeyKind,
-    wanted: impl Fn(&KeyBody) -> bool,
+    recipients: &[SealedTo],
+    wanted: impl Fn(Epoch, &Fingerprint) -> bool,
 ) -> Result<Vec<(KeyBody, OwnKey)>, KeyError> {
     let repository = &publisher.repository;
     let own = publisher.signer.verifying();
     let listing = repository.list(&layout::keys(&publisher.cluster, kind)).await?;
     let mut found = Vec::new();
     for key in listing.keys() {
+        match layout::parse(key.as_str()) {
+            Some(Located::Key {
+                epoch, fingerprint, ..
+            }) if wanted(epoch, &fingerprint) => {}
+            _ => continue,
+        }
         let judge = |bytes: &Bytes| {
             let believe = |_: &_, signer: &Fingerprint| {
                 if *signer == own.fingerprint() {
@@ -244,7 +252,7 @@ async fn own_keys(
         let Ok(copy) = repository.find(key, judge).await else {
             continue;
         };
-        if fits(&copy.value, key) && wanted(copy.value.body()) {
+        if fits(&copy.value, key) && copy.value.body().sealed_to == recipients {
             let link = copy.value.link();
             found.push((
                 copy.value.header.body,
@@ -541,6 +549,3 @@ fn unwrap(body: &KeyBody, payload: &[u8], identities: &Identities) -> Result<Sec
     }
     Ok(secret)
 }
-
-#[cfg(test)]
-mod tests;

@@ -357,6 +357,3 @@ fn behind_findings(key: &ObjectKey, behind: &[(Region, String)]) -> Vec<Finding>
         })
         .collect()
 }
-
-#[cfg(test)]
-mod tests;

@@ -156,11 +156,15 @@ async fn a_damaged_commit_point_is_read_from_the_other_replica_and_healed() {
             findings.iter().any(|f| f.name == "object-damaged"),
             "{findings:?}"
         );
-        let (header, _) = scene
+        let (header, findings) = scene
             .repository
             .read_header::<JournalBody>(&key, &scene.trust)
             .await
             .unwrap();
+        assert!(
+            findings.iter().all(|f| f.name == "object-damaged"),
+            "{findings:?}"
+        );
         assert_eq!(header.header, signed.header);
 
         let healing = scene.reopened().await.healing(true);
