@@ -83,7 +83,7 @@ pub enum ExportError {
     Entry(#[from] EntryTooLong),
     /// The trust chain cannot be told apart.
     #[error("the trust chain cannot be exported: {0}")]
-    Trust(#[from] TrustError),
+    Trust(Box<TrustError>),
     /// Something signed is by a key that the chain does not know.
     #[error(
         "{what} is signed by key {key}, which the trust chain does not know: enrol it, then export again"
@@ -108,6 +108,12 @@ pub enum ExportError {
         /// The system's words.
         source: io::Error,
     },
+}
+
+impl From<TrustError> for ExportError {
+    fn from(e: TrustError) -> Self {
+        ExportError::Trust(Box::new(e))
+    }
 }
 
 /// Every file of the export.
