@@ -5,12 +5,11 @@
 //! is opened by a real server whose `restore_command` is our `wal fetch`.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use holdfast_agent::base::{BaseContext, walk};
+use holdfast_agent::base::{self, BaseContext};
 use holdfast_agent::findings::Findings;
 use holdfast_agent::postgres::{PgTarget, SlotName};
 use holdfast_agent::progress::Meter;
@@ -20,23 +19,22 @@ use holdfast_agent::restore::{
 use holdfast_agent::wal::{self, LineDirectives, WalContext, WalError, WalFrontier};
 use holdfast_plan::restore::{Request, RestorePlan};
 use holdfast_proto::Timestamp;
-use holdfast_proto::manifest::{BaseDetails, CatalogueLine, EntryType};
 use holdfast_proto::names::{BackupId, Lineage};
-use holdfast_proto::pg::{Lsn, SegmentSize, TimelineId};
-use holdfast_proto::record::{BaseBody, ChangeDetection, Totals};
+use holdfast_proto::pg::{Lsn, TimelineId};
 use holdfast_repository::clock::now;
-use holdfast_repository::manifest::PartWriter;
-use holdfast_repository::pack::seal_frame;
-use holdfast_repository::packer::Packer;
-use holdfast_repository::publication::Publication;
 use holdfast_repository::seal::Identities;
-use holdfast_repository::{ReplicaConfig, RepositoryConfig, layout};
+use holdfast_repository::{ReplicaConfig, RepositoryConfig};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::postgres::{Options, PATIENCE, StopMode, TestPostgres, wait_until};
 use crate::vault::Vault;
+
+mod job;
+mod joint;
+
+pub use job::RestoreJob;
 
 /// The tip goes out this often.
 const TIP: Duration = Duration::from_millis(50);
@@ -188,109 +186,9 @@ impl Scene {
         Ok(lsn)
     }
 
-    /// Takes a base backup. A stand-in for the agent's own capture: the copy is
-    /// pg_basebackup's, what is stored is the repository's format.
+    /// Takes a base backup.
     pub async fn base(&self) -> Result<BackupId> {
-        let id = BackupId::from_parts(now(), rand::random());
-        let copy = self.vault.dir().join(format!("copy-{id}"));
-        let spaces = self.sql("select oid, pg_tablespace_location(oid) from pg_tablespace where pg_tablespace_location(oid) <> ''")?;
-        let mut mappings = Vec::new();
-        let mut tablespaces = BTreeMap::new();
-        for row in spaces.lines() {
-            let (oid, place) = row.split_once('|').context("two columns")?;
-            mappings.push(format!("--tablespace-mapping={place}={}-{oid}", copy.display()));
-            tablespaces.insert(oid.parse::<u32>()?, place.to_owned());
-        }
-        let mut arguments = vec!["-X", "none", "-c", "fast"];
-        arguments.extend(mappings.iter().map(String::as_str));
-        let started = now();
-        self.pg.pg_basebackup(&copy, &arguments)?;
-        let stopped = now();
-        let manifest: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(copy.join("backup_manifest"))?)?;
-        let range = &manifest["WAL-Ranges"][0];
-        let text = |key: &str| range[key].as_str().context("a WAL range").map(str::to_owned);
-        let timeline = range["Timeline"]
-            .as_u64()
-            .and_then(|t| u32::try_from(t).ok())
-            .and_then(TimelineId::new);
-
-        let key = self.vault.data_key().await?;
-        let index_key = self.vault.index_key().await?;
-        let publication = Publication::begin(&self.vault.publisher(2), std::slice::from_ref(&key.object)).await?;
-        let survey = walk::walk(&copy, 15)?;
-        let mut packer = Packer::new(key.key.clone(), index_key.key.clone(), 1);
-        let mut parts = PartWriter::new(key.key.clone());
-        let (mut bytes, mut sealed_parts, mut to_read) = (0, Vec::new(), 0);
-        for directory in &survey.directories {
-            let line = line(&directory.path, EntryType::Directory, directory.mode, 0, None)?;
-            packer.end(directory.path.as_os_str().as_encoded_bytes(), None, line)?;
-        }
-        let mut files: Vec<PathBuf> = survey.files.iter().map(|f| f.path.clone()).collect();
-        files.extend(["backup_label", "global/pg_control"].map(PathBuf::from));
-        for path in files {
-            let content = std::fs::read(copy.join(&path))?;
-            let mode = std::fs::metadata(copy.join(&path))?.permissions().mode() & 0o777;
-            packer.push(&content)?;
-            let line = line(&path, EntryType::File, mode, content.len() as u64, Some(&content))?;
-            packer.end(path.as_os_str().as_encoded_bytes(), None, line)?;
-            bytes += content.len() as u64;
-        }
-        packer.flush()?;
-        while let Some(pack) = packer.take_pack() {
-            to_read += pack.bytes.len() as u64;
-            publication.put_pack(&pack).await?;
-        }
-        while let Some(entry) = packer.take_entry() {
-            sealed_parts.extend(parts.add(entry)?);
-        }
-        sealed_parts.extend(parts.finish()?);
-        let mut stored_parts = Vec::new();
-        for part in sealed_parts {
-            stored_parts.push(publication.put_part(part).await?);
-        }
-        let entries = stored_parts.iter().map(|p| p.entries).sum();
-        let setting =
-            |name: &str| self.sql(&format!("select setting from pg_settings where name = '{name}'"));
-        let details = BaseDetails {
-            tablespaces: tablespaces.clone(),
-            bad_pages: Vec::new(),
-            version: self.sql("select version()")?,
-            settings: BTreeMap::from([("max_connections".to_owned(), setting("max_connections")?)]),
-            configuration_files: BTreeMap::new(),
-        };
-        let body = BaseBody {
-            id,
-            cluster: self.vault.cluster.clone(),
-            lineage: self.lineage,
-            version_num: setting("server_version_num")?.parse()?,
-            segment_size: SegmentSize::new(setting("wal_segment_size")?.parse()?)?,
-            timeline: timeline.context("a timeline")?,
-            start_lsn: text("Start-LSN")?.parse()?,
-            stop_lsn: text("End-LSN")?.parse()?,
-            started,
-            stopped,
-            detection: ChangeDetection::Full,
-            page_checksums: true,
-            pages_verified: 0,
-            pages_bad: 0,
-            tablespaces: tablespaces.into_keys().collect(),
-            totals: Totals {
-                entries,
-                bytes,
-                stored: to_read,
-                to_read,
-            },
-            parts: stored_parts,
-            complete_on: publication.complete_on(),
-        };
-        let payload = seal_frame(&key.key, &serde_json::to_vec(&details)?, 1)?;
-        let place = layout::base(&self.vault.cluster, self.lineage, id);
-        publication
-            .commit(&place, &payload, Some(key.key.fingerprint), None, &body)
-            .await?;
-        std::fs::remove_dir_all(copy)?;
-        Ok(id)
+        Ok(base::run(&self.base_context().await?).await?.id)
     }
 
     /// The repository as a restore's configuration names it.
@@ -404,17 +302,4 @@ pub fn promoted(pg: &TestPostgres) -> Result<()> {
             .is_ok_and(|answer| answer == "f"))
     });
     outcome.with_context(|| pg.log())
-}
-
-fn line(path: &Path, kind: EntryType, mode: u32, size: u64, content: Option<&[u8]>) -> Result<CatalogueLine> {
-    Ok(CatalogueLine {
-        path: path.to_str().context("a path in UTF-8")?.to_owned(),
-        path_bytes: None,
-        kind,
-        mode,
-        size,
-        mtime: None,
-        b3: content.map(|c| holdfast_proto::Blake3Digest::new(*blake3::hash(c).as_bytes())),
-        note: None,
-    })
 }

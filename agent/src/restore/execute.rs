@@ -18,6 +18,7 @@ use holdfast_repository::{RepositoryConfig, clock};
 use serde::Serialize;
 
 use super::access::Access;
+use super::bundles::{self, UnpackError};
 use super::data_directory::{self, DataError};
 use super::filestore_files::{self, FilesError};
 use super::pin::{PIN_FILE, Pin};
@@ -55,6 +56,9 @@ pub enum RestoreError {
         /// Why.
         source: FilesError,
     },
+    /// A bundle could not be unpacked.
+    #[error(transparent)]
+    Bundle(#[from] UnpackError),
     /// Syncing failed.
     #[error(transparent)]
     Place(#[from] PlaceError),
@@ -272,6 +276,8 @@ pub async fn execute(
             .push(timing.end(outcome.bytes - before.0, read, outcome.files - before.1));
     }
 
+    restore_bundles(plan, access, target, &mut outcome).await?;
+
     let timing = Clocked::begin(options, Phase::Configure);
     let filestores = plan
         .filestores
@@ -345,6 +351,33 @@ async fn restore_filestores(
         });
     }
     Ok(read)
+}
+
+async fn restore_bundles(
+    plan: &RestorePlan,
+    access: &Access,
+    target: &Target,
+    outcome: &mut Outcome,
+) -> Result<(), RestoreError> {
+    let wanted = [
+        ("config", &target.config, &plan.config),
+        ("secrets", &target.secrets, &plan.secrets),
+    ];
+    for (name, directory, link) in wanted {
+        match (directory, link) {
+            (Some(directory), Some(link)) => {
+                let unpacked = bundles::unpack(access, link, directory).await?;
+                outcome.files += unpacked.files;
+                outcome.bytes += unpacked.bytes;
+                outcome.findings.extend(unpacked.findings);
+            }
+            (Some(_), None) => outcome
+                .notes
+                .push(format!("there is no {name} bundle in the repository")),
+            (None, _) => {}
+        }
+    }
+    Ok(())
 }
 
 fn restore_command(fetch: &FetchBy, pin: &std::path::Path) -> String {

@@ -7,6 +7,7 @@
 //! fingerprint of the trust root and one identity.
 
 mod access;
+mod bundles;
 pub mod closure;
 mod data_directory;
 mod execute;
@@ -30,6 +31,7 @@ use holdfast_repository::keyring::Keyring;
 use holdfast_repository::trust::Trust;
 
 pub use access::{Access, AccessError};
+pub use bundles::{UnpackError, Unpacked, unpack};
 pub use data_directory::DataError;
 pub use execute::{FetchBy, FilestoreOutcome, Options, Outcome, Phase, PhaseTiming, RestoreError, execute};
 pub use filestore_files::FilesError;

@@ -1,9 +1,12 @@
-//! The two commands that recovery calls, for tests of the restore alone.
+//! The commands that recovery calls, and a restore as a process of its own that
+//! a test can kill, for tests of the restore alone.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use holdfast_agent::restore::{fetch, prefetch};
+use anyhow::{Context, Result};
+use holdfast_agent::restore::{Access, execute, fetch, prefetch};
+use holdfast_tests::scene::RestoreJob;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -12,13 +15,39 @@ fn main() -> ExitCode {
         ["wal", "fetch", name, path, "--pin", pin] => {
             ExitCode::from(fetch::run(name, Path::new(path), Path::new(pin)))
         }
-        ["wal", "prefetch", "--pin", pin] => {
-            let runtime = tokio::runtime::Runtime::new().expect("a runtime can be made");
-            match runtime.block_on(prefetch::run(Path::new(pin))) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(_) => ExitCode::FAILURE,
-            }
-        }
+        ["wal", "prefetch", "--pin", pin] => done(blocking(async {
+            prefetch::run(Path::new(pin)).await.context("prefetching ended")
+        })),
+        ["restore", job] => done(blocking(restore(PathBuf::from(job)))),
         _ => ExitCode::from(fetch::FAILED),
     }
+}
+
+fn blocking(work: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Runtime::new()?.block_on(work)
+}
+
+fn done(outcome: Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn restore(job: PathBuf) -> Result<()> {
+    let job: RestoreJob = serde_json::from_slice(&std::fs::read(job)?)?;
+    let fetch = job.fetch();
+    let access = Access::open(
+        &fetch.repository,
+        &fetch.trust_root,
+        &job.plan.cluster,
+        &fetch.identities,
+    )
+    .await?;
+    let outcome = execute(&job.plan, &access, &job.target(), &job.options()).await?;
+    println!("{}", serde_json::to_string(&outcome)?);
+    Ok(())
 }

@@ -1,0 +1,265 @@
+//! Restores from damaged, incomplete and half-lost repositories.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use holdfast_agent::ledger::Ledger;
+use holdfast_agent::restore::PlanError;
+use holdfast_agent::restore::fetch::read_findings;
+use holdfast_plan::restore::{Reason, Request, Target};
+use holdfast_repository::layout;
+use holdfast_tests::postgres::{Options, TestPostgres};
+use holdfast_tests::scene::Scene;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast-wal");
+
+fn latest() -> Request {
+    Request::new(Target::Latest)
+}
+
+/// The objects of a region below a prefix, as files.
+fn objects(scene: &Scene, region: usize, prefix: &str) -> Vec<PathBuf> {
+    fn walk(path: &Path, into: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                walk(&path, into)
+            } else {
+                into.push(path)
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&scene.vault.place(region).join(prefix), &mut found);
+    found.sort();
+    found
+}
+
+fn flip(path: &Path, at: impl Fn(usize) -> usize) -> Result<()> {
+    let mut bytes = fs::read(path)?;
+    let at = at(bytes.len());
+    bytes[at] ^= 0x10;
+    Ok(fs::write(path, bytes)?)
+}
+
+async fn filled() -> Result<Scene> {
+    let scene = Scene::start(PROGRAM, Options::default()).await?;
+    scene.sql("create table t as select n, repeat('x', 100) x from generate_series(1, 5000) n")?;
+    scene.base().await?;
+    for n in 1..=4 {
+        scene.sql(&format!(
+            "insert into t select n, repeat('y', 300) from generate_series(1, 4000) n -- {n}"
+        ))?;
+        scene.sql("select pg_switch_wal()")?;
+        scene.safe().await?;
+    }
+    Ok(scene)
+}
+
+/// The WAL objects of a region, in the order of the log.
+fn wal(scene: &Scene, region: usize) -> Vec<PathBuf> {
+    let mut all = objects(
+        scene,
+        region,
+        &layout::wal_of(&scene.vault.cluster, scene.lineage()),
+    );
+    all.sort_by_key(|p| p.file_name().map(ToOwned::to_owned));
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flipped_bits_are_healed_from_the_other_region_and_reported() -> Result<()> {
+    let mut scene = filled().await?;
+    scene.lose_source().await?;
+    let cluster = &scene.vault.cluster;
+    let base = objects(&scene, 0, &layout::bases(cluster, scene.lineage()));
+    let packs = objects(&scene, 0, &layout::packs(cluster));
+    let indexes = objects(&scene, 0, &layout::indexes(cluster));
+    let logs = wal(&scene, 0);
+    let middle = &logs[logs.len() * 2 / 3];
+    let damaged: Vec<&PathBuf> = [&base[0], &indexes[0], middle]
+        .into_iter()
+        .chain(&packs)
+        .collect();
+    let intact: Vec<Vec<u8>> = damaged.iter().map(fs::read).collect::<Result<_, _>>()?;
+    // In the signature of the manifest, in the header of the WAL object, in the
+    // middle of everything else.
+    flip(&base[0], |len| len - 40)?;
+    flip(middle, |len| len - 400)?;
+    for path in packs.iter().chain(&indexes) {
+        flip(path, |len| len / 2)?;
+    }
+
+    let outcome = scene.restore(&latest(), "healed").await?;
+    let restored = scene.open("healed")?;
+    assert_eq!(restored.psql("select count(*) from t")?, "21000");
+    let notes = outcome.pin.parent().context("notes")?.to_owned();
+    let mut seen = outcome.findings;
+    seen.extend(read_findings(&notes));
+    let healed = |path: &Path| {
+        let key = path
+            .strip_prefix(scene.vault.place(0))
+            .unwrap_or(path)
+            .display()
+            .to_string();
+        let subject = format!("region0:{key}");
+        seen.iter()
+            .any(|f| f.name == "object-damaged" && f.subject == subject)
+            && seen.iter().any(|f| f.name == "healed" && f.subject == subject)
+    };
+    for (path, before) in damaged.iter().zip(intact) {
+        // The base's commit object is read by the ledger and healed there.
+        assert_eq!(fs::read(path)?, before, "{} is whole again", path.display());
+        assert!(
+            healed(path) || *path == &base[0],
+            "{} is reported: {seen:?}",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hole_is_named_and_never_passed_over() -> Result<()> {
+    let mut scene = filled().await?;
+    let before = scene.time()?;
+    scene.lose_source().await?;
+    let logs = wal(&scene, 0);
+    let lost = logs[logs.len() * 3 / 4].clone();
+    let inner = lost.strip_prefix(scene.vault.place(0))?.to_owned();
+    let kept = fs::read(&lost)?;
+
+    // Lost in one region only: nothing happens but a note.
+    fs::remove_file(&lost)?;
+    scene.restore(&latest(), "one").await?;
+    assert_eq!(scene.open("one")?.psql("select count(*) from t")?, "21000");
+
+    // Lost behind the planner's back: recovery stops with an error, and does not
+    // promote what it has.
+    fs::write(&lost, &kept)?;
+    scene.restore(&latest(), "late").await?;
+    for region in 0..2 {
+        fs::remove_file(scene.vault.place(region).join(&inner))?;
+    }
+    let stopped = TestPostgres::open(&scene.target("late").data, false);
+    let log = match stopped {
+        Ok(server) => {
+            holdfast_tests::postgres::wait_until("recovery gives up", || Ok(server.log().contains("FATAL")))?;
+            server.log()
+        }
+        Err(error) => format!("{error:#}"),
+    };
+    assert!(log.contains("which the plan saw"), "{log}");
+    assert!(
+        log.contains("could not restore file") || log.contains("restore_command"),
+        "{log}"
+    );
+    assert!(!log.contains("archive recovery complete"), "{log}");
+
+    // Known to the planner: named, refused, and passed by only when told to.
+    let error = scene.plan(&latest()).await.unwrap_err();
+    let Some(PlanError::Impossible(why)) = error.downcast_ref() else {
+        panic!("{error:#}")
+    };
+    let Reason::Gap { gap, lost_bytes } = &*why.reason else {
+        panic!("{why}")
+    };
+    assert!(
+        inner.display().to_string().contains(&gap.from.fixed()) && *lost_bytes > 0,
+        "{why}"
+    );
+    let access = scene.access().await?;
+    let ledger = Ledger::load(&access.repository, &access.trust, &scene.vault.cluster).await?;
+    let points = ledger.points();
+    assert_eq!(points.restorable.gaps.len(), 1);
+    assert!(points.to_string().contains("GAP"), "{points}");
+    assert_eq!(points.restorable.intervals.len(), 1);
+
+    let into_the_hole = scene.plan(&Request::new(Target::Time(before))).await.unwrap_err();
+    assert!(
+        into_the_hole.to_string().contains("WAL is missing"),
+        "{into_the_hole:#}"
+    );
+    let mut told = latest();
+    told.allow_gap = true;
+    scene.restore(&told, "told").await?;
+    let rows: u32 = scene.open("told")?.psql("select count(*) from t")?.parse()?;
+    assert!((5000..21000).contains(&rows), "{rows}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_region_is_given_up_by_name() -> Result<()> {
+    let mut scene = filled().await?;
+    scene.lose_source().await?;
+    fs::rename(scene.vault.place(0), scene.vault.dir().join("gone"))?;
+    let error = scene.plan(&latest()).await.unwrap_err();
+    assert!(
+        error.to_string().contains("--accept-unreachable region0"),
+        "{error:#}"
+    );
+    let mut accepted = latest();
+    accepted.accept_unreachable.insert("region0".parse()?);
+    let plan = scene.plan(&accepted).await?;
+    assert_eq!(plan.accepted_unreachable, ["region0".parse()?]);
+    scene.restore(&accepted, "lost").await?;
+    assert_eq!(scene.open("lost")?.psql("select count(*) from t")?, "21000");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tablespaces_go_where_they_are_told() -> Result<()> {
+    let mut scene = Scene::start(PROGRAM, Options::default()).await?;
+    let place = scene.vault.dir().join("fast");
+    fs::create_dir(&place)?;
+    scene.sql(&format!("create tablespace fast location '{}'", place.display()))?;
+    scene.sql("create table t tablespace fast as select generate_series(1, 3000) n")?;
+    scene.base().await?;
+    scene.sql("insert into t values (0)")?;
+    scene.safe().await?;
+    scene.lose_source().await?;
+    let source = objects_of(&place);
+
+    let plan = scene.plan(&latest()).await?;
+    let mut target = scene.target("spaces");
+    target.tablespaces_under = None;
+    let (access, options) = (scene.access().await?, scene.options().await?);
+    let error = holdfast_agent::restore::execute(&plan, &access, &target, &options)
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("--tablespace OID=DIRECTORY"),
+        "{error}"
+    );
+
+    scene.restore(&latest(), "spaces").await?;
+    let restored = scene.open("spaces")?;
+    assert_eq!(restored.psql("select count(*) from t")?, "3001");
+    restored.psql("insert into t select generate_series(1, 5000)")?;
+    let location =
+        restored.psql("select pg_tablespace_location(oid) from pg_tablespace where spcname = 'fast'")?;
+    assert!(
+        Path::new(&location).starts_with(scene.vault.dir().join("spaces")),
+        "{location}"
+    );
+    assert_eq!(objects_of(&place), source, "the source's tablespace is untouched");
+    Ok(())
+}
+
+/// Files below `path`, with their sizes.
+fn objects_of(path: &Path) -> Vec<(PathBuf, u64)> {
+    let mut all = Vec::new();
+    let mut open = vec![path.to_owned()];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(meta) if meta.is_dir() => open.push(entry.path()),
+                Ok(meta) => all.push((entry.path(), meta.len())),
+                Err(_) => {}
+            }
+        }
+    }
+    all.sort();
+    all
+}
