@@ -58,14 +58,16 @@ impl VersionedStore {
         self.keep(&Path::from(key), None);
     }
 
-    fn keep(&self, path: &Path, bytes: Option<Bytes>) {
+    fn keep(&self, path: &Path, bytes: Option<Bytes>) -> String {
         let mut objects = self.objects.lock().expect("no holder panics");
         let versions = objects.entry(path.clone()).or_default();
+        let id = format!("v{}", versions.len());
         versions.push(Kept {
-            id: format!("v{}", versions.len()),
+            id: id.clone(),
             modified: chrono::Utc::now(),
             bytes,
         });
+        id
     }
 
     fn current(&self, path: &Path) -> Option<Kept> {
@@ -143,16 +145,17 @@ impl VersionHistory for VersionedStore {
 #[async_trait]
 impl ObjectStore for VersionedStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        // Between looking and storing there is time for others.
+        tokio::task::yield_now().await;
         if options.mode == PutMode::Create && !self.careless && self.current(location).is_some() {
             return Err(Error::AlreadyExists {
                 path: location.to_string(),
                 source: "the key is taken".into(),
             });
         }
-        self.keep(location, Some(payload.into()));
         Ok(PutResult {
             e_tag: None,
-            version: None,
+            version: Some(self.keep(location, Some(payload.into()))),
             extensions: Default::default(),
         })
     }

@@ -183,7 +183,8 @@ async fn the_probe_finds_out_what_a_store_enforces() -> Result<()> {
     ensure!(probed[0].conditional_create == Some(ConditionalCreate::NotEnforced));
     let names: Vec<String> = probed[0].findings(now()).into_iter().map(|f| f.name).collect();
     ensure!(names == ["create-not-enforced", "object-lock-off"], "{names:?}");
-    // Our own writers still see each other.
+    // Our own writers still see each other, and versions decide between them.
+    contract(accepted.replicas()[0].clone(), &cluster()).await?;
     let key = layout::trust(0);
     accepted.replicas()[0]
         .create(&key, Bytes::from_static(b"1"))

@@ -11,6 +11,10 @@
 //! is not a plain success the object is read back: the same bytes mean done,
 //! other bytes mean a conflict, none mean try again.
 //!
+//! A store that was found not to refuse a second create (see [`crate::probe`]) is
+//! looked at before each create; where it keeps versions, the oldest decides
+//! which of two writers was first.
+//!
 //! **What is this place?** A replica that belongs to a repository is asked for
 //! its `repository.json` before it is first used, and again when things are
 //! missing: an unmounted volume or an emptied bucket is an error
@@ -205,9 +209,9 @@ impl Replica {
         let mut attempts = self.attempts(Operation::Create, key.as_str(), size);
         loop {
             let mut cause = match attempts.once(self.put(key, &bytes, PutMode::Create)).await {
-                Ok(()) => {
+                Ok(version) => {
                     self.note_health(true);
-                    return Ok(Created::New);
+                    return self.won(key, &bytes, version).await;
                 }
                 Err(cause) => cause,
             };
@@ -243,7 +247,7 @@ impl Replica {
         let mut attempts = self.attempts(Operation::Replace, key.as_str(), bytes.len() as u64);
         loop {
             match attempts.once(self.put(key, &bytes, PutMode::Overwrite)).await {
-                Ok(()) => return Ok(()),
+                Ok(_) => return Ok(()),
                 Err(cause) if cause.class() == Class::Retry => {
                     attempts.uncertain = true;
                     attempts.pause(cause).await?;
@@ -253,17 +257,51 @@ impl Replica {
         }
     }
 
-    async fn put(&self, key: &ObjectKey, bytes: &Bytes, mode: PutMode) -> Result<(), Cause> {
+    /// Whether a create that the store took was the first. A store that refuses
+    /// nothing but keeps versions has taken both of two creates at once: the
+    /// oldest version is the winner, and the other writer puts it on top again,
+    /// so that a plain read sees the winner too.
+    async fn won(
+        &self,
+        key: &ObjectKey,
+        bytes: &Bytes,
+        stored: Option<String>,
+    ) -> Result<Created, StoreError> {
+        if !(self.keeps_versions() && self.shared.looks_first.load(Ordering::Relaxed)) {
+            return Ok(Created::New);
+        }
+        let versions = match self.versions(key).await {
+            Ok(versions) => versions,
+            // Who may not list versions cannot know better.
+            Err(e) if e.class() == Class::Denied => return Ok(Created::New),
+            Err(e) => return Err(e),
+        };
+        match versions.first() {
+            Some(oldest) if oldest.id != stored && !oldest.latest => {
+                let winner = self.get_version(key, oldest).await?;
+                if winner == *bytes {
+                    return Ok(Created::Already);
+                }
+                self.replace(key, winner).await?;
+                Err(self.conflict(key))
+            }
+            _ => Ok(Created::New),
+        }
+    }
+
+    /// One put; the store's name for the version it made, where it has one.
+    async fn put(&self, key: &ObjectKey, bytes: &Bytes, mode: PutMode) -> Result<Option<String>, Cause> {
         if let Some(directory) = &self.shared.back.directory {
             directory.prepare(key).await?;
         }
         let options = PutOptions::from(mode);
-        self.shared
+        let put = self
+            .shared
             .back
             .store
             .put_opts(&Self::path(key), PutPayload::from_bytes(bytes.clone()), options)
             .await?;
-        Ok(())
+        Ok(put.version)
     }
 
     /// Whether exactly these bytes stand at `key`; `None` when nothing does.
@@ -483,7 +521,7 @@ impl Replica {
         let mut attempts = self.attempts(Operation::Probe, key.as_str(), 0);
         loop {
             match attempts.once(self.put(key, &bytes, PutMode::Create)).await {
-                Ok(()) => return Ok(true),
+                Ok(_) => return Ok(true),
                 Err(cause) => match cause.class() {
                     Class::Conflict => return Ok(false),
                     Class::Retry => attempts.pause(cause).await?,

@@ -254,9 +254,9 @@ impl VersionHistory for S3Versions {
                 _ => break,
             }
         }
-        // S3 lists the newest first; times alone have seconds only.
+        // S3 lists in the order of storing, the newest first. Its times are no
+        // better: several versions may have the same.
         found.reverse();
-        found.sort_by_key(|v| v.modified);
         Ok(found)
     }
 
