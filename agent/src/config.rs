@@ -500,3 +500,6 @@ fn read_filestore(section: Section<'_, '_>) -> Option<FilestoreConfig> {
         full_sweep,
     })
 }
+
+#[cfg(test)]
+mod tests;
