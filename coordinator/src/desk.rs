@@ -85,6 +85,8 @@ pub struct State {
     pub replication: BTreeMap<ClusterId, Vec<Finding>>,
     /// When each cluster was last replicated whole.
     pub replicated: BTreeMap<ClusterId, Timestamp>,
+    /// What the keeper of the evidence log found.
+    pub evidence: Vec<Finding>,
     /// What stands out now.
     pub standing: Standing,
     /// How the loops fare.
@@ -150,9 +152,9 @@ impl Desk {
     /// An empty desk.
     pub fn new(config: CoordinatorConfig, repository: Repository, state: State, started: Timestamp) -> Self {
         Self {
+            patience: config.patience,
             config,
             repository,
-            patience: Patience::default(),
             started,
             wake: Wake::default(),
             meters: Meters::default(),

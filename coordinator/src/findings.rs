@@ -193,6 +193,9 @@ pub fn derive(state: &State, desk: &Desk, now: Timestamp) -> Vec<Derived> {
 }
 
 fn whole(sheet: &mut Sheet, state: &State, desk: &Desk) {
+    for finding in &state.evidence {
+        sheet.pass_on(finding);
+    }
     let replicas = desk.repository.replicas().len();
     for tier in desk.config.policy.clusters().map(|c| &c.tier) {
         if tier.copies as usize > replicas {

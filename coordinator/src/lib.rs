@@ -33,4 +33,5 @@ pub mod server;
 mod supervise;
 mod survey;
 
+pub use loops::evidence::{EvidenceKeeping, Turn};
 pub use run::{Coordinator, RunError};

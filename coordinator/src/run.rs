@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cache::{Cache, CacheError};
 use crate::config::CoordinatorConfig;
 use crate::desk::{Desk, State, now};
+use crate::loops::evidence::EvidenceKeeping;
 use crate::server::tls::TlsError;
 use crate::server::{accept, agents, pages, tls};
 use crate::supervise::{Ended, Exit, Supervisor};
@@ -69,12 +70,20 @@ pub struct Coordinator {
     tls: TlsAcceptor,
     agents: Arc<TcpListener>,
     people: Arc<TcpListener>,
+    keeper: Option<EvidenceKeeping>,
 }
 
 impl Coordinator {
-    /// Starts with `config` and runs until `stop` is cancelled.
-    pub async fn run(config: CoordinatorConfig, stop: CancellationToken) -> Result<(), RunError> {
-        Self::start(config).await?.serve(stop).await
+    /// Starts with `config` and runs until `stop` is cancelled. `keeper` keeps the
+    /// evidence log; without one, drills cannot be sealed.
+    pub async fn run(
+        config: CoordinatorConfig,
+        keeper: Option<EvidenceKeeping>,
+        stop: CancellationToken,
+    ) -> Result<(), RunError> {
+        let mut coordinator = Self::start(config).await?;
+        coordinator.keeper = keeper;
+        coordinator.serve(stop).await
     }
 
     /// Opens the repository, the cache and both listeners. Nothing is answered
@@ -116,6 +125,7 @@ impl Coordinator {
             tls,
             agents,
             people,
+            keeper: None,
         })
     }
 
@@ -137,6 +147,7 @@ impl Coordinator {
             tls,
             agents,
             people,
+            keeper,
         } = self;
         // Ends what this call started, whoever asks for it.
         let stop = stop.child_token();
@@ -154,7 +165,7 @@ impl Coordinator {
         supervisor.spawn("pages", Exit::Fatal, move || {
             accept::serve(Arc::clone(&people), None, router.clone(), token.clone())
         });
-        loops::start(&mut supervisor, &desk, &cache, &stop);
+        loops::start(&mut supervisor, &desk, &cache, keeper, &stop);
         let ended = supervisor.run(PATIENCE).await;
         if let Err(err) = loops::remember_last(cache, desk).await {
             tracing::warn!(err, "the last facts were not remembered");

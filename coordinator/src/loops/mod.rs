@@ -6,6 +6,7 @@
 //! that fails says so as a finding and is run again; one that is killed in the
 //! middle has lost nothing that the next run does not do again.
 
+pub mod evidence;
 mod findings;
 mod proven;
 mod remember;
@@ -28,7 +29,13 @@ use crate::meters::RunOutcome;
 use crate::supervise::{Exit, Supervisor};
 
 /// Starts all loops.
-pub fn start(supervisor: &mut Supervisor, desk: &Arc<Desk>, cache: &Cache, stop: &CancellationToken) {
+pub fn start(
+    supervisor: &mut Supervisor,
+    desk: &Arc<Desk>,
+    cache: &Cache,
+    keeper: Option<evidence::EvidenceKeeping>,
+    stop: &CancellationToken,
+) {
     let spawn = Spawner { desk, stop };
     let wake = &desk.wake;
     spawn.spawn(
@@ -75,6 +82,15 @@ pub fn start(supervisor: &mut Supervisor, desk: &Arc<Desk>, cache: &Cache, stop:
         &wake.proven,
         move |desk| proven::run(reader.clone(), desk),
     );
+    if let Some(keeper) = keeper {
+        spawn.spawn(
+            supervisor,
+            "evidence",
+            Duration::from_secs(1),
+            &Arc::default(),
+            move |desk| evidence::run(Arc::clone(&keeper), desk),
+        );
+    }
     let cache = cache.clone();
     spawn.spawn(
         supervisor,

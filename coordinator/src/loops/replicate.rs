@@ -15,9 +15,6 @@ use holdfast_repository::replicate::replicate_cluster;
 
 use crate::desk::{Desk, now};
 
-/// How long a replica must have been behind.
-const AFTER_MS: u64 = 60_000;
-
 /// Between runs for a cluster that does not look as if it needed one.
 const EVERY_MS: u64 = 3_600_000;
 
@@ -30,7 +27,7 @@ pub async fn run(desk: Arc<Desk>) -> Result<(), String> {
     let behind: Vec<ClusterId> = {
         let at = now();
         let state = desk.state();
-        let late = |since: Timestamp| at.millis_since(since) >= AFTER_MS;
+        let late = |since: Timestamp| at.millis_since(since) >= desk.config.replicate_after.millis();
         let wanted = state.surveys.iter().filter(|(cluster, survey)| {
             let last = state.replicated.get(*cluster).copied().unwrap_or(desk.started);
             survey.behind.is_some_and(late) || at.millis_since(last) >= EVERY_MS
