@@ -9,6 +9,7 @@
 //! policy = "/etc/holdfast/policy.toml"
 //! signing_key = "/etc/holdfast/coordinator-1.key"
 //! log_key = "/etc/holdfast/coordinator-1-log.key"
+//! replicate_after = "1min"               # how long a replica may lag behind
 //!
 //! [tls]
 //! cert = "/etc/holdfast/coordinator-1.crt"
@@ -31,7 +32,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use holdfast_plan::document::{self, Problem, Section};
+use holdfast_plan::period::Period;
 use holdfast_plan::policy::Policy;
+use holdfast_plan::schedule::Patience;
 use holdfast_proto::Fingerprint;
 use holdfast_proto::names::ActorName;
 use holdfast_repository::RepositoryConfig;
@@ -61,6 +64,11 @@ pub struct CoordinatorConfig {
     pub repository: RepositoryConfig,
     /// From where everything is believed.
     pub trust_root: Fingerprint,
+    /// How long a replica may lack something before it is copied to it.
+    pub replicate_after: Period,
+    /// How long agents are waited for. Not in the file: the numbers belong
+    /// together.
+    pub patience: Patience,
 }
 
 /// Files of the agents' listener.
@@ -208,6 +216,7 @@ fn read_root(root: &mut Section<'_>, directory: &Path) -> Option<CoordinatorConf
             None
         }
     };
+    let replicate_after = root.optional::<Period>("replicate_after");
     let (repository, trust_root) = read_repository(root);
     Some(CoordinatorConfig {
         name: name?,
@@ -221,6 +230,8 @@ fn read_root(root: &mut Section<'_>, directory: &Path) -> Option<CoordinatorConf
         tls: tls?,
         repository: repository?,
         trust_root: trust_root?,
+        replicate_after: replicate_after.or(Period::from_millis(60_000))?,
+        patience: Patience::default(),
     })
 }
 

@@ -151,6 +151,9 @@ pub struct Surveyor {
 /// Between far looks.
 const FAR_EVERY_MS: u64 = 15_000;
 
+/// Between far looks when something new is expected.
+const FAR_SOON_MS: u64 = 2_000;
+
 impl Surveyor {
     /// A surveyor that has seen nothing yet.
     pub fn new(cluster: ClusterId) -> Self {
@@ -208,6 +211,16 @@ impl Surveyor {
         self.survey.near = Some(now);
         self.note_behind(now);
         Ok(self.survey.clone())
+    }
+
+    /// Whether there is reason to believe that something new is there: nothing
+    /// was found yet, or the agent speaks of something that was not seen.
+    fn expects_more(&self, desk: &Desk) -> bool {
+        let state = desk.state();
+        let Some(facts) = state.reports.get(&self.cluster).map(|report| &report.facts) else { return false };
+        let base = facts.last_base.as_ref().is_some_and(|b| self.survey.base.as_ref().is_none_or(|s| s.id < b.id));
+        let point = facts.last_point.as_ref().is_some_and(|p| self.survey.point.as_ref().is_none_or(|s| s.id < p.id));
+        self.survey.base.is_none() || self.survey.lineage != facts.lineage || base || point
     }
 
     /// Notes since when a replica that answers lacks what another has. What is
