@@ -32,7 +32,7 @@ use holdfast_proto::Sha256Digest;
 use holdfast_proto::finding::{Finding, Severity};
 use holdfast_proto::names::{ObjectKey, Region};
 
-use crate::layout::{self, Located};
+use crate::layout;
 use crate::listing::unreachable;
 use crate::opened::Repository;
 use crate::replica::{Class, Replica, StoreError};
@@ -272,7 +272,7 @@ impl Repository {
                     if !self.healing {
                         continue;
                     }
-                    if !stands_alone(key) {
+                    if !layout::is_content(key) {
                         // Replication brings it, with all that it needs.
                         continue;
                     }
@@ -419,13 +419,4 @@ fn overwritten(region: &Region, key: &ObjectKey, current: &Copy, version: &str) 
         ),
         since: clock::now(),
     }
-}
-
-/// Whether an object may be put on a replica without looking at what else is
-/// there: it commits nothing.
-fn stands_alone(key: &ObjectKey) -> bool {
-    matches!(
-        layout::parse(key.as_str()),
-        Some(Located::Pack { .. } | Located::Index { .. } | Located::EvidenceStatement { .. })
-    )
 }

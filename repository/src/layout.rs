@@ -326,6 +326,15 @@ pub fn parse(key: &str) -> Option<Located> {
     (located.key().as_str() == key).then_some(located)
 }
 
+/// Whether `key` names its content by digest: every writer of it writes the
+/// same bytes, and having it commits nothing.
+pub fn is_content(key: &ObjectKey) -> bool {
+    matches!(
+        parse(key.as_str()),
+        Some(Located::Pack { .. } | Located::Index { .. } | Located::EvidenceStatement { .. })
+    )
+}
+
 fn read(key: &str) -> Option<Located> {
     let parts: Vec<&str> = key.split('/').collect();
     match parts.as_slice() {

@@ -115,8 +115,8 @@ pub(crate) async fn enforce(
                 location: replica.location().to_owned(),
             });
         }
-        replica.look_first();
     }
+    replica.look_first(conditional == ConditionalCreate::NotEnforced);
     let protection = match replica.protection().await {
         Ok(protection) => protection,
         // Not being told is not a reason to stop.

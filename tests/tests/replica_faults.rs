@@ -579,3 +579,83 @@ async fn a_killed_create_is_there_whole_or_not_at_all() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn whatever_fails_at_most_one_writer_believes_that_it_won() -> Result<()> {
+    let (mut struck, mut won, mut gave_up) = (0, 0, 0);
+    for seed in 0..6 {
+        let plan = FaultPlan::seeded(seed)
+            .per_mille(100, Fault::Error)
+            .per_mille(200, Fault::LostAck)
+            .per_mille(50, Fault::HaltAfter)
+            .per_mille(50, Fault::FlipBit)
+            .per_mille(50, Fault::Truncate);
+        let (replica, store) = alone(&plan).await?;
+        let writers = ["left", "right"].map(|writer| {
+            let replica = &replica;
+            futures::future::join_all((0..20).map(move |n| async move {
+                let bytes = Bytes::from(format!("{writer} {n}"));
+                (bytes.clone(), replica.create(&layout::trust(n), bytes).await)
+            }))
+        });
+        let [left, right] = futures::future::join_all(writers)
+            .await
+            .try_into()
+            .expect("two writers");
+        struck += plan.seen().iter().filter(|s| s.fault.is_some()).count();
+        for (n, pair) in left.into_iter().zip(right).enumerate() {
+            let key = layout::trust(n as u64);
+            let stands = store.get(&Path::from(key.as_str())).await.ok();
+            let stands = match stands {
+                Some(there) => Some(there.bytes().await?),
+                None => None,
+            };
+            let mut winners = 0;
+            for (bytes, outcome) in [pair.0, pair.1] {
+                match outcome {
+                    Ok(_) => {
+                        winners += 1;
+                        ensure!(
+                            stands.as_ref() == Some(&bytes),
+                            "seed {seed}, {key}: believed, not there"
+                        );
+                    }
+                    Err(e) if e.class() == Class::Conflict => {}
+                    Err(e) => {
+                        ensure!(
+                            e.class() == Class::Retry && e.may_have_happened(),
+                            "seed {seed}: {e}"
+                        );
+                        gave_up += 1;
+                    }
+                }
+            }
+            ensure!(winners <= 1, "seed {seed}, {key}");
+            won += winners;
+        }
+    }
+    ensure!(
+        struck > 100 && won > 100,
+        "{struck} faults, {won} won, {gave_up} gave up"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_store_that_overwrites_is_looked_at_first_even_without_a_probe() -> Result<()> {
+    let store = VersionedStore::careless();
+    let lenient = vec!["loose".parse()?];
+    let replica = || Ok::<_, anyhow::Error>(Replica::new("loose".parse()?, store.back_end()));
+    Repository::init_replicas(vec![replica()?], lenient.clone(), root(), now()).await?;
+    let repository = Repository::open_replicas(vec![replica()?], lenient).await?;
+    let key = layout::trust(0);
+    repository.replicas()[0]
+        .create(&key, Bytes::from_static(b"first"))
+        .await?;
+    let error = repository.replicas()[0]
+        .create(&key, Bytes::from_static(b"second"))
+        .await
+        .expect_err("taken");
+    ensure!(error.class() == Class::Conflict, "{error}");
+    Ok(())
+}

@@ -2,9 +2,10 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rand::Rng;
+use tokio::time::Instant;
 
 use super::{Cause, Class, Operation, Replica, StoreError};
 
@@ -79,7 +80,7 @@ impl Replica {
             operation,
             subject,
             until: Instant::now() + self.deadlines.call + allowance,
-            each: self.deadlines.attempt + allowance,
+            each: self.patience() + allowance,
             patient: !self.is_ailing(),
             made: 0,
             uncertain: false,

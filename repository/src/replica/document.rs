@@ -2,12 +2,12 @@
 
 use std::io;
 use std::sync::PoisonError;
-use std::time::Instant;
 
 use bytes::Bytes;
 use holdfast_proto::names::RepositoryId;
 use holdfast_proto::record::RepositoryDocument;
 use object_store::GetOptions;
+use tokio::time::Instant;
 
 use super::{Class, Operation, Replica, SIGHT_FOR, Sight, StoreError};
 use crate::layout;

@@ -30,7 +30,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -42,6 +42,8 @@ use object_store::{
     GetOptions, GetRange, GetResult, GetResultPayload, ObjectMeta, ObjectStoreExt, PutMode, PutOptions,
     PutPayload,
 };
+
+use tokio::time::Instant;
 
 use crate::config::{ConfigError, ReplicaConfig};
 use crate::layout;
@@ -62,6 +64,9 @@ pub const MAX_OBJECT: u64 = 256 << 20;
 
 /// How long a replica that failed is asked last and once only.
 const AILING_FOR: Duration = Duration::from_secs(10);
+
+/// How long one attempt on such a replica may take.
+const AILING_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long the sight of `repository.json` is good for when objects are missing.
 const SIGHT_FOR: Duration = Duration::from_secs(10);
@@ -174,9 +179,19 @@ impl Replica {
         *ailing = (!well).then(|| Instant::now() + AILING_FOR);
     }
 
-    /// From now on looks before it creates, because the store would overwrite.
-    pub(crate) fn look_first(&self) {
-        self.shared.looks_first.store(true, Ordering::Relaxed);
+    /// Whether to look before each create, because the store would overwrite.
+    pub(crate) fn look_first(&self, look: bool) {
+        self.shared.looks_first.store(look, Ordering::Relaxed);
+    }
+
+    /// How long one attempt may take, without what its bytes earn. A replica
+    /// that has just failed gets little: it may be gone without a word.
+    fn patience(&self) -> Duration {
+        if self.is_ailing() {
+            self.deadlines.attempt.min(AILING_PATIENCE)
+        } else {
+            self.deadlines.attempt
+        }
     }
 
     fn path(key: &ObjectKey) -> Path {
@@ -267,7 +282,8 @@ impl Replica {
         bytes: &Bytes,
         stored: Option<String>,
     ) -> Result<Created, StoreError> {
-        if !(self.keeps_versions() && self.shared.looks_first.load(Ordering::Relaxed)) {
+        let open = self.shared.looks_first.load(Ordering::Relaxed) && !layout::is_content(key);
+        if !(open && self.keeps_versions()) {
             return Ok(Created::New);
         }
         let versions = match self.versions(key).await {
@@ -665,7 +681,7 @@ impl Replica {
                     .boxed()
             }
         };
-        let patience = self.deadlines.attempt;
+        let patience = self.patience();
         Ok(futures::stream::unfold(stream, move |mut stream| async move {
             match tokio::time::timeout(patience, stream.next()).await {
                 Ok(next) => next.map(|item| (item, stream)),
