@@ -277,18 +277,14 @@ async fn wait_protected(stage: &Stage, agent: &mut Daemon, coordinator: &mut Dae
         agent.check()?;
         coordinator.check()?;
         let points: Value = stage.run_json(&["points", "--cluster", CLUSTER]).await?;
-        let complete = |what: &str| {
-            points[what].as_array().map_or(0, |all| {
-                all.iter()
-                    .filter(|p| p["complete_on"].as_array().is_some_and(|r| r.len() == 2))
-                    .count()
-            })
+        let count = |what: &str| {
+            let intervals = points["intervals"].as_array().into_iter().flatten();
+            intervals.filter_map(|i| i[what].as_array().map(Vec::len)).sum::<usize>()
         };
-        let (bases, fences) = (complete("bases"), complete("points"));
-        stage.say(format!(
-            "  complete in both regions: {bases} base backup(s), {fences} joint recovery point(s)"
-        ));
-        if bases >= 1 && fences >= 2 {
+        let (bases, fences) = (count("bases"), count("points"));
+        let regions = points["holdings"].as_array().map_or(0, Vec::len);
+        stage.say(format!("  {bases} base backup(s), {fences} joint recovery point(s), WAL in {regions} region(s)"));
+        if bases >= 1 && fences >= 2 && regions == 2 {
             return Ok(());
         }
         if tokio::time::Instant::now() > deadline {

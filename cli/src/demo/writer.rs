@@ -100,6 +100,8 @@ pub async fn post_invoices(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(POST_EVERY);
+    // Late is late: people do not hurry to catch up.
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut n = INVOICES;
     loop {
         tokio::select! {
