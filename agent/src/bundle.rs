@@ -230,9 +230,8 @@ impl Bundling<'_> {
         let committed = publication
             .commit(&object, &payload, Some(key.key.fingerprint), previous, &body)
             .await?;
-        for finding in committed.findings {
-            self.findings.note(finding);
-        }
+        self.findings
+            .committed(committed.findings, &committed.complete_on);
         let newest = Newest {
             id,
             link: committed.link,

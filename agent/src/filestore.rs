@@ -346,7 +346,9 @@ impl Filestore {
             || self.config.adapter.changes_in_place();
 
         let mut needs = writing.needs.clone();
-        needs.extend(newest.iter().map(|head| head.link.clone()));
+        // Not the newest entry: when that reached only some replicas before we died,
+        // a checkpoint that does not build on it goes to all.
+        needs.extend(cache.basis().cloned());
         let publication = Publication::begin(&writing.publisher, &needs).await?;
         let root = self.config.path.clone();
         let margin = tokio::task::spawn_blocking(move || reading::clock_margin(&root)).await?;
@@ -424,9 +426,8 @@ impl Filestore {
         let committed = publication
             .commit(&key, &[], None, newest.map(|head| head.link), &body)
             .await?;
-        for finding in committed.findings {
-            self.findings.note(finding);
-        }
+        self.findings
+            .committed(committed.findings, &committed.complete_on);
         let journal = JournalHead {
             n,
             link: committed.link,

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use holdfast_proto::Timestamp;
 use holdfast_proto::finding::{Finding, Severity};
+use holdfast_proto::names::Region;
 
 /// A shared register of findings. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -76,6 +77,15 @@ impl Findings {
         if gone.is_some() {
             tracing::info!(name, subject, "finding is over");
         }
+    }
+
+    /// Notes what a commit said: replicas that are behind, and those that no longer
+    /// are.
+    pub fn committed(&self, findings: Vec<Finding>, complete_on: &[Region]) {
+        for region in complete_on {
+            self.clear("replica-behind", region.as_str());
+        }
+        findings.into_iter().for_each(|finding| self.note(finding));
     }
 
     /// Whether `name` holds for `subject`.

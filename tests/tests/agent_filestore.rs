@@ -18,6 +18,7 @@ use holdfast_agent::progress::Meter;
 use holdfast_proto::manifest::{EntryType, Extent};
 use holdfast_proto::record::{JournalBody, JournalKind};
 use holdfast_repository::layout;
+use holdfast_tests::faulty::Fault;
 use holdfast_tests::vault::Vault;
 
 /// A vault, a folder, and an agent's filestore over it.
@@ -405,7 +406,7 @@ async fn without_its_memory_the_agent_begins_with_a_checkpoint() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dying_after_the_commit_costs_a_checkpoint_and_stores_nothing_again() -> Result<()> {
+async fn dying_after_the_commit_costs_a_checkpoint() -> Result<()> {
     let stage = Stage::new(AdapterKind::Odoo, 2).await?;
     let doomed = stage.attach(&noise(6, 50_000))?;
     stage.capture(&mut stage.filestore()).await?;
@@ -503,5 +504,43 @@ async fn an_unmounted_filestore_is_not_an_empty_one() -> Result<()> {
         matches!(refused, Err(CaptureError::RootMissing(_))),
         "{refused:?}"
     );
+    Ok(())
+}
+
+/// The agent dies at the n-th call to a store, for every n, before and after the
+/// call has done its work; then it is started again.
+#[tokio::test(flavor = "multi_thread")]
+async fn dying_at_any_call_is_survived() -> Result<()> {
+    for fault in [Fault::HaltBefore, Fault::HaltAfter] {
+        for n in 1.. {
+            let stage = Stage::new(AdapterKind::Odoo, 2).await?;
+            stage.attach(&noise(8, 30_000))?;
+            let mut filestore = stage.filestore();
+            stage.capture(&mut filestore).await?;
+            let doomed = stage.attach(b"comes and goes")?;
+            stage.attach(&noise(9, 40_000))?;
+            let plan = stage.vault.faults(1).clone();
+            let _ = plan.clone().nth(plan.calls() + n, fault);
+            let died = tokio::select! {
+                captured = stage.capture(&mut filestore) => { captured?; false }
+                () = plan.halted() => true,
+            };
+            drop(filestore);
+            plan.mend();
+
+            fs::remove_file(stage.root.join(&doomed))?;
+            stage.attach(b"later")?;
+            let captured = stage.capture(&mut stage.filestore()).await;
+            let captured = captured.with_context(|| format!("after dying at call {n} ({fault:?})"))?;
+            assert!(
+                stage.read(captured.journal.n).await?.files == stage.present()?,
+                "call {n} ({fault:?})"
+            );
+            if !died {
+                assert!(n > 4, "a capture makes more calls than that");
+                break;
+            }
+        }
+    }
     Ok(())
 }

@@ -172,3 +172,33 @@ fn recipients_may_stand_in_a_file_of_their_own() {
     let roles: Vec<_> = config.recipients.iter().map(|r| r.role).collect();
     assert_eq!(roles, [RecipientRole::Drill, RecipientRole::Recovery]);
 }
+
+#[test]
+fn the_shipped_example_is_sound() {
+    let example = include_str!("../../../config/agent.toml");
+    let lists = format!("recovery = [\"{RECIPIENT}\"]");
+    let text = example.replace("file = \"/etc/holdfast/recipients.toml\"", &lists);
+    // References to the environment are followed: here they lead to what is there.
+    let text = text
+        .replace("HOLDFAST_S3_ID", "PATH")
+        .replace("HOLDFAST_S3_SECRET", "PATH");
+    let config = AgentConfig::parse("config/agent.toml".as_ref(), &text).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(
+        config.clusters[0].filestores[0].collector_delay,
+        Some(Duration::from_secs(12 * 3600))
+    );
+
+    // What is commented out is sound as well.
+    let all: String = text
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(setting) if setting.split(' ').nth(1) == Some("=") => format!("{setting}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let config = AgentConfig::parse("config/agent.toml".as_ref(), &all).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(
+        (config.threads.get(), config.clusters[0].generation),
+        (4, Some(2))
+    );
+}

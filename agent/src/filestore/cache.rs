@@ -135,6 +135,7 @@ pub struct Cache {
     directory: PathBuf,
     owner: Owner,
     journal: Option<JournalHead>,
+    basis: Option<Link>,
     swept: i64,
     packs: Vec<Arc<KnownPack>>,
     packs_stored: usize,
@@ -168,6 +169,7 @@ impl Cache {
             directory: directory.to_owned(),
             owner,
             journal: None,
+            basis: None,
             swept: 0,
             packs: Vec::new(),
             packs_stored: 0,
@@ -218,6 +220,7 @@ impl Cache {
         }
         let intent = durable::read(&self.directory.join("intent"))?;
         image &= intent == Some(head.journal.n.to_string().into_bytes());
+        self.basis = Some(head.journal.link.clone());
         self.journal = image.then_some(head.journal);
         self.swept = if image { head.swept } else { 0 };
         Ok(())
@@ -290,6 +293,12 @@ impl Cache {
     /// The journal entry that this is an exact image of, and that is the newest.
     pub fn journal(&self) -> Option<&JournalHead> {
         self.journal.as_ref()
+    }
+
+    /// The journal entry up to which packs that are remembered were committed: a
+    /// replica that holds it holds all of them.
+    pub fn basis(&self) -> Option<&Link> {
+        self.basis.as_ref()
     }
 
     /// When the last full sweep began, in nanoseconds since 1970; 0 when never.
@@ -408,6 +417,7 @@ impl Cache {
             packs: self.packs.len(),
             shards: self.shards.clone(),
         };
+        self.basis = Some(journal.link.clone());
         self.journal = Some(journal);
         let bytes = serde_json::to_vec_pretty(&head).expect("a head is plain values");
         durable::replace(&self.directory.join("head.json"), &bytes)?;

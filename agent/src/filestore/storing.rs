@@ -256,3 +256,91 @@ fn link(path: &Path) -> Outcome {
         Err(e) => Outcome::Unreadable(e.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use holdfast_proto::names::{Epoch, KeyKind};
+    use holdfast_repository::seal::Identity;
+
+    fn job(root: &Path, adapter: AdapterKind) -> Job {
+        let epoch: Epoch = "2026-11".parse().unwrap();
+        Job {
+            root: root.to_owned(),
+            adapter,
+            margin: 0,
+            index_key: Arc::new(IndexKey::generate()),
+            key: EpochKey::new(Identity::generate().recipient().clone(), epoch, KeyKind::Data),
+            known: Arc::default(),
+            threads: 2,
+            meter: Meter::default(),
+        }
+    }
+
+    fn candidate(path: &str) -> Candidate {
+        Candidate {
+            path: path.as_bytes().to_vec(),
+            kind: Kind::File,
+            stat: Stat::UNKNOWN,
+        }
+    }
+
+    async fn outcomes(job: &Job, paths: &[&str]) -> Stored {
+        let upload = |_| async { Ok::<(), super::super::CaptureError>(()) };
+        store(job, paths.iter().map(|p| candidate(p)).collect(), 7, upload)
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_said_and_the_rest_is_stored() {
+        // A file of the kernel that can be opened and refuses to be read.
+        let stored = outcomes(
+            &job("/proc/self".as_ref(), AdapterKind::None),
+            &["mem", "no such file", "comm"],
+        )
+        .await;
+        assert!(
+            matches!(&stored.outcomes[0], Outcome::Unreadable(_)),
+            "{:?}",
+            stored.outcomes[0]
+        );
+        assert!(matches!(stored.outcomes[1], Outcome::Vanished));
+        assert!(matches!(&stored.outcomes[2], Outcome::Stored { .. }));
+        assert_eq!(stored.packs.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_pipe_or_a_link_in_a_files_place_does_not_hold_the_capture_up() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("link")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            dir.path().join("pipe"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .unwrap();
+        let stored = outcomes(&job(dir.path(), AdapterKind::None), &["link", "pipe"]).await;
+        assert!(matches!(stored.outcomes[0], Outcome::Vanished));
+        // Reading a pipe without a writer ends at once, and it is no longer the file.
+        assert!(!matches!(stored.outcomes[1], Outcome::Unreadable(_)));
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_cannot_be_uploaded_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths: Vec<String> = (0..40).map(|i| format!("file {i}")).collect();
+        for (i, path) in paths.iter().enumerate() {
+            std::fs::write(dir.path().join(path), vec![i as u8; 1 << 20]).unwrap();
+        }
+        let job = job(dir.path(), AdapterKind::None);
+        let refuse = |_| async { Err(super::super::CaptureError::Memory) };
+        let candidates = paths.iter().map(|p| candidate(p)).collect();
+        assert!(matches!(
+            store(&job, candidates, 0, refuse).await,
+            Err(super::super::CaptureError::Memory)
+        ));
+    }
+}

@@ -18,7 +18,8 @@ use crate::filestore::Asked;
 use crate::postgres::sql_connect;
 use crate::progress::Meter;
 
-/// How soon a fence is tried again that could not be taken.
+/// How soon a fence is tried again that could not be taken; twice as long after each
+/// failure, up to the interval.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// Works until cancelled.
@@ -36,6 +37,7 @@ pub async fn run(session: Arc<Session>, cancel: CancellationToken) -> Result<(),
         session.board.set_point(last.facts());
     }
     let mut pause = Duration::ZERO;
+    let mut again = AGAIN;
     let mut first = true;
     loop {
         tokio::select! {
@@ -49,6 +51,11 @@ pub async fn run(session: Arc<Session>, cancel: CancellationToken) -> Result<(),
         };
         let interval = session.numbers.fence_interval();
         let subject = session.subject();
+        if matches!(taken, Ok(Some(Fenced::Point(_) | Fenced::Idle))) {
+            again = AGAIN;
+        } else {
+            again = (again * 2).min(interval.max(AGAIN));
+        }
         pause = match taken {
             Ok(Some(Fenced::Point(point))) => {
                 session.findings.clear("fence-failed", &subject);
@@ -65,7 +72,7 @@ pub async fn run(session: Arc<Session>, cancel: CancellationToken) -> Result<(),
                 session.findings.clear("fence-failed", &subject);
                 interval
             }
-            Ok(Some(Fenced::Unproven(_))) | Ok(None) => AGAIN.min(interval),
+            Ok(Some(Fenced::Unproven(_))) | Ok(None) => again.min(interval),
             Err(error) => {
                 session.findings.raise(
                     Severity::Warning,
@@ -73,7 +80,7 @@ pub async fn run(session: Arc<Session>, cancel: CancellationToken) -> Result<(),
                     subject,
                     format!("no recovery point was signed: {}", explained(&error)),
                 );
-                AGAIN.min(interval)
+                again.min(interval)
             }
         };
         first = false;

@@ -139,6 +139,7 @@ impl Session {
             lease: None,
             copies: numbers.copies(),
         };
+        enough_replicas(&publisher, &findings);
         let lineage = lineage::settle(&publisher, identity.system, config.generation, &state).await?;
         let n = lease::take(
             &publisher,
@@ -380,6 +381,29 @@ impl Session {
 
 /// An error of work, for a person.
 type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+/// Says so when the tier wants more copies than there are replicas: then nothing is
+/// ever acknowledged.
+fn enough_replicas(publisher: &Publisher, findings: &Findings) {
+    let (replicas, subject) = (
+        publisher.repository.replicas().len(),
+        publisher.cluster.to_string(),
+    );
+    if publisher.copies > replicas {
+        findings.raise(
+            Severity::Critical,
+            "too-few-replicas",
+            subject,
+            format!(
+                "the tier wants {} copies and the repository has {replicas} replicas, so nothing is ever acknowledged: \
+                 add a replica, or choose another tier",
+                publisher.copies
+            ),
+        );
+    } else {
+        findings.clear("too-few-replicas", &subject);
+    }
+}
 
 /// Brings the trust records to every replica. What is there already needs no
 /// further look; otherwise every publication looks.
