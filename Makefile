@@ -1,7 +1,7 @@
 # Every target is one line that anyone can read. What a target needs is installed
 # by name first (Debian), or named if it is missing (elsewhere).
 
-.PHONY: demo test bench lint build
+.PHONY: demo test lint build
 
 # The main job, end to end, under target/demo. SERVE=1 leaves the coordinator's page open.
 demo:
@@ -11,9 +11,6 @@ demo:
 test:
 	scripts/need test && scripts/test
 
-# Base backup, restore, storage and filestore beside pgbackrest and restic.
-bench:
-	scripts/need bench && cargo build --release --quiet --bin holdfast && scripts/bench
 
 lint:
 	cargo fmt --all --check && cargo clippy --workspace --all-targets -- -D warnings
