@@ -22,8 +22,8 @@ async fn filled(rows: u32) -> Result<Scene> {
     let scene = Scene::start(PROGRAM, Options::default()).await?;
     // Incompressible, so that the packs are as large as the table.
     scene.sql(&format!(
-        "create table t as select n, (select string_agg(md5(random()::text || n), '') from generate_series(1, 8)) x \
-         from generate_series(1, {rows}) n"
+        "create table t as select n, x from generate_series(1, {rows}) n, \
+         lateral (select string_agg(md5(random()::text || n || i), '') x from generate_series(1, 8) i) s"
     ))?;
     scene.base().await?;
     scene.sql("insert into t values (0, 'last')")?;

@@ -7,8 +7,9 @@
 //! and opened, and a block each: about 40 MiB a thread.
 //!
 //! Nothing is synced here: whoever restores syncs the file system when all is
-//! written, and only then makes the result usable. A file that an earlier run
-//! finished is known by its size and digest and is left as it is.
+//! written, and only then makes the result usable. What an earlier run wrote is
+//! known by the file's digest or by the keyed identity of each extent, and is left
+//! as it is.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -31,6 +32,7 @@ use holdfast_repository::FetchError;
 use holdfast_repository::layout;
 use holdfast_repository::manifest::{ManifestError, OpenPart, read_part};
 use holdfast_repository::pack::{KnownPack, PackError, PackReader};
+use holdfast_repository::seal::IndexKey;
 
 use super::access::Access;
 use crate::durable::LocalFileError;
@@ -90,6 +92,32 @@ pub struct Wanted {
     pub b3: Option<Blake3Digest>,
     /// Its bytes, as extents of the part's packs.
     pub extents: Vec<Extent>,
+}
+
+impl Wanted {
+    /// Each extent, and where its first byte goes.
+    fn places(&self) -> impl Iterator<Item = (u64, &Extent)> {
+        let mut next = 0u64;
+        self.extents.iter().map(move |extent| {
+            let to = next;
+            next += u64::from(extent.3);
+            (to, extent)
+        })
+    }
+}
+
+/// A file of which an earlier run may have written something.
+#[derive(Debug)]
+struct Begun {
+    wanted: Wanted,
+    /// Which of its extents are in place already; empty when none are.
+    done: Vec<bool>,
+}
+
+impl Begun {
+    fn has(&self, extent: usize) -> bool {
+        self.done.get(extent).copied().unwrap_or(false)
+    }
 }
 
 /// What was done.
@@ -209,20 +237,29 @@ pub async fn place(
     placing: &Placing,
 ) -> Result<Placed, PlaceError> {
     let mut placed = Placed::default();
-    let files = if placing.resumed {
+    let files: Vec<Begun> = if placing.resumed {
         let meter = placing.meter.clone();
-        let sorted = tokio::task::spawn_blocking(move || without_finished(files, &meter)).await;
-        let (left, kept) = sorted.map_err(|_| PlaceError::Worker)??;
+        let keys: Vec<IndexKey> = access.keyring.index_keys().map(|(_, key)| key.clone()).collect();
+        let looked = tokio::task::spawn_blocking(move || without_finished(files, &keys, &meter)).await;
+        let (left, kept) = looked.map_err(|_| PlaceError::Worker)??;
         placed.kept = kept;
         left
     } else {
         files
+            .into_iter()
+            .map(|wanted| Begun {
+                wanted,
+                done: Vec::new(),
+            })
+            .collect()
     };
     let files = Arc::new(files);
     let mut by_pack: BTreeMap<u32, Vec<Move>> = BTreeMap::new();
-    for (file, wanted) in files.iter().enumerate() {
-        let mut to = 0u64;
-        for Extent(pack, block, from, length, _) in &wanted.extents {
+    for (file, begun) in files.iter().enumerate() {
+        for (n, (to, Extent(pack, block, from, length, _))) in begun.wanted.places().enumerate() {
+            if begun.has(n) {
+                continue;
+            }
             let one = Move {
                 block: *block,
                 from: *from,
@@ -231,10 +268,9 @@ pub async fn place(
                 to,
             };
             by_pack.entry(*pack).or_default().push(one);
-            to += u64::from(*length);
+            placed.bytes += u64::from(*length);
         }
         placed.files += 1;
-        placed.bytes += wanted.size;
     }
     prepare(&files).await?;
 
@@ -280,11 +316,12 @@ fn is_one_extent(wanted: &Wanted) -> bool {
 }
 
 /// Makes the files that are written in several steps, and the empty ones.
-async fn prepare(files: &Arc<Vec<Wanted>>) -> Result<(), PlaceError> {
+async fn prepare(files: &Arc<Vec<Begun>>) -> Result<(), PlaceError> {
     let files = Arc::clone(files);
     let made = tokio::task::spawn_blocking(move || {
-        for wanted in files.iter().filter(|w| !is_one_extent(w)) {
-            let file = create(wanted)?;
+        for begun in files.iter().filter(|b| !is_one_extent(&b.wanted)) {
+            let wanted = &begun.wanted;
+            let file = create(wanted, begun.done.is_empty())?;
             file.set_len(wanted.size).map_err(local("write", &wanted.path))?;
         }
         Ok(())
@@ -292,11 +329,11 @@ async fn prepare(files: &Arc<Vec<Wanted>>) -> Result<(), PlaceError> {
     made.await.map_err(|_| PlaceError::Worker)?
 }
 
-fn create(wanted: &Wanted) -> Result<File, PlaceError> {
+fn create(wanted: &Wanted, empty: bool) -> Result<File, PlaceError> {
     OpenOptions::new()
         .write(true)
         .create(true)
-        .truncate(true)
+        .truncate(empty)
         .mode(wanted.mode & 0o777)
         .custom_flags(no_follow())
         .open(&wanted.path)
@@ -311,7 +348,7 @@ fn no_follow() -> i32 {
 fn carry_out(
     reader: &mut PackReader,
     mut moves: Vec<Move>,
-    files: &[Wanted],
+    files: &[Begun],
     meter: &Meter,
 ) -> Result<(), PlaceError> {
     // Blocks are opened once each, files one after another.
@@ -324,7 +361,7 @@ fn carry_out(
             reader.block_into(step.block, &mut block)?;
             at_block = Some(step.block);
         }
-        let wanted = &files[step.file];
+        let wanted = &files[step.file].wanted;
         let (from, length) = (step.from as usize, step.length as usize);
         let bytes = block.get(from..from + length).ok_or_else(|| {
             ManifestError::Contradiction(format!(
@@ -334,7 +371,7 @@ fn carry_out(
         })?;
         if open.as_ref().is_none_or(|(file, _)| *file != step.file) {
             let file = if is_one_extent(wanted) {
-                create(wanted)?
+                create(wanted, true)?
             } else {
                 OpenOptions::new()
                     .write(true)
@@ -362,8 +399,8 @@ fn carry_out(
 }
 
 /// Checks the files of several extents as wholes, and gives all their times.
-fn finish(files: &[Wanted]) -> Result<(), PlaceError> {
-    for wanted in files {
+fn finish(files: &[Begun]) -> Result<(), PlaceError> {
+    for Begun { wanted, .. } in files {
         if !is_one_extent(wanted) && !is_whole(wanted)? {
             return Err(PlaceError::Content(wanted.path.clone()));
         }
@@ -404,20 +441,62 @@ fn is_whole(wanted: &Wanted) -> Result<bool, PlaceError> {
     Ok(hasher.finalize().as_bytes() == expected.as_bytes())
 }
 
-/// The files that an earlier run did not finish, and how many it did.
-fn without_finished(files: Vec<Wanted>, meter: &Meter) -> Result<(Vec<Wanted>, u64), PlaceError> {
+/// What an earlier run left to be done, and how many files it finished. What is
+/// in place is known by the file's digest, or by each extent's keyed identity.
+fn without_finished(
+    files: Vec<Wanted>,
+    keys: &[IndexKey],
+    meter: &Meter,
+) -> Result<(Vec<Begun>, u64), PlaceError> {
     let mut left = Vec::new();
     let mut kept = 0;
     for wanted in files {
-        // Without a digest there is no telling.
-        if wanted.b3.is_some() && is_whole(&wanted)? {
+        let done = match wanted.b3 {
+            Some(_) => vec![is_whole(&wanted)?; wanted.extents.len().max(1)],
+            None => extents_in_place(&wanted, keys)?,
+        };
+        let in_place: u64 = wanted
+            .extents
+            .iter()
+            .zip(&done)
+            .filter(|(_, d)| **d)
+            .map(|(x, _)| u64::from(x.3))
+            .sum();
+        meter.advance(in_place);
+        if !done.is_empty() && done.iter().all(|d| *d) {
             kept += 1;
-            meter.advance(wanted.size);
         } else {
-            left.push(wanted);
+            let some = done.iter().any(|d| *d);
+            left.push(Begun {
+                wanted,
+                done: if some { done } else { Vec::new() },
+            });
         }
     }
     Ok((left, kept))
+}
+
+/// For each extent whether its bytes are in place; nothing when there is no
+/// such file, or no key to tell by.
+fn extents_in_place(wanted: &Wanted, keys: &[IndexKey]) -> Result<Vec<bool>, PlaceError> {
+    let path = &wanted.path;
+    let file = match OpenOptions::new().read(true).custom_flags(no_follow()).open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(local("open", path)(e)),
+    };
+    let meta = file.metadata().map_err(local("examine", path))?;
+    if !meta.is_file() || meta.len() != wanted.size || keys.is_empty() || wanted.extents.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut buffer = Vec::new();
+    let mut done = Vec::with_capacity(wanted.extents.len());
+    for (to, Extent(_, _, _, length, id)) in wanted.places() {
+        buffer.resize(*length as usize, 0);
+        file.read_exact_at(&mut buffer, to).map_err(local("read", path))?;
+        done.push(keys.iter().any(|key| key.content_id(&buffer) == *id));
+    }
+    Ok(done)
 }
 
 /// Makes everything that was written to the file system of `path` durable.

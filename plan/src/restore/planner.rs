@@ -436,7 +436,7 @@ impl Chosen<'_> {
                 why: format!("the WAL reaches beyond it, to {}", self.candidate.until),
             }),
             (Place::End { last_record, last }, _) => {
-                let why = self.end_is_reached(accepted_gap)?;
+                let why = self.end_is_reached(*last, accepted_gap)?;
                 Ok(StopAt {
                     target_lsn: *last_record,
                     inclusive: true,
@@ -454,7 +454,11 @@ impl Chosen<'_> {
     }
 
     /// Whether stopping at the end of the WAL is what was asked for.
-    fn end_is_reached(&self, accepted_gap: &mut Option<super::Gap>) -> Result<String, Reason> {
+    fn end_is_reached(
+        &self,
+        last: Option<CommitMark>,
+        accepted_gap: &mut Option<super::Gap>,
+    ) -> Result<String, Reason> {
         let until = self.candidate.until;
         if let Some(gap) = self.path.gap_after(until).filter(|g| g.from == until) {
             let behind = self.path.wal.iter().filter(|s| s.start >= gap.to);
@@ -472,6 +476,9 @@ impl Chosen<'_> {
             Target::Latest => {
                 self.accept_unreachable()?;
                 Ok(format!("the WAL goes without a hole to {until}"))
+            }
+            Target::Time(t) if last.is_some_and(|last| last.time == *t) => {
+                Ok("the last transaction that is known ended at exactly this moment".to_owned())
             }
             Target::Time(t) => {
                 let run: Option<&WalSpan> = self.path.covering(self.candidate.from);
