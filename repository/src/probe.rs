@@ -108,13 +108,11 @@ pub(crate) async fn enforce(
         }
     }
     let conditional = conditional_create(replica, writer).await?;
-    if conditional == ConditionalCreate::NotEnforced {
-        if !accepted {
-            return Err(ProbeError::NotEnforced {
-                region: replica.region().clone(),
-                location: replica.location().to_owned(),
-            });
-        }
+    if conditional == ConditionalCreate::NotEnforced && !accepted {
+        return Err(ProbeError::NotEnforced {
+            region: replica.region().clone(),
+            location: replica.location().to_owned(),
+        });
     }
     replica.look_first(conditional == ConditionalCreate::NotEnforced);
     let protection = match replica.protection().await {
