@@ -35,14 +35,20 @@ impl Standing {
         &self.findings
     }
 
+    /// Those about a cluster, worst first.
+    pub fn of<'a>(&'a self, cluster: &'a ClusterId) -> impl Iterator<Item = &'a Finding> {
+        let about = |f: &&FindingStatus| f.cluster.as_ref() == Some(cluster);
+        self.findings.iter().filter(about).map(|f| &f.finding)
+    }
+
     /// Critical ones and warnings about a cluster.
     pub fn count(&self, cluster: &ClusterId) -> (u32, u32) {
         let of = |severity| {
-            let all = self
-                .findings
-                .iter()
-                .filter(|f| f.cluster.as_ref() == Some(cluster));
-            u32::try_from(all.filter(|f| f.finding.severity == severity).count()).unwrap_or(u32::MAX)
+            let count = self
+                .of(cluster)
+                .filter(|finding| finding.severity == severity)
+                .count();
+            u32::try_from(count).unwrap_or(u32::MAX)
         };
         (of(Severity::Critical), of(Severity::Warning))
     }
@@ -325,7 +331,7 @@ fn agent(sheet: &mut Sheet, policy: &ClusterPolicy, report: Option<&Report>, des
 
 fn exposure(sheet: &mut Sheet, policy: &ClusterPolicy, rpo: &RpoStatus, state: &State) {
     let subject = policy.cluster.to_string();
-    match (rpo.standing, rpo.ms, &rpo.unknown) {
+    match (rpo.standing, rpo.now_ms, &rpo.unknown) {
         (StandingWord::Missed, Some(ms), _) => {
             let crossed = rpo
                 .safe_until
@@ -338,8 +344,10 @@ fn exposure(sheet: &mut Sheet, policy: &ClusterPolicy, rpo: &RpoStatus, state: &
             sheet.add("rpo-missed", &subject, Severity::Critical, crossed, detail);
         }
         (StandingWord::Unknown, _, Some(why)) => {
-            // Nothing was looked at yet: not known is not yet wrong.
-            if state.surveys.contains_key(&policy.cluster) {
+            // Before the first look, not known is not yet wrong; without a base
+            // backup, that is the finding.
+            let looked = state.surveys.get(&policy.cluster).filter(|s| s.listed.is_some());
+            if looked.is_some_and(|survey| survey.base.is_some()) {
                 let detail = format!("How much would be lost cannot be said: {why}.");
                 sheet.add("rpo-unknown", &subject, Severity::Critical, None, detail);
             }
@@ -409,20 +417,20 @@ fn stored(sheet: &mut Sheet, policy: &ClusterPolicy, survey: &Survey, report: Op
     }
     let has_files = report.is_some_and(|r| !r.facts.filestores.is_empty()) || !survey.filestores.is_empty();
     let patience = 3 * policy.tier.fence_interval.signed_millis() + 60_000;
-    if let Some(point) = survey.point.as_ref().filter(|_| has_files) {
-        if point.at.plus_millis(patience) < now {
-            let detail = format!(
-                "The newest joint point of database and filestore is of {}, one is due every {}.",
-                point.at, policy.tier.fence_interval
-            );
-            sheet.add(
-                "point-overdue",
-                &subject,
-                Severity::Warning,
-                Some(point.at.plus_millis(patience)),
-                detail,
-            );
-        }
+    if let Some(point) = survey.point.as_ref().filter(|_| has_files)
+        && point.at.plus_millis(patience) < now
+    {
+        let detail = format!(
+            "The newest joint point of database and filestore is of {}, one is due every {}.",
+            point.at, policy.tier.fence_interval
+        );
+        sheet.add(
+            "point-overdue",
+            &subject,
+            Severity::Warning,
+            Some(point.at.plus_millis(patience)),
+            detail,
+        );
     }
 }
 

@@ -63,15 +63,17 @@ pub struct ClusterStatus {
     /// The newest joint recovery point in the repository.
     pub last_point: Option<PointStatus>,
     /// The newest drill that passed.
-    pub proven: Option<DrillStatus>,
+    pub last_proven: Option<DrillStatus>,
     /// The newest drill, however it ended.
     pub last_drill: Option<DrillStatus>,
     /// What is done about each kind of work, in words.
     pub work: Vec<WorkStatus>,
-    /// How many findings there are about it, by severity: critical, warning.
+    /// Critical findings about it.
     pub critical: u32,
-    /// See `critical`.
+    /// Warnings about it.
     pub warnings: u32,
+    /// All findings about it, worst first.
+    pub findings: Vec<Finding>,
 }
 
 /// The exposure of a cluster.
@@ -82,7 +84,7 @@ pub struct RpoStatus {
     /// The objective, in milliseconds.
     pub target_ms: Option<u64>,
     /// At most this would be lost now, in milliseconds.
-    pub ms: Option<u64>,
+    pub now_ms: Option<u64>,
     /// Every commit until then is in the repository.
     pub safe_until: Option<Timestamp>,
     /// How far enough replicas hold the WAL.
@@ -123,8 +125,10 @@ pub struct AgentStatus {
 pub struct BaseStatus {
     /// The backup.
     pub id: BackupId,
+    /// When its copy was complete, by the agent's clock.
+    pub stopped: Timestamp,
     /// When it was committed, by the store's clock.
-    pub at: Timestamp,
+    pub committed: Timestamp,
     /// Replicas that hold it.
     pub regions: Vec<Region>,
 }
@@ -245,7 +249,7 @@ pub fn measure(
         return RpoStatus {
             standing: StandingWord::Unknown,
             target_ms: None,
-            ms: None,
+            now_ms: None,
             safe_until: None,
             frontier: None,
             unknown: Some("the policy does not name the cluster".to_owned()),
@@ -267,7 +271,7 @@ pub fn measure(
         } => RpoStatus {
             standing,
             target_ms,
-            ms: Some(ms),
+            now_ms: Some(ms),
             safe_until: Some(safe_until),
             frontier: Some(frontier),
             unknown: None,
@@ -276,7 +280,7 @@ pub fn measure(
         Rpo::Unknown(why) => RpoStatus {
             standing,
             target_ms,
-            ms: None,
+            now_ms: None,
             safe_until: None,
             frontier: None,
             unknown: Some(why.to_string()),
@@ -321,7 +325,8 @@ fn status_of(
             .or(survey.and_then(|s| Some(s.attestation.as_ref()?.timeline))),
         last_base: base.map(|base| BaseStatus {
             id: base.id,
-            at: base.committed,
+            stopped: base.stopped,
+            committed: base.committed,
             regions: base.regions.clone(),
         }),
         next_base,
@@ -330,7 +335,7 @@ fn status_of(
             at: point.at,
             regions: point.regions.clone(),
         }),
-        proven: state
+        last_proven: state
             .proven
             .last_pass(cluster)
             .map(|(drill, _)| drill_status(drill)),
@@ -342,6 +347,7 @@ fn status_of(
             .collect(),
         critical,
         warnings,
+        findings: state.standing.of(cluster).cloned().collect(),
     }
 }
 

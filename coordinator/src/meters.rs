@@ -265,8 +265,8 @@ fn gauges_of(fleet: &Fleet) -> Registry {
                 family.get_or_create(&label).set(value);
             }
         };
-        set(&rpo, c.rpo.ms.map(seconds));
-        set(&known, Some(f64::from(u8::from(c.rpo.ms.is_some()))));
+        set(&rpo, c.rpo.now_ms.map(seconds));
+        set(&known, Some(f64::from(u8::from(c.rpo.now_ms.is_some()))));
         set(
             &met,
             Some(f64::from(u8::from(c.rpo.standing == StandingWord::Met))),
@@ -275,10 +275,10 @@ fn gauges_of(fleet: &Fleet) -> Registry {
         set(&target, c.rpo.target_ms.map(seconds));
         set(&rto_target, c.rto_target_ms.map(seconds));
         set(&heard, c.agent.as_ref().map(|a| unix(a.heard)));
-        set(&base, c.last_base.as_ref().map(|b| unix(b.at)));
+        set(&base, c.last_base.as_ref().map(|b| unix(b.committed)));
         set(&point, c.last_point.as_ref().map(|p| unix(p.at)));
-        set(&proven, c.proven.as_ref().map(|p| unix(p.at)));
-        set(&rto, c.proven.as_ref().and_then(|p| p.rto_ms).map(seconds));
+        set(&proven, c.last_proven.as_ref().map(|p| unix(p.at)));
+        set(&rto, c.last_proven.as_ref().and_then(|p| p.rto_ms).map(seconds));
     }
     let up = gauge(
         &mut r,

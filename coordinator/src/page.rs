@@ -56,6 +56,7 @@ struct Row {
     bar: String,
     base: Option<Moment>,
     base_note: String,
+    base_next: String,
     point: Option<Moment>,
     point_note: String,
     proven: Option<Moment>,
@@ -110,14 +111,23 @@ fn two(seconds: u64, unit: u64, large: &str, small: &str) -> String {
     }
 }
 
+/// As [`length`], without seconds beside minutes.
+fn rough(ms: u64) -> String {
+    if ms < 120_000 {
+        length(ms)
+    } else {
+        length(ms / 60_000 * 60_000)
+    }
+}
+
 impl Moment {
     fn of(at: Timestamp, now: Timestamp) -> Self {
         let ago = if at > now {
-            format!("in {}", length(at.millis_since(now)))
+            format!("in {}", rough(at.millis_since(now)))
         } else {
             match now.millis_since(at) {
                 ms @ 0..10_000 => format!("{} s ago", ms / 1000),
-                ms => format!("{} ago", length(ms)),
+                ms => format!("{} ago", rough(ms)),
             }
         };
         Self {
@@ -174,7 +184,7 @@ fn tiles(fleet: &Fleet) -> Vec<Tile> {
     };
     let (missed, unknown) = (standing(StandingWord::Missed), standing(StandingWord::Unknown));
     let (critical, warnings) = (severity(Severity::Critical), severity(Severity::Warning));
-    let proven = fleet.clusters.iter().filter(|c| c.proven.is_some()).count();
+    let proven = fleet.clusters.iter().filter(|c| c.last_proven.is_some()).count();
     let alarm = |n: usize, class| if n == 0 { "quiet" } else { class };
     let all = fleet.clusters.len();
     vec![
@@ -212,12 +222,12 @@ fn tiles(fleet: &Fleet) -> Vec<Tile> {
 }
 
 fn row(c: &ClusterStatus, policy: &Policy, now: Timestamp) -> Row {
-    let (rpo, rpo_class) = match (c.rpo.standing, c.rpo.ms) {
+    let (rpo, rpo_class) = match (c.rpo.standing, c.rpo.now_ms) {
         (StandingWord::Met, Some(ms)) => (length(ms), "good"),
         (_, Some(ms)) => (length(ms), "bad"),
         (_, None) => ("unknown".to_owned(), "bad"),
     };
-    let bar = match (c.rpo.ms, c.rpo.target_ms) {
+    let bar = match (c.rpo.now_ms, c.rpo.target_ms) {
         (Some(ms), Some(target)) => (ms as f64 * 75.0 / target.max(1) as f64).clamp(1.5, 100.0),
         _ => 0.0,
     };
@@ -268,20 +278,24 @@ fn row(c: &ClusterStatus, policy: &Policy, now: Timestamp) -> Row {
             .map(|ms| length(ms).replace(".0", ""))
             .unwrap_or_default(),
         bar: format!("{bar:.1}"),
-        base: c.last_base.as_ref().map(|b| Moment::of(b.at, now)),
-        base_note: match (&c.last_base, c.next_base) {
-            (Some(b), Some(next)) => format!("{}, next {}", copies(&b.regions), Moment::of(next, now).ago),
-            (Some(b), None) => copies(&b.regions),
-            (None, _) => String::new(),
-        },
+        base: c.last_base.as_ref().map(|b| Moment::of(b.committed, now)),
+        base_note: c
+            .last_base
+            .as_ref()
+            .map(|b| copies(&b.regions))
+            .unwrap_or_default(),
+        base_next: c
+            .next_base
+            .map(|next| Moment::of(next, now).ago)
+            .unwrap_or_default(),
         point: c.last_point.as_ref().map(|p| Moment::of(p.at, now)),
         point_note: c
             .last_point
             .as_ref()
             .map(|p| copies(&p.regions))
             .unwrap_or_default(),
-        proven: c.proven.as_ref().map(|d| Moment::of(d.at, now)),
-        proven_note: c.proven.as_ref().map(drill_note).unwrap_or_default(),
+        proven: c.last_proven.as_ref().map(|d| Moment::of(d.at, now)),
+        proven_note: c.last_proven.as_ref().map(drill_note).unwrap_or_default(),
         verdict,
         verdict_class,
         work: c.work.iter().filter_map(work_line).collect(),
@@ -358,6 +372,7 @@ mod tests {
         let now: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
         assert_eq!(Moment::of(now, now).ago, "0 s ago");
         assert_eq!(Moment::of(now.plus_millis(-65_000), now).ago, "65 s ago");
+        assert_eq!(Moment::of(now.plus_millis(-1_563_000), now).ago, "26 min ago");
         assert_eq!(Moment::of(now.plus_millis(7_200_000), now).ago, "in 2 h");
         assert_eq!(Moment::of(now, now).exact, "2026-11-21 12:00:00 UTC");
     }

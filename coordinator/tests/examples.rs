@@ -7,7 +7,10 @@ use holdfast_plan::policy::Policy;
 
 fn config(name: &str) -> (String, String) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config").join(name);
-    (std::fs::read_to_string(&file).unwrap(), file.display().to_string())
+    (
+        std::fs::read_to_string(&file).unwrap(),
+        file.display().to_string(),
+    )
 }
 
 #[test]
@@ -17,14 +20,21 @@ fn the_policy() {
     assert_eq!(policy.clusters().count(), 3);
     let (text, file) = config("tiers.toml");
     let tiers = Policy::parse(&text, &file).unwrap_or_else(|problems| panic!("{problems:#?}"));
-    assert!(tiers.tiers().eq(Policy::parse("", "empty").unwrap().tiers()), "shipped tiers are those of the file");
+    assert!(
+        tiers.tiers().eq(Policy::parse("", "empty").unwrap().tiers()),
+        "shipped tiers are those of the file"
+    );
 }
 
 #[test]
 fn the_coordinator() {
     let (text, file) = config("coordinator.toml");
     // The example takes its secrets from the environment, which a test has not.
-    let text = text.lines().filter(|line| !line.contains("_env")).collect::<Vec<_>>().join("\n");
+    let text = text
+        .lines()
+        .filter(|line| !line.contains("_env"))
+        .collect::<Vec<_>>()
+        .join("\n");
     let read = CoordinatorConfig::parse(&text, &file, Path::new("/etc/holdfast"));
     let read = read.unwrap_or_else(|problems| panic!("{problems:#?}"));
     assert_eq!(read.repository.replicas.len(), 2);

@@ -54,21 +54,47 @@ async fn only_enrolled_agents_are_let_in_and_only_for_their_clusters() {
 
     let nobody = Caller::new("erp-1", &house.root, None);
     let why = nobody.beat(&running, |_| {}).await.unwrap_err();
-    assert!(!why.contains("403"), "without a certificate there is no talk: {why}");
+    assert!(
+        !why.contains("403"),
+        "without a certificate there is no talk: {why}"
+    );
 
-    let foreign = Authority::generate().unwrap().issue_agent(&"erp-1".parse().unwrap()).unwrap();
-    let foreign = Caller::new("erp-1", &house.root, Some((&foreign.certificate_pem, &foreign.key_pem)));
+    let foreign = Authority::generate()
+        .unwrap()
+        .issue_agent(&"erp-1".parse().unwrap())
+        .unwrap();
+    let foreign = Caller::new(
+        "erp-1",
+        &house.root,
+        Some((&foreign.certificate_pem, &foreign.key_pem)),
+    );
     let why = foreign.beat(&running, |_| {}).await.unwrap_err();
-    assert!(!why.contains("403"), "another authority's certificate is none: {why}");
+    assert!(
+        !why.contains("403"),
+        "another authority's certificate is none: {why}"
+    );
 
-    let server = house.authority.issue_server(&"x".parse().unwrap(), &["localhost".to_owned()]).unwrap();
-    let server = Caller::new("erp-1", &house.root, Some((&server.certificate_pem, &server.key_pem)));
+    let server = house
+        .authority
+        .issue_server(&"x".parse().unwrap(), &["localhost".to_owned()])
+        .unwrap();
+    let server = Caller::new(
+        "erp-1",
+        &house.root,
+        Some((&server.certificate_pem, &server.key_pem)),
+    );
     let why = server.beat(&running, |_| {}).await.unwrap_err();
-    assert!(!why.contains("403"), "a certificate that names no agent is none: {why}");
+    assert!(
+        !why.contains("403"),
+        "a certificate that names no agent is none: {why}"
+    );
 
     let check = async |name: &str, speaks_for: &str, expect: &str| {
         let caller = house.caller(name);
-        let why = caller.beat(&running, |h| h.agent = speaks_for.parse().unwrap()).await.unwrap_err();
+        let why = caller
+            .beat(&running, |h| h.agent = speaks_for.parse().unwrap())
+            .await
+            .unwrap_err();
         assert!(why.starts_with("403") && why.contains(expect), "{name}: {why}");
     };
     check("lab-1", "erp-1", "the certificate is that of agent lab-1").await;
@@ -90,12 +116,20 @@ async fn a_base_backup_is_given_once_again_after_its_lease_and_never_beside_itse
     let running = house.open().await;
     let caller = house.caller("erp-1");
     let base = |orders: &holdfast_proto::message::Orders| {
-        let found: Vec<WorkId> = orders.assignments.iter().filter(|a| a.work == Work::BaseBackup).map(|a| a.id).collect();
+        let found: Vec<WorkId> = orders
+            .assignments
+            .iter()
+            .filter(|a| a.work == Work::BaseBackup)
+            .map(|a| a.id)
+            .collect();
         assert!(found.len() <= 1, "two base backups at once: {orders:?}");
         found.first().copied()
     };
 
-    let first = wait_until("a first assignment", || async { base(&caller.beat(&running, |_| {}).await.unwrap()) }).await;
+    let first = wait_until("a first assignment", || async {
+        base(&caller.beat(&running, |_| {}).await.unwrap())
+    })
+    .await;
     let orders = caller.beat(&running, |_| {}).await.unwrap();
     assert_eq!(base(&orders), Some(first), "the same until its lease ends");
     assert_eq!(orders.directives[0].tip_interval_ms, 5_000);
@@ -112,7 +146,13 @@ async fn a_base_backup_is_given_once_again_after_its_lease_and_never_beside_itse
 
     // Work that goes on keeps its lease for as long as it takes.
     let working = |h: &mut holdfast_proto::message::Heartbeat| {
-        let progress = Progress { id: Some(second), work: Work::BaseBackup, done: 30, total: 100, since: now() };
+        let progress = Progress {
+            id: Some(second),
+            work: Work::BaseBackup,
+            done: 30,
+            total: 100,
+            since: now(),
+        };
         h.clusters[0].working = vec![progress];
     };
     let begun = now();
@@ -123,19 +163,36 @@ async fn a_base_backup_is_given_once_again_after_its_lease_and_never_beside_itse
     })
     .await;
     let shown = running.erp().await;
-    let shown = shown["work"].as_array().unwrap().iter().find(|w| w["work"] == "base-backup").unwrap().clone();
+    let shown = shown["work"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|w| w["work"] == "base-backup")
+        .unwrap()
+        .clone();
     assert_eq!(shown["progress"], json!([30, 100]));
 
     // It is made, and told: heard, shown, and not asked for again.
     let id = house.put_base(7, START, &BOTH).await;
     let done = |h: &mut holdfast_proto::message::Heartbeat| {
-        h.done = vec![AssignmentResult { id: second, at: now(), outcome: Ok(id.to_string()) }];
+        h.done = vec![AssignmentResult {
+            id: second,
+            at: now(),
+            outcome: Ok(id.to_string()),
+        }];
     };
     let orders = caller.beat(&running, done).await.unwrap();
-    assert_eq!((orders.heard.as_slice(), base(&orders)), ([second].as_slice(), None));
-    let shown = beat_until("the base backup to be seen", &caller, &running, |_| {}, |erp| {
-        erp["last_base"]["id"].as_str().map(str::to_owned)
-    })
+    assert_eq!(
+        (orders.heard.as_slice(), base(&orders)),
+        ([second].as_slice(), None)
+    );
+    let shown = beat_until(
+        "the base backup to be seen",
+        &caller,
+        &running,
+        |_| {},
+        |erp| erp["last_base"]["id"].as_str().map(str::to_owned),
+    )
     .await;
     assert_eq!(shown, id.to_string());
     for _ in 0..5 {
@@ -150,21 +207,38 @@ async fn a_failure_is_shown_and_tried_again_later() {
     let running = house.open().await;
     let caller = house.caller("erp-1");
     let given = wait_until("an assignment", || async {
-        caller.beat(&running, |_| {}).await.unwrap().assignments.first().cloned()
+        caller
+            .beat(&running, |_| {})
+            .await
+            .unwrap()
+            .assignments
+            .first()
+            .cloned()
     })
     .await;
     let failed = |h: &mut holdfast_proto::message::Heartbeat| {
-        h.done = vec![AssignmentResult { id: given.id, at: now(), outcome: Err("no space left".to_owned()) }];
+        h.done = vec![AssignmentResult {
+            id: given.id,
+            at: now(),
+            outcome: Err("no space left".to_owned()),
+        }];
     };
     let orders = caller.beat(&running, failed).await.unwrap();
-    assert!(orders.assignments.iter().all(|a| a.work != given.work), "{orders:?}");
+    assert!(
+        orders.assignments.iter().all(|a| a.work != given.work),
+        "{orders:?}"
+    );
     let finding = wait_until("the finding", || async {
         let status = running.status().await;
         let all = status["findings"].as_array().unwrap().clone();
-        all.into_iter().find(|f| f["name"] == "base-failed" || f["name"] == "configuration-failed")
+        all.into_iter()
+            .find(|f| f["name"] == "base-failed" || f["name"] == "configuration-failed")
     })
     .await;
-    assert!(finding["detail"].as_str().unwrap().contains("no space left"), "{finding:#}");
+    assert!(
+        finding["detail"].as_str().unwrap().contains("no space left"),
+        "{finding:#}"
+    );
     running.close().await;
 }
 
@@ -173,19 +247,35 @@ async fn exposure_is_measured_on_the_repository_and_not_taken_from_the_agent() {
     let house = House::build(POLICY).await;
     let running = house.open().await;
     let caller = house.caller("erp-1");
-    let erp = beat_until("a first look", &caller, &running, |_| {}, |erp| {
-        erp["rpo"]["unknown"].as_str().filter(|why| why.contains("base backup")).map(|_| erp.clone())
-    })
+    let erp = beat_until(
+        "a first look",
+        &caller,
+        &running,
+        |_| {},
+        |erp| {
+            erp["rpo"]["unknown"]
+                .as_str()
+                .filter(|why| why.contains("base backup"))
+                .map(|_| erp.clone())
+        },
+    )
     .await;
-    assert_eq!((&erp["rpo"]["standing"], &erp["rpo"]["ms"]), (&json!("unknown"), &Value::Null));
+    assert_eq!(
+        (&erp["rpo"]["standing"], &erp["rpo"]["now_ms"]),
+        (&json!("unknown"), &Value::Null)
+    );
 
     furnish(&house).await;
-    let erp = beat_until("the exposure", &caller, &running, |_| {}, |erp| {
-        (erp["rpo"]["standing"] == "met").then(|| erp.clone())
-    })
+    let erp = beat_until(
+        "the exposure",
+        &caller,
+        &running,
+        |_| {},
+        |erp| (erp["rpo"]["standing"] == "met").then(|| erp.clone()),
+    )
     .await;
     assert_eq!(erp["rpo"]["frontier"], "0/5001F4");
-    assert!(erp["rpo"]["ms"].as_u64().unwrap() < 10_000, "{erp:#}");
+    assert!(erp["rpo"]["now_ms"].as_u64().unwrap() < 10_000, "{erp:#}");
 
     // The server goes on, the agent says that all is well, one replica has the
     // WAL: the tier wants two.
@@ -198,11 +288,14 @@ async fn exposure_is_measured_on_the_repository_and_not_taken_from_the_agent() {
     let before = erp["rpo"]["safe_until"].as_str().unwrap().to_owned();
     let grown = beat_until("the exposure to grow", &caller, &running, ahead, |erp| {
         assert_eq!(erp["rpo"]["frontier"], "0/5001F4", "{erp:#}");
-        let ms = erp["rpo"]["ms"].as_u64().unwrap();
+        let ms = erp["rpo"]["now_ms"].as_u64().unwrap();
         (ms > 4_000).then(|| erp.clone())
     })
     .await;
-    assert_eq!(grown["rpo"]["agent_says_ms"], 0, "what the agent says is shown beside it");
+    assert_eq!(
+        grown["rpo"]["agent_says_ms"], 0,
+        "what the agent says is shown beside it"
+    );
     assert!(grown["rpo"]["safe_until"].as_str().unwrap() >= before.as_str());
     running.close().await;
 }
@@ -233,24 +326,46 @@ async fn a_replica_out_of_reach_is_an_alarm_and_not_an_empty_one() {
     furnish(&house).await;
     let running = house.open().await;
     let caller = house.caller("erp-1");
-    beat_until("the exposure", &caller, &running, |_| {}, |erp| (erp["rpo"]["standing"] == "met").then_some(())).await;
-    std::fs::rename(house.root.join("west"), house.root.join("elsewhere")).unwrap();
-    let erp = beat_until("the loss to be seen", &caller, &running, |_| {}, |erp| {
-        (erp["rpo"]["standing"] == "unknown").then(|| erp.clone())
-    })
+    beat_until(
+        "the exposure",
+        &caller,
+        &running,
+        |_| {},
+        |erp| (erp["rpo"]["standing"] == "met").then_some(()),
+    )
     .await;
-    assert!(erp["rpo"]["unknown"].as_str().unwrap().contains("west"), "{erp:#}");
+    std::fs::rename(house.root.join("west"), house.root.join("elsewhere")).unwrap();
+    let erp = beat_until(
+        "the loss to be seen",
+        &caller,
+        &running,
+        |_| {},
+        |erp| (erp["rpo"]["standing"] == "unknown").then(|| erp.clone()),
+    )
+    .await;
+    assert!(
+        erp["rpo"]["unknown"].as_str().unwrap().contains("west"),
+        "{erp:#}"
+    );
     let status = wait_until("the finding", || async {
         let status = running.status().await;
-        let found = status["findings"].as_array().unwrap().iter().any(|f| f["name"] == "replica-unreachable");
+        let found = status["findings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|f| f["name"] == "replica-unreachable");
         found.then_some(status)
     })
     .await;
     assert!(status["replicas"][1]["failing"].is_array(), "{status:#}");
     std::fs::rename(house.root.join("elsewhere"), house.root.join("west")).unwrap();
-    beat_until("the replica to be back", &caller, &running, |_| {}, |erp| {
-        (erp["rpo"]["standing"] == "met").then_some(())
-    })
+    beat_until(
+        "the replica to be back",
+        &caller,
+        &running,
+        |_| {},
+        |erp| (erp["rpo"]["standing"] == "met").then_some(()),
+    )
     .await;
     running.close().await;
 }
@@ -298,7 +413,7 @@ async fn the_answers_are_the_same_after_its_state_was_deleted() {
                     "cluster": c["cluster"], "tier": c["tier"], "standing": c["rpo"]["standing"],
                     "frontier": c["rpo"]["frontier"], "target": c["rpo"]["target_ms"], "lineage": c["lineage"],
                     "timeline": c["timeline"], "agent": c["agent"]["name"], "base": c["last_base"],
-                    "next": c["next_base"], "point": c["last_point"], "proven": c["proven"],
+                    "next": c["next_base"], "point": c["last_point"], "proven": c["last_proven"],
                     "critical": c["critical"], "warnings": c["warnings"],
                 })
             })
@@ -316,8 +431,13 @@ async fn the_answers_are_the_same_after_its_state_was_deleted() {
             caller.beat(running, |_| {}).await.unwrap();
             let status = running.status().await;
             let erp = &status["clusters"][0];
-            let never_proven = status["findings"].as_array().unwrap().iter().any(|f| f["name"] == "never-proven");
-            (erp["rpo"]["standing"] == "met" && erp["proven"].is_object() && never_proven).then(|| lasting(&status))
+            let never_proven = status["findings"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|f| f["name"] == "never-proven");
+            (erp["rpo"]["standing"] == "met" && erp["last_proven"].is_object() && never_proven)
+                .then(|| lasting(&status))
         })
         .await
     };
@@ -328,7 +448,10 @@ async fn the_answers_are_the_same_after_its_state_was_deleted() {
 
     let running = house.open().await;
     let warm = running.erp().await;
-    assert_eq!(warm["agent"]["name"], "erp-1", "with its cache it remembers who reported");
+    assert_eq!(
+        warm["agent"]["name"], "erp-1",
+        "with its cache it remembers who reported"
+    );
     assert_eq!(settled(&running).await, before);
     running.close().await;
 
@@ -354,16 +477,26 @@ async fn drills_are_shown_from_the_evidence_that_a_runner_signed() {
         let key = holdfast_repository::layout::evidence_entry(4);
         replica.create(&key, (&b"{}"[..]).into()).await.unwrap();
     }
-    let erp = beat_until("the drills", &caller, &running, |_| {}, |erp| {
-        erp["last_drill"].is_object().then(|| erp.clone())
-    })
+    let erp = beat_until(
+        "the drills",
+        &caller,
+        &running,
+        |_| {},
+        |erp| erp["last_drill"].is_object().then(|| erp.clone()),
+    )
     .await;
-    assert_eq!((&erp["proven"]["verdict"], &erp["proven"]["rto_ms"]), (&json!("PASS"), &json!(41_000)));
+    assert_eq!(
+        (&erp["last_proven"]["verdict"], &erp["last_proven"]["rto_ms"]),
+        (&json!("PASS"), &json!(41_000))
+    );
     assert_eq!(erp["last_drill"]["verdict"], "FAIL");
     let names = wait_until("the findings", || async {
         let status = running.status().await;
         let all = status["findings"].as_array().unwrap().clone();
-        let names: Vec<String> = all.iter().map(|f| f["name"].as_str().unwrap().to_owned()).collect();
+        let names: Vec<String> = all
+            .iter()
+            .map(|f| f["name"].as_str().unwrap().to_owned())
+            .collect();
         names.contains(&"drill-failed".to_owned()).then_some(names)
     })
     .await;
@@ -377,20 +510,44 @@ async fn page_status_and_metrics_say_the_same() {
     furnish(&house).await;
     let running = house.open().await;
     let caller = house.caller("erp-1");
-    beat_until("the exposure", &caller, &running, |_| {}, |erp| (erp["rpo"]["standing"] == "met").then_some(())).await;
+    beat_until(
+        "the exposure",
+        &caller,
+        &running,
+        |_| {},
+        |erp| (erp["rpo"]["standing"] == "met").then_some(()),
+    )
+    .await;
 
     let (code, headers, page) = running.get_full("/").await;
     assert_eq!(code, 200);
-    for expect in ["acme/", "erp", "platinum", "15 s", "erp-1", "never-proven", "east", "west"] {
+    for expect in [
+        "acme/",
+        "erp",
+        "platinum",
+        "15 s",
+        "erp-1",
+        "never-proven",
+        "east",
+        "west",
+    ] {
         assert!(page.contains(expect), "{expect} is not in {page}");
     }
     assert!(!page.contains("<script"), "it works without a script");
     let policy = headers["content-security-policy"].to_str().unwrap();
-    assert!(policy.contains("default-src 'none'") && headers["x-content-type-options"] == "nosniff", "{headers:?}");
+    assert!(
+        policy.contains("default-src 'none'") && headers["x-content-type-options"] == "nosniff",
+        "{headers:?}"
+    );
 
     let (code, headers, metrics) = running.get_full("/metrics").await;
     assert_eq!(code, 200);
-    assert!(headers["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));
+    assert!(
+        headers["content-type"]
+            .to_str()
+            .unwrap()
+            .starts_with("application/openmetrics-text")
+    );
     for expect in [
         "holdfast_rpo_target_seconds{tenant=\"acme\",cluster=\"acme/erp\",tier=\"platinum\"} 15.0",
         "holdfast_rpo_met{tenant=\"acme\",cluster=\"acme/erp\",tier=\"platinum\"} 1.0",
@@ -427,12 +584,21 @@ async fn clusters_that_the_policy_does_not_name_are_findings() {
     let running = house.open().await;
     let finding = wait_until("the finding", || async {
         let status = running.status().await;
-        status["findings"].as_array().unwrap().iter().find(|f| f["name"] == "cluster-without-policy").cloned()
+        status["findings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|f| f["name"] == "cluster-without-policy")
+            .cloned()
     })
     .await;
     assert_eq!(finding["cluster"], cluster().to_string());
     // An agent that speaks for it is heard, and gets no work and no numbers.
-    let orders = house.caller("erp-1").beat(&running, |h| h.clusters = vec![facts()]).await.unwrap();
+    let orders = house
+        .caller("erp-1")
+        .beat(&running, |h| h.clusters = vec![facts()])
+        .await
+        .unwrap();
     assert!(orders.assignments.is_empty() && orders.directives.is_empty());
     assert_eq!(running.erp().await["lineage"], lineage().to_string());
     running.close().await;

@@ -62,7 +62,7 @@ impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (unit, millis) in UNITS {
             // One day reads better as 24h, two weeks better as 14d.
-            if self.0 % millis == 0 && (unit != "d" || self.0 / millis > 1) {
+            if self.0.is_multiple_of(millis) && (unit != "d" || self.0 / millis > 1) {
                 return f.pad(&format!("{}{unit}", self.0 / millis));
             }
         }

@@ -43,28 +43,28 @@ pub fn start(
         "trust",
         Duration::from_secs(30),
         &Arc::default(),
-        |desk| trust::run(desk),
+        trust::run,
     );
     spawn.spawn(
         supervisor,
         "schedule",
         Duration::from_secs(5),
         &wake.schedule,
-        |desk| schedule::run(desk),
+        schedule::run,
     );
     spawn.spawn(
         supervisor,
         "findings",
         Duration::from_secs(2),
         &wake.findings,
-        |desk| findings::run(desk),
+        findings::run,
     );
     spawn.spawn(
         supervisor,
         "replicate",
         Duration::from_secs(30),
         &wake.replicate,
-        |desk| replicate::run(desk),
+        replicate::run,
     );
     let surveyors = rpo::Surveyors::default();
     spawn.spawn(
@@ -78,7 +78,7 @@ pub fn start(
     spawn.spawn(
         supervisor,
         "proven",
-        Duration::from_secs(15),
+        Duration::from_secs(5),
         &wake.proven,
         move |desk| proven::run(reader.clone(), desk),
     );

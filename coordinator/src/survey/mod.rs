@@ -172,10 +172,9 @@ impl Surveyor {
     /// all could be listed; what was known stays.
     pub async fn look(&mut self, desk: &Desk, far: bool) -> Result<Survey, String> {
         let now = crate::desk::now();
-        let due = self
-            .looked_far
-            .is_none_or(|at| now.millis_since(at) >= FAR_EVERY_MS);
-        if far || due {
+        let soon = far || self.expects_more(desk);
+        let pace = if soon { FAR_SOON_MS } else { FAR_EVERY_MS };
+        if self.looked_far.is_none_or(|at| now.millis_since(at) >= pace) {
             let reported = desk
                 .state()
                 .reports
@@ -217,9 +216,17 @@ impl Surveyor {
     /// was found yet, or the agent speaks of something that was not seen.
     fn expects_more(&self, desk: &Desk) -> bool {
         let state = desk.state();
-        let Some(facts) = state.reports.get(&self.cluster).map(|report| &report.facts) else { return false };
-        let base = facts.last_base.as_ref().is_some_and(|b| self.survey.base.as_ref().is_none_or(|s| s.id < b.id));
-        let point = facts.last_point.as_ref().is_some_and(|p| self.survey.point.as_ref().is_none_or(|s| s.id < p.id));
+        let Some(facts) = state.reports.get(&self.cluster).map(|report| &report.facts) else {
+            return false;
+        };
+        let base = facts
+            .last_base
+            .as_ref()
+            .is_some_and(|b| self.survey.base.as_ref().is_none_or(|s| s.id < b.id));
+        let point = facts
+            .last_point
+            .as_ref()
+            .is_some_and(|p| self.survey.point.as_ref().is_none_or(|s| s.id < p.id));
         self.survey.base.is_none() || self.survey.lineage != facts.lineage || base || point
     }
 

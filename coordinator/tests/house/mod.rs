@@ -57,7 +57,9 @@ where
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), polled).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+    tokio::time::timeout(Duration::from_secs(30), polled)
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }
 
 /// The installation.
@@ -86,8 +88,13 @@ impl House {
             replicas: vec![region("east"), region("west")],
             trust_root: Some(root_key.fingerprint()),
         };
-        let repository = Repository::init(&repository_config, root_key.fingerprint(), now()).await.unwrap();
-        let (agent_key, runner_key) = (SigningKey::generate_ed25519().unwrap(), SigningKey::generate_ed25519().unwrap());
+        let repository = Repository::init(&repository_config, root_key.fingerprint(), now())
+            .await
+            .unwrap();
+        let (agent_key, runner_key) = (
+            SigningKey::generate_ed25519().unwrap(),
+            SigningKey::generate_ed25519().unwrap(),
+        );
         let lab_key = SigningKey::generate_ed25519().unwrap();
         let gone_key = SigningKey::generate_ed25519().unwrap();
         let put = async |(key, bytes): (ObjectKey, Vec<u8>)| {
@@ -103,7 +110,12 @@ impl House {
         };
         let acts = vec![
             enrol(&agent_key, "erp-1", TrustRole::Agent, &[cluster()]),
-            enrol(&lab_key, "lab-1", TrustRole::Agent, &["acme/lab".parse().unwrap()]),
+            enrol(
+                &lab_key,
+                "lab-1",
+                TrustRole::Agent,
+                &["acme/lab".parse().unwrap()],
+            ),
             enrol(&gone_key, "gone-1", TrustRole::Agent, &[cluster()]),
             enrol(&runner_key, "runner-1", TrustRole::Runner, &[]),
         ];
@@ -116,11 +128,16 @@ impl House {
         put(append(&trust, vec![revoke], &root_key, now()).unwrap()).await;
 
         let authority = Authority::generate().unwrap();
-        let server = authority.issue_server(&name("coordinator-1"), &["localhost".to_owned()]).unwrap();
+        let server = authority
+            .issue_server(&name("coordinator-1"), &["localhost".to_owned()])
+            .unwrap();
         std::fs::write(root.join("c.crt"), &server.certificate_pem).unwrap();
         std::fs::write(root.join("c.tls.key"), server.key_pem.as_bytes()).unwrap();
         std::fs::write(root.join("ca.crt"), authority.certificate_pem()).unwrap();
-        SigningKey::generate_p256().unwrap().save(&root.join("c.key")).unwrap();
+        SigningKey::generate_p256()
+            .unwrap()
+            .save(&root.join("c.key"))
+            .unwrap();
         std::fs::write(root.join("policy.toml"), policy).unwrap();
         let text = format!(
             "name = \"coordinator-1\"\nlisten_agents = \"127.0.0.1:0\"\nlisten_http = \"127.0.0.1:0\"\n\
@@ -134,7 +151,15 @@ impl House {
         std::fs::write(root.join("coordinator.toml"), text).unwrap();
         let config = CoordinatorConfig::load(&root.join("coordinator.toml")).unwrap();
         assert_eq!(config.policy, Policy::parse(policy, "p").unwrap());
-        House { _directory: directory, root, repository, authority, agent_key, runner_key, config }
+        House {
+            _directory: directory,
+            root,
+            repository,
+            authority,
+            agent_key,
+            runner_key,
+            config,
+        }
     }
 
     /// Starts the coordinator.
@@ -144,7 +169,12 @@ impl House {
         let http = coordinator.http_address().unwrap();
         let stop = CancellationToken::new();
         let task = tokio::spawn(coordinator.serve(stop.clone()));
-        let running = Running { agents, http, stop, task };
+        let running = Running {
+            agents,
+            http,
+            stop,
+            task,
+        };
         wait_until("the coordinator to be ready", || async {
             (running.get("/healthz").await.0 == 200).then_some(())
         })
@@ -170,7 +200,10 @@ impl House {
         }
         .sign(&self.agent_key);
         for region in regions {
-            let replica = self.repository.replica(&region.parse::<Region>().unwrap()).unwrap();
+            let replica = self
+                .repository
+                .replica(&region.parse::<Region>().unwrap())
+                .unwrap();
             replica.create(&key, bytes.clone().into()).await.unwrap();
         }
     }
@@ -198,7 +231,8 @@ impl House {
             parts: vec![],
             complete_on: regions.iter().map(|r| r.parse().unwrap()).collect(),
         };
-        self.put(layout::base(&cluster(), lineage(), id), &body, b"", regions).await;
+        self.put(layout::base(&cluster(), lineage(), id), &body, b"", regions)
+            .await;
         id
     }
 
@@ -227,7 +261,8 @@ impl House {
             last_record: None,
             restore_points: vec![],
         };
-        self.put(layout::wal(&cluster(), lineage(), &name), &body, b"wal", regions).await;
+        self.put(layout::wal(&cluster(), lineage(), &name), &body, b"wal", regions)
+            .await;
     }
 
     /// An entry of the evidence log: a DSSE envelope by the runner.
@@ -235,7 +270,8 @@ impl House {
         use base64::Engine;
         let b64 = base64::engine::general_purpose::STANDARD;
         let payload = serde_json::to_vec(&payload).unwrap();
-        let mut signed = format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len()).into_bytes();
+        let mut signed =
+            format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len()).into_bytes();
         signed.extend_from_slice(&payload);
         let envelope = serde_json::json!({
             "payload": b64.encode(&payload),
@@ -247,7 +283,10 @@ impl House {
         });
         let bytes = serde_json::to_vec(&envelope).unwrap();
         for replica in self.repository.replicas() {
-            replica.create(&layout::evidence_entry(n), bytes.clone().into()).await.unwrap();
+            replica
+                .create(&layout::evidence_entry(n), bytes.clone().into())
+                .await
+                .unwrap();
         }
     }
 }
@@ -264,9 +303,14 @@ impl Running {
     /// What a path answers: status, headers, body.
     pub async fn get_full(&self, path: &str) -> (u16, hyper::HeaderMap, String) {
         let tcp = TcpStream::connect(self.http).await.unwrap();
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp))
+            .await
+            .unwrap();
         tokio::spawn(connection);
-        let request = hyper::Request::get(path).header("host", "localhost").body(Full::<Bytes>::default()).unwrap();
+        let request = hyper::Request::get(path)
+            .header("host", "localhost")
+            .body(Full::<Bytes>::default())
+            .unwrap();
         let response = sender.send_request(request).await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -286,12 +330,19 @@ impl Running {
     pub async fn erp(&self) -> Value {
         let status = self.status().await;
         let all = status["clusters"].as_array().unwrap();
-        all.iter().find(|c| c["cluster"] == "acme/erp").cloned().unwrap_or_else(|| panic!("{status:#}"))
+        all.iter()
+            .find(|c| c["cluster"] == "acme/erp")
+            .cloned()
+            .unwrap_or_else(|| panic!("{status:#}"))
     }
 
     pub async fn close(self) {
         self.stop.cancel();
-        tokio::time::timeout(Duration::from_secs(10), self.task).await.unwrap().unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(10), self.task)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
     }
 }
 
@@ -305,7 +356,9 @@ impl Caller {
     /// Calls with a certificate, or without one.
     pub fn new(name: &str, root: &Path, certificate: Option<(&str, &str)>) -> Self {
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(root.join("ca.crt")).unwrap()).unwrap();
+        roots
+            .add(CertificateDer::from_pem_file(root.join("ca.crt")).unwrap())
+            .unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -321,7 +374,10 @@ impl Caller {
                 .unwrap(),
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Self { name: name.parse().unwrap(), tls: Ok(Arc::new(config)) }
+        Self {
+            name: name.parse().unwrap(),
+            tls: Ok(Arc::new(config)),
+        }
     }
 
     /// Posts a heartbeat: orders, or status and detail, or why there was no talk.
@@ -334,7 +390,9 @@ impl Caller {
             .await
             .map_err(|e| text(&e))?;
         let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(|e| text(&e))?;
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .map_err(|e| text(&e))?;
         tokio::spawn(connection);
         let request = hyper::Request::post("https://localhost/v1/heartbeat")
             .header("content-type", "application/json")
@@ -342,7 +400,12 @@ impl Caller {
             .unwrap();
         let response = sender.send_request(request).await.map_err(|e| text(&e))?;
         let status = response.status();
-        let body = response.into_body().collect().await.map_err(|e| text(&e))?.to_bytes();
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|e| text(&e))?
+            .to_bytes();
         if status != 200 {
             return Err(format!("{status}: {}", String::from_utf8_lossy(&body)));
         }
@@ -350,7 +413,11 @@ impl Caller {
     }
 
     /// Calls with the facts of a cluster that streams and has nothing to say.
-    pub async fn beat(&self, running: &Running, change: impl FnOnce(&mut Heartbeat)) -> Result<Orders, String> {
+    pub async fn beat(
+        &self,
+        running: &Running,
+        change: impl FnOnce(&mut Heartbeat),
+    ) -> Result<Orders, String> {
         let mut heartbeat = Heartbeat {
             agent: self.name.clone(),
             version: "0.1.0".to_owned(),
