@@ -49,8 +49,10 @@ use crate::progress::Meter;
 use crate::wal::{NotAcknowledged, WalFrontier};
 
 pub mod capture;
+mod collector;
 pub mod control;
 pub mod jobs;
+pub mod known;
 mod lines;
 pub mod pages;
 pub mod rules;
@@ -59,6 +61,7 @@ pub mod walk;
 
 use capture::{Capture, CaptureError, Captured, Plan};
 use control::ControlError;
+use known::Known;
 use session::{Session, SessionError, Stopped};
 use walk::{Survey, WalkError};
 
@@ -81,7 +84,8 @@ pub struct BaseContext {
     pub data_dir: PathBuf,
     /// The line of descent.
     pub lineage: Lineage,
-    /// The base before this one, for the chain.
+    /// The base before this one: the new one names it, and does not store again
+    /// what it finds there.
     pub previous: Option<Link>,
     /// The WAL line, which must be running.
     pub frontier: WalFrontier,
@@ -182,16 +186,25 @@ pub async fn run(context: &BaseContext) -> Result<BaseOutcome, BaseError> {
     let id = BackupId::from_parts(started, rand::random());
     let mut needs = vec![context.key.object.clone(), context.index_key.object.clone()];
     needs.extend(context.needs.iter().cloned());
+    let (known, unread) = stored_before(context).await;
+    if known.is_some() {
+        needs.extend(context.previous.clone());
+    }
+    let detection = if known.is_some() {
+        ChangeDetection::CompareIds
+    } else {
+        ChangeDetection::Full
+    };
     let publication = Publication::begin(&context.publisher, &needs).await?;
 
     let label = format!("holdfast-{id}");
     let session = Session::start(&context.target, &context.data_dir, context.lineage.system, &label).await?;
-    let survey = {
+    let mut survey = {
         let (directory, major) = (context.data_dir.clone(), session.facts().version_num / 10_000);
         blocking(move || walk::walk(&directory, major)).await?
     };
     context.meter.expect(survey.bytes());
-    let capture = begin(context, &session, &survey, publication.clone());
+    let capture = begin(context, &session, &mut survey, known, publication.clone());
     copy(context, &session, &capture, &survey).await?;
 
     let (_, control) = {
@@ -220,7 +233,7 @@ pub async fn run(context: &BaseContext) -> Result<BaseOutcome, BaseError> {
         stop_lsn: stopped.stop_lsn,
         started,
         stopped: at,
-        detection: ChangeDetection::Full,
+        detection,
         page_checksums: facts.control.checksum_version.is_some(),
         pages_verified: captured.verdicts.verified,
         pages_bad: captured.verdicts.bad,
@@ -241,7 +254,8 @@ pub async fn run(context: &BaseContext) -> Result<BaseOutcome, BaseError> {
         configuration_files: facts.configuration_files,
     };
     let committed = commit(context, &publication, &body, &details).await?;
-    let findings = findings(&survey, &captured, body.page_checksums, committed.findings);
+    let mut findings = findings(&survey, &captured, body.page_checksums, committed.findings);
+    findings.extend(unread);
     Ok(BaseOutcome {
         id,
         body,
@@ -262,21 +276,46 @@ where
     }
 }
 
+/// What the previous base has stored; a finding when that cannot be read.
+async fn stored_before(context: &BaseContext) -> (Option<Known>, Option<Finding>) {
+    let Some(link) = &context.previous else {
+        return (None, None);
+    };
+    match Known::read(&context.publisher, link).await {
+        Ok(known) => (Some(known), None),
+        Err(error) => {
+            let why = holdfast_repository::replica::explained(&error);
+            let finding = Finding {
+                name: "previous-base-unreadable".to_owned(),
+                subject: link.key.to_string(),
+                severity: Severity::Warning,
+                detail: format!(
+                    "everything was stored anew, because the manifest of the base before cannot be read: {why}"
+                ),
+                since: now(),
+            };
+            (None, Some(finding))
+        }
+    }
+}
+
 fn begin(
     context: &BaseContext,
     session: &Session,
-    survey: &Survey,
+    survey: &mut Survey,
+    known: Option<Known>,
     publication: Publication,
 ) -> Arc<Capture> {
     let control = &session.facts().control;
     let plan = Plan {
         directory: context.data_dir.clone(),
-        files: survey.files.clone(),
+        files: std::mem::take(&mut survey.files),
         start: session.facts().start_lsn,
         checksums: control.checksum_version.is_some(),
         pages_per_file: control.pages_per_file,
         key: context.key.clone(),
         index_key: context.index_key.key.clone(),
+        known,
         level: context.level,
         meter: context.meter.clone(),
     };
@@ -392,8 +431,9 @@ async fn commit(
     let payload = seal_frame(&context.key.key, &text, DETAILS_LEVEL)?;
     let key = layout::base(&body.cluster, body.lineage, body.id);
     let sealed_to = Some(context.key.key.fingerprint);
+    let previous = context.previous.clone();
     Ok(publication
-        .commit(&key, &payload, sealed_to, context.previous.clone(), body)
+        .commit(&key, &payload, sealed_to, previous, body)
         .await?)
 }
 

@@ -54,6 +54,7 @@ mod attest;
 mod backoff;
 pub mod chunk;
 mod courier;
+mod histories;
 mod lease;
 pub mod ledger;
 mod line;
@@ -64,6 +65,7 @@ mod shared;
 pub mod start;
 pub mod state;
 mod stream;
+mod trouble;
 
 pub use courier::REPLICA_FAILS;
 pub use shared::MEMORY;

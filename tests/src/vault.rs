@@ -95,9 +95,28 @@ impl Vault {
         Ok(Repository::open_with(stores(&self.places)?).await?)
     }
 
+    /// The repository as a process of its own opens it, with faults of its own.
+    pub async fn opened_with(&self, plans: &[FaultPlan]) -> Result<Repository> {
+        let places = self.places.iter().zip(plans);
+        let places: Vec<_> = places
+            .map(|((region, place, _), plan)| (region.clone(), place.clone(), plan.clone()))
+            .collect();
+        Ok(Repository::open_with(stores(&places)?).await?)
+    }
+
     /// The repository over one region alone.
     pub async fn only(&self, region: usize) -> Result<Repository> {
         Ok(Repository::open_with(stores(&self.places[region..=region])?).await?)
+    }
+
+    /// The agent's signing key.
+    pub fn signer(&self) -> &SigningKey {
+        &self.signer
+    }
+
+    /// The fingerprint of the trust root.
+    pub fn root(&self) -> holdfast_proto::Fingerprint {
+        self.root.fingerprint()
     }
 
     /// The agent's writing side.

@@ -17,7 +17,8 @@ use holdfast_repository::Repository;
 use holdfast_repository::clock::now;
 use holdfast_repository::layout::{self, Located, WalName};
 use holdfast_repository::pack::open_frame;
-use holdfast_tests::faulty::Fault;
+use holdfast_repository::publisher::Publisher;
+use holdfast_tests::faulty::{Fault, FaultPlan};
 use holdfast_tests::postgres::{Options, PATIENCE, StopMode, TestPostgres};
 use holdfast_tests::vault::Vault;
 use tokio::sync::watch;
@@ -70,25 +71,35 @@ impl Line {
         lease: Option<u64>,
         lineage: Lineage,
     ) -> Result<Self> {
+        let mut publisher = vault.publisher(copies);
+        publisher.lease = lease;
+        Self::start_with(vault, pg, publisher, tip_interval, lineage).await
+    }
+
+    async fn start_with(
+        vault: &Vault,
+        pg: &TestPostgres,
+        publisher: Publisher,
+        tip_interval: Duration,
+        lineage: Lineage,
+    ) -> Result<Self> {
         let directives = LineDirectives {
             tip_interval,
-            copies,
+            copies: publisher.copies,
             attest_interval: QUICK * 2,
         };
         let (directives, told) = watch::channel(directives);
         let (_, keys) = watch::channel(vault.data_key().await?);
-        let (publisher, frontier) = wal::frontier();
+        let (says, frontier) = wal::frontier();
         let (findings, cancel) = (Findings::default(), CancellationToken::new());
-        let mut writing = vault.publisher(copies);
-        writing.lease = lease;
         let context = WalContext {
-            publisher: writing,
+            publisher,
             keys,
             target: target(pg)?,
             slot: "holdfast".parse::<SlotName>()?,
             lineage,
             directives: told,
-            frontier: publisher,
+            frontier: says,
             findings: findings.clone(),
             cancel: cancel.clone(),
         };
@@ -301,7 +312,7 @@ async fn the_repository_holds_the_servers_wal() -> Result<()> {
     write_rows(&pg, 20_000)?;
     pg.psql("select pg_switch_wal()")?;
     let before: f64 = pg.psql("select extract(epoch from now())")?.parse()?;
-    pg.psql("create table u (n int); select pg_create_restore_point('here')")?;
+    pg.psql("select pg_create_restore_point('here'); create table u (n int)")?;
     let state = line.until_safe(&pg).await?;
     assert_eq!(state.rpo_ms(now()), 0);
     assert!(
@@ -478,6 +489,54 @@ async fn a_killed_line_continues_exactly() -> Result<()> {
     let safe = line.until_safe(&pg).await?.acknowledged;
     check_regions(&vault, &pg, &[0, 1], safe).await?;
     assert!(!line.findings.snapshot().iter().any(|f| f.name == "wal-gap"));
+    line.stop().await
+}
+
+/// The process dies at the n-th call of a store, for every n: what each region
+/// holds has no hole, and the next one goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_death_at_any_call_leaves_no_hole() -> Result<()> {
+    let vault = Vault::new(2).await?;
+    let options = Options::default()
+        .initdb("--wal-segsize=1")
+        .set("wal_keep_size", "1GB");
+    let pg = TestPostgres::start(vault.dir(), options)?;
+    let lineage = lineage(&pg)?;
+    for n in 1..=30 {
+        let region = n % 2;
+        let fault = if n % 4 < 2 {
+            Fault::HaltBefore
+        } else {
+            Fault::HaltAfter
+        };
+        let plans: [FaultPlan; 2] = Default::default();
+        let mut publisher = vault.publisher(2);
+        publisher.repository = vault.opened_with(&plans).await?;
+        let doomed = plans[region].clone();
+        let opening = doomed.calls();
+        let doomed = doomed.nth(opening + n as u64, fault);
+        let line = Line::start_with(&vault, &pg, publisher, Duration::from_millis(10), lineage).await?;
+        let writing = async {
+            loop {
+                pg.psql("create table if not exists w (n int); insert into w values (1)")?;
+                tokio::task::yield_now().await;
+                if doomed.struck() {
+                    return anyhow::Ok(());
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, writing).await??;
+        line.kill().await;
+        for region in 0..2 {
+            let repository = vault.only(region).await?;
+            if !names(&repository, &vault, lineage).await?.is_empty() {
+                stored(&repository, &vault, lineage, TimelineId::FIRST).await?;
+            }
+        }
+    }
+    let line = Line::start(&vault, &pg, 2, QUICK).await?;
+    let safe = line.until_safe(&pg).await?.acknowledged;
+    check_regions(&vault, &pg, &[0, 1], safe).await?;
     line.stop().await
 }
 

@@ -13,7 +13,7 @@
 //! Nothing here commits anything. If the process dies, packs stay that no
 //! manifest lists.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -21,12 +21,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use holdfast_proto::Sha256Digest;
+use holdfast_proto::ContentId;
 use holdfast_proto::manifest::{BLOCK, CatalogueLine, EntryType, Part};
 use holdfast_proto::pg::Lsn;
 use holdfast_proto::record::Totals;
 use holdfast_repository::keyring::Wrapped;
-use holdfast_repository::manifest::{Entry, ManifestError, PartWriter, Piece, SealedPart};
+use holdfast_repository::manifest::{ManifestError, SealedPart};
 use holdfast_repository::pack::PackError;
 use holdfast_repository::packer::Packer;
 use holdfast_repository::publication::{Publication, PublishError};
@@ -34,7 +34,9 @@ use holdfast_repository::seal::{EpochKey, IndexKey};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use super::jobs::{Job, parts_of};
+use super::collector::{Collector, Fragment};
+use super::jobs::Job;
+use super::known::Known;
 use super::lines::{self, path_bytes};
 use super::pages::{Pages, Verdicts, read_at};
 use super::walk::FoundFile;
@@ -86,6 +88,8 @@ pub struct Plan {
     pub key: Wrapped<EpochKey>,
     /// What identities are made with.
     pub index_key: IndexKey,
+    /// What an earlier base has stored already.
+    pub known: Option<Known>,
     /// zstd's level.
     pub level: i32,
     /// How far it is.
@@ -230,13 +234,6 @@ impl Capture {
     }
 }
 
-/// Which piece of a file an entry of a packer is.
-#[derive(Debug, Clone, Copy)]
-enum Fragment {
-    Whole,
-    Part { file: u32, part: u32 },
-}
-
 struct Worker<'a> {
     capture: &'a Arc<Capture>,
     packer: Packer,
@@ -298,11 +295,12 @@ impl<'a> Worker<'a> {
             Some(_) => metadata.len().min(found.size),
             None => metadata.len(),
         };
+        let path = self.path_id(found);
         let mut at = 0;
         while at < size {
             let wanted = usize::try_from(size - at).unwrap_or(BLOCK).min(BLOCK);
             let read = self.block(found, &open, at, wanted)?;
-            self.packer.push(&self.buffer[..read])?;
+            self.keep(path.as_ref(), at, read)?;
             at += read as u64;
             if read < wanted {
                 break;
@@ -329,12 +327,13 @@ impl<'a> Worker<'a> {
             plan.meter.advance(end - start);
             return Ok(());
         };
+        let path = self.path_id(found);
         let mut at = start;
         while at < end {
             let wanted = usize::try_from(end - at).unwrap_or(BLOCK).min(BLOCK);
             let read = self.block(found, &open, at, wanted)?;
             self.buffer[read..wanted].fill(0);
-            self.packer.push(&self.buffer[..wanted])?;
+            self.keep(path.as_ref(), at, wanted)?;
             at += wanted as u64;
             plan.meter.advance(wanted as u64);
         }
@@ -383,6 +382,29 @@ impl<'a> Worker<'a> {
         Ok(read)
     }
 
+    /// The path's identity, when an earlier base may know it.
+    fn path_id(&self, found: &FoundFile) -> Option<ContentId> {
+        let plan = &self.capture.plan;
+        let bytes = found.path.as_os_str().as_encoded_bytes();
+        plan.known.as_ref().map(|_| plan.index_key.path_id(bytes))
+    }
+
+    /// References the block in the buffer when it is stored already, and packs
+    /// it otherwise.
+    fn keep(&mut self, path: Option<&ContentId>, at: u64, length: usize) -> Result<(), CaptureError> {
+        let plan = &self.capture.plan;
+        let bytes = &self.buffer[..length];
+        if let Some((known, path)) = plan.known.as_ref().zip(path) {
+            let n = usize::try_from(at / BLOCK as u64).unwrap_or(usize::MAX);
+            let id = plan.index_key.content_id(bytes);
+            if let Some(piece) = known.piece(path, n, length, &id) {
+                self.packer.reuse(piece);
+                return Ok(());
+            }
+        }
+        Ok(self.packer.push(bytes)?)
+    }
+
     fn end(&mut self, path: &[u8], line: CatalogueLine, fragment: Fragment) -> Result<(), CaptureError> {
         self.packer.end(path, None, line)?;
         self.owed.push_back(fragment);
@@ -413,73 +435,5 @@ fn unreadable(path: &Path, source: io::Error) -> CaptureError {
     CaptureError::Unreadable {
         path: path.to_owned(),
         source,
-    }
-}
-
-/// Puts the fragments of large files together and lists entries.
-struct Collector {
-    writer: Option<PartWriter>,
-    key: EpochKey,
-    parts: Vec<Part>,
-    /// Fragments of files that are not complete.
-    open: HashMap<u32, Vec<Option<Vec<Piece>>>>,
-    vanished: HashSet<u32>,
-    totals: Totals,
-    packs: HashSet<Sha256Digest>,
-}
-
-impl Collector {
-    fn new(key: EpochKey) -> Self {
-        Self {
-            writer: None,
-            key,
-            parts: Vec::new(),
-            open: HashMap::new(),
-            vanished: HashSet::new(),
-            totals: Totals::default(),
-            packs: HashSet::new(),
-        }
-    }
-
-    fn vanished(&mut self, file: u32) {
-        self.vanished.insert(file);
-        self.open.remove(&file);
-    }
-
-    fn take(&mut self, mut entry: Entry, fragment: Fragment) -> Result<Option<SealedPart>, CaptureError> {
-        if let Fragment::Part { file, part } = fragment {
-            if self.vanished.contains(&file) {
-                return Ok(None);
-            }
-            let parts = parts_of(entry.line.size) as usize;
-            let fragments = self.open.entry(file).or_insert_with(|| vec![None; parts]);
-            fragments[part as usize] = Some(std::mem::take(&mut entry.pieces));
-            if fragments.iter().any(Option::is_none) {
-                return Ok(None);
-            }
-            let fragments = self.open.remove(&file).unwrap_or_default();
-            entry.pieces = fragments.into_iter().flatten().flatten().collect();
-        }
-        self.totals.entries += 1;
-        self.totals.bytes += entry.line.size;
-        for piece in &entry.pieces {
-            if self.packs.insert(piece.pack.pack.sha256) {
-                self.totals.to_read += piece.pack.pack.size;
-            }
-        }
-        let key = &self.key;
-        let writer = self.writer.get_or_insert_with(|| PartWriter::new(key.clone()));
-        let sealed = writer.add(entry)?;
-        self.parts.extend(sealed.iter().map(|sealed| sealed.part.clone()));
-        Ok(sealed)
-    }
-
-    fn close(&mut self) -> Result<(Option<SealedPart>, Totals), CaptureError> {
-        let sealed = match self.writer.take() {
-            Some(writer) => writer.finish()?,
-            None => None,
-        };
-        self.parts.extend(sealed.iter().map(|sealed| sealed.part.clone()));
-        Ok((sealed, self.totals))
     }
 }

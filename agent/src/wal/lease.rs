@@ -16,6 +16,9 @@ use super::WalError;
 /// Time between two looks.
 const EVERY: Duration = Duration::from_secs(10);
 
+/// How long one look may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// Looks once. A replica that cannot be listed is no proof of anything.
 pub(super) async fn check(publisher: &Publisher) -> Result<(), WalError> {
     let Some(held) = publisher.lease else {
@@ -41,7 +44,11 @@ pub(super) async fn check(publisher: &Publisher) -> Result<(), WalError> {
 
 async fn highest(publisher: &Publisher, replica: &Replica) -> Result<Option<u64>, StoreError> {
     let listed = replica
-        .with_deadlines(Deadlines::short())
+        .with_deadlines(Deadlines {
+            call: PATIENCE,
+            attempt: PATIENCE,
+            ..Deadlines::short()
+        })
         .list(&layout::leases(&publisher.cluster))
         .await?;
     let numbers = listed

@@ -226,6 +226,16 @@ impl Ledger {
         self.pending.iter().map(|chunk| chunk.object.len()).sum()
     }
 
+    /// Chunks that no replica has yet.
+    pub fn undelivered(&self) -> usize {
+        let leader = self.leader();
+        self.pending
+            .iter()
+            .rev()
+            .take_while(|chunk| chunk.end > leader)
+            .count()
+    }
+
     /// Drops the oldest chunk from memory if it is acknowledged, and returns the
     /// bytes that it had.
     pub fn evict(&mut self) -> Option<usize> {

@@ -11,27 +11,25 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
 use holdfast_proto::finding::Severity;
-use holdfast_proto::pg::{Lsn, SegmentSize, TimelineHistory, TimelineId};
-use holdfast_proto::record::HistoryBody;
+use holdfast_proto::pg::{Lsn, SegmentSize, TimelineId};
+use holdfast_repository::Deadlines;
 use holdfast_repository::clock::now;
-use holdfast_repository::layout;
 use holdfast_repository::pack::PackError;
 use holdfast_repository::replica::explained;
-use holdfast_repository::{Deadlines, StoreError};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::archive::ArchiveError;
 use super::backoff::Backoff;
 use super::chunk::Cutter;
+use super::histories::Histories;
 use super::lease;
 use super::seal::{Chain, Origin};
 use super::sealer::Sealer;
 use super::shared::Shared;
 use super::start::{self, Place, Refusal, Server, Start};
-use super::stream::{End, Flow, StreamError};
+use super::stream::{End, Flow};
+use super::trouble::{SERVER_FINDINGS, Trouble};
 use super::{WalContext, WalError};
 use crate::postgres::{PgError, PgErrorClass, ReplicationConnection, SystemIdentity, sql_connect};
 
@@ -41,17 +39,6 @@ const LISTING_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a stop waits for what was received to be stored.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Findings about the server that end when a stream runs.
-const SERVER_FINDINGS: [&str; 7] = [
-    "server-unreachable",
-    "server-in-recovery",
-    "server-behind-archive",
-    "history-diverged",
-    "wrong-system",
-    "wal-start-unknown",
-    "replicas-unlisted",
-];
 
 /// A stream's parts that outlive a connection.
 struct Session {
@@ -69,81 +56,21 @@ pub(super) struct Line {
     session: Option<Session>,
     /// Positions whose WAL the server does not have any more.
     removed: BTreeSet<Lsn>,
+    histories: Histories,
     listing_until: Instant,
-}
-
-/// Why an attempt to stream ended with trouble.
-#[derive(Debug, thiserror::Error)]
-enum Trouble {
-    #[error(transparent)]
-    Postgres(#[from] PgError),
-    #[error(transparent)]
-    Stream(StreamError),
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    #[error(
-        "the server's system identifier is {found}, the lineage is of {expected}: connect the agent to its own cluster"
-    )]
-    WrongSystem { found: String, expected: String },
-    #[error("the server is a standby: connect the agent to the primary")]
-    Standby,
-    #[error("no replica of the repository could be listed: WAL stays on the server until one can")]
-    NoReplica,
-    #[error(
-        "the server does not have the WAL after {at} any more, and replicas {unlisted} were not listed: they may hold \
-         it. Bring them back, or take them out of the configuration to accept the gap"
-    )]
-    StartUnknown { at: Lsn, unlisted: String },
-    #[error("the history of timeline {timeline} could not be stored on {wanted} replica(s): {why}")]
-    HistoryNotStored {
-        timeline: TimelineId,
-        wanted: usize,
-        why: String,
-    },
-    #[error(transparent)]
-    Archive(#[from] ArchiveError),
-    #[error(transparent)]
-    Fatal(#[from] WalError),
-}
-
-impl From<StreamError> for Trouble {
-    fn from(error: StreamError) -> Self {
-        match error {
-            StreamError::Postgres(error) => Trouble::Postgres(error),
-            other => Trouble::Stream(other),
-        }
-    }
-}
-
-impl Trouble {
-    /// The finding's name and how much it matters.
-    fn finding(&self) -> (&'static str, Severity) {
-        match self {
-            Trouble::Refused(refusal) => (refusal.finding(), Severity::Critical),
-            Trouble::WrongSystem { .. } => ("wrong-system", Severity::Critical),
-            Trouble::Standby => ("server-in-recovery", Severity::Warning),
-            Trouble::NoReplica => ("replicas-unlisted", Severity::Critical),
-            Trouble::StartUnknown { .. } => ("wal-start-unknown", Severity::Critical),
-            Trouble::Postgres(error) => match error.class() {
-                PgErrorClass::Retry | PgErrorClass::Busy | PgErrorClass::Server => {
-                    ("server-unreachable", Severity::Warning)
-                }
-                _ => ("server-unreachable", Severity::Critical),
-            },
-            _ => ("server-unreachable", Severity::Warning),
-        }
-    }
 }
 
 impl Line {
     pub fn new(context: WalContext, shared: Arc<Shared>) -> Self {
         let directives = context.directives.clone();
+        let histories = Histories::new(shared.clone());
         Self {
             context,
             directives,
             shared,
             session: None,
             removed: BTreeSet::new(),
+            histories,
             listing_until: Instant::now() + LISTING_PATIENCE,
         }
     }
@@ -250,7 +177,10 @@ impl Line {
         }
         let size = connection.show_segment_size().await?;
         let slot = self.reserve(&mut connection).await?;
-        let history = self.history(&mut connection, identity.timeline).await?;
+        let history = self
+            .histories
+            .of_server(&mut connection, identity.timeline)
+            .await?;
         let server = Server {
             timeline: identity.timeline,
             flush: identity.flush,
@@ -306,84 +236,6 @@ impl Line {
         } else {
             Err(Trouble::NoReplica)
         }
-    }
-
-    /// The history of `timeline`, after it and those of its ancestors were
-    /// stored; what is archived under the same number must be the same.
-    async fn history(
-        &self,
-        connection: &mut ReplicationConnection,
-        timeline: TimelineId,
-    ) -> Result<TimelineHistory, Trouble> {
-        let mut newest = TimelineHistory::root(timeline);
-        let mut wanted = vec![timeline];
-        while let Some(next) = wanted.pop() {
-            let Some(file) = connection.timeline_history(next).await? else {
-                continue;
-            };
-            let parsed = TimelineHistory::parse(next, &String::from_utf8_lossy(&file.content))
-                .map_err(|e| PgError::Invalid(e.to_string()))?;
-            if next == timeline {
-                wanted.extend(parsed.ancestors().iter().map(|switch| switch.timeline));
-                newest = parsed;
-            }
-            self.store_history(next, &file.content).await?;
-        }
-        Ok(newest)
-    }
-
-    async fn store_history(&self, timeline: TimelineId, content: &[u8]) -> Result<(), Trouble> {
-        let key = layout::history(&self.context.publisher.cluster, self.context.lineage, timeline);
-        let body = HistoryBody {
-            system: self.context.lineage.system,
-            timeline,
-        };
-        let object = self.context.publisher.sign(&key, content, None, None, &body);
-        let storing = self.shared.replicas.iter().enumerate().map(|(place, replica)| {
-            let (object, key) = (object.clone(), key.clone());
-            async move {
-                let replica = replica.with_deadlines(Deadlines::short());
-                match replica.create(&key, object).await {
-                    Ok(_) => {}
-                    Err(StoreError::Conflict { .. }) => {
-                        let there = self.shared.archive.history(&replica, timeline).await?;
-                        if there.is_none_or(|there| there != content) {
-                            return Err(ArchiveError::Damaged {
-                                key,
-                                why: "the server has another history for this timeline".to_owned(),
-                            });
-                        }
-                    }
-                    Err(error) => return Err(error.into()),
-                }
-                self.shared.stored_history(place, timeline);
-                Ok(())
-            }
-        });
-        let outcomes = join_all(storing).await;
-        let wanted = self.shared.ledger(|ledger| ledger.copies());
-        let stored = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
-        let failures: Vec<ArchiveError> = outcomes.into_iter().filter_map(Result::err).collect();
-        if failures
-            .iter()
-            .any(|failure| matches!(failure, ArchiveError::Damaged { .. }))
-        {
-            let archive = self.shared.ledger(|ledger| ledger.union(timeline).last());
-            return Err(Trouble::Refused(Refusal::Diverged {
-                server_timeline: timeline,
-                archive_timeline: timeline,
-                archive: archive.map_or(Lsn::new(0), |(_, end)| end),
-            }));
-        }
-        if stored < wanted {
-            let why: Vec<String> = failures.iter().map(|f| explained(f)).collect();
-            return Err(Trouble::HistoryNotStored {
-                timeline,
-                wanted,
-                why: why.join("; "),
-            });
-        }
-        Ok(())
     }
 
     /// Decides where to take up, and makes the session.

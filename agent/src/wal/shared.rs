@@ -41,6 +41,8 @@ struct Book {
     stream: Option<Stream>,
     /// Bytes received that are not sealed yet.
     raw: usize,
+    /// Chunks closed that are not sealed yet.
+    sealing: usize,
 }
 
 /// What the tasks share.
@@ -74,6 +76,7 @@ impl Shared {
                 ledger,
                 stream: None,
                 raw: 0,
+                sealing: 0,
             }),
             revision: watch::channel(0).0,
         })
@@ -208,6 +211,7 @@ impl Shared {
     /// A chunk that ends at `end` was closed, with transactions of these times.
     pub fn closed(&self, end: Lsn, earliest: Option<Timestamp>, latest: Option<Timestamp>) {
         self.change(|book| {
+            book.sealing += 1;
             if let Some((earliest, latest)) = earliest.zip(latest) {
                 book.ledger.push_commits(end, earliest, latest);
             }
@@ -221,8 +225,15 @@ impl Shared {
     pub fn sealed(&self, raw: usize, chunk: SealedChunk) {
         self.change(|book| {
             book.raw = book.raw.saturating_sub(raw);
+            book.sealing = book.sealing.saturating_sub(1);
             book.ledger.push(chunk);
         });
+    }
+
+    /// Chunks that are on their way to the first replica.
+    pub fn in_flight(&self) -> usize {
+        let book = self.book();
+        book.sealing + book.ledger.undelivered()
     }
 
     /// Whether there is room in memory for more; what is acknowledged makes way.

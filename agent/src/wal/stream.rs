@@ -38,6 +38,9 @@ const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// The shortest pause between two replies to a server that keeps asking.
 const REPLY_PACE: Duration = Duration::from_millis(20);
 
+/// Chunks on their way to the first replica before the tip waits.
+const IN_FLIGHT: usize = 2;
+
 /// A server that says nothing for so long, although it was asked, is gone.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -114,9 +117,13 @@ impl Flow<'_> {
             if let Some(end) = pace.given_up(self.acknowledged(), self.received()) {
                 return Ok(end);
             }
+            // While chunks wait for the first replica that takes them, the open one
+            // grows: many small objects would only make it slower.
+            let due = |since| since + self.directives.borrow().tip_interval;
             let tip = pace
                 .tip_since
-                .map(|since| since + self.directives.borrow().tip_interval);
+                .filter(|_| self.shared.in_flight() < IN_FLIGHT)
+                .map(due);
             tokio::select! {
                 () = self.cancel.cancelled() => return Ok(End::Cancelled),
                 _ = ticks.tick() => {

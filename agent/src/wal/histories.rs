@@ -1,0 +1,123 @@
+//! Stores the history of a timeline and of its ancestors before any of its WAL.
+//!
+//! A history is small, the same for ever, and without it recovery goes astray:
+//! it is on as many replicas as the tier wants copies before the stream begins.
+//! The same timeline with another history is another future of the cluster.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use holdfast_proto::pg::{Lsn, TimelineHistory, TimelineId};
+use holdfast_proto::record::HistoryBody;
+use holdfast_repository::layout;
+use holdfast_repository::replica::explained;
+use holdfast_repository::{Deadlines, StoreError};
+
+use super::archive::ArchiveError;
+use super::shared::Shared;
+use super::start::Refusal;
+use super::trouble::Trouble;
+use crate::postgres::{PgError, ReplicationConnection};
+
+/// The histories of one line.
+pub(super) struct Histories {
+    shared: Arc<Shared>,
+    /// Stored, or compared with what is stored, by this process.
+    stored: BTreeMap<TimelineId, Bytes>,
+}
+
+impl Histories {
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            stored: BTreeMap::new(),
+        }
+    }
+
+    /// The history of `timeline`, after it and those of its ancestors were
+    /// stored; what is archived under the same number must be the same.
+    pub async fn of_server(
+        &mut self,
+        connection: &mut ReplicationConnection,
+        timeline: TimelineId,
+    ) -> Result<TimelineHistory, Trouble> {
+        let mut newest = TimelineHistory::root(timeline);
+        let mut wanted = vec![timeline];
+        while let Some(next) = wanted.pop() {
+            let Some(file) = connection.timeline_history(next).await? else {
+                continue;
+            };
+            let parsed = TimelineHistory::parse(next, &String::from_utf8_lossy(&file.content))
+                .map_err(|e| PgError::Invalid(e.to_string()))?;
+            if next == timeline {
+                wanted.extend(parsed.ancestors().iter().map(|switch| switch.timeline));
+                newest = parsed;
+            }
+            if self.stored.get(&next) != Some(&file.content) {
+                self.store_history(next, &file.content).await?;
+                self.stored.insert(next, file.content);
+            }
+        }
+        Ok(newest)
+    }
+
+    async fn store_history(&self, timeline: TimelineId, content: &[u8]) -> Result<(), Trouble> {
+        let key = layout::history(
+            &self.shared.publisher.cluster,
+            self.shared.archive.lineage,
+            timeline,
+        );
+        let body = HistoryBody {
+            system: self.shared.archive.lineage.system,
+            timeline,
+        };
+        let object = self.shared.publisher.sign(&key, content, None, None, &body);
+        let storing = self.shared.replicas.iter().enumerate().map(|(place, replica)| {
+            let (object, key) = (object.clone(), key.clone());
+            async move {
+                let replica = replica.with_deadlines(Deadlines::short());
+                match replica.create(&key, object).await {
+                    Ok(_) => {}
+                    Err(StoreError::Conflict { .. }) => {
+                        let there = self.shared.archive.history(&replica, timeline).await?;
+                        if there.is_none_or(|there| there != content) {
+                            return Err(ArchiveError::Damaged {
+                                key,
+                                why: "the server has another history for this timeline".to_owned(),
+                            });
+                        }
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+                self.shared.stored_history(place, timeline);
+                Ok(())
+            }
+        });
+        let outcomes = join_all(storing).await;
+        let wanted = self.shared.ledger(|ledger| ledger.copies());
+        let stored = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        let failures: Vec<ArchiveError> = outcomes.into_iter().filter_map(Result::err).collect();
+        if failures
+            .iter()
+            .any(|failure| matches!(failure, ArchiveError::Damaged { .. }))
+        {
+            let archive = self.shared.ledger(|ledger| ledger.union(timeline).last());
+            return Err(Trouble::Refused(Refusal::Diverged {
+                server_timeline: timeline,
+                archive_timeline: timeline,
+                archive: archive.map_or(Lsn::new(0), |(_, end)| end),
+            }));
+        }
+        if stored < wanted {
+            let why: Vec<String> = failures.iter().map(|f| explained(f)).collect();
+            return Err(Trouble::HistoryNotStored {
+                timeline,
+                wanted,
+                why: why.join("; "),
+            });
+        }
+        Ok(())
+    }
+}

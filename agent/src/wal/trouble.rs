@@ -1,0 +1,84 @@
+//! What keeps a line from streaming, and the finding that it is.
+
+use holdfast_proto::finding::Severity;
+use holdfast_proto::pg::{Lsn, TimelineId};
+
+use super::WalError;
+use super::archive::ArchiveError;
+use super::start::Refusal;
+use super::stream::StreamError;
+use crate::postgres::{PgError, PgErrorClass};
+
+/// Findings about the server that end when a stream runs.
+pub(super) const SERVER_FINDINGS: [&str; 7] = [
+    "server-unreachable",
+    "server-in-recovery",
+    "server-behind-archive",
+    "history-diverged",
+    "wrong-system",
+    "wal-start-unknown",
+    "replicas-unlisted",
+];
+
+/// Why an attempt to stream ended with trouble.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    #[error(transparent)]
+    Postgres(#[from] PgError),
+    #[error(transparent)]
+    Stream(StreamError),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error(
+        "the server's system identifier is {found}, the lineage is of {expected}: connect the agent to its own cluster"
+    )]
+    WrongSystem { found: String, expected: String },
+    #[error("the server is a standby: connect the agent to the primary")]
+    Standby,
+    #[error("no replica of the repository could be listed: WAL stays on the server until one can")]
+    NoReplica,
+    #[error(
+        "the server does not have the WAL after {at} any more, and replicas {unlisted} were not listed: they may hold \
+         it. Bring them back, or take them out of the configuration to accept the gap"
+    )]
+    StartUnknown { at: Lsn, unlisted: String },
+    #[error("the history of timeline {timeline} could not be stored on {wanted} replica(s): {why}")]
+    HistoryNotStored {
+        timeline: TimelineId,
+        wanted: usize,
+        why: String,
+    },
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error(transparent)]
+    Fatal(#[from] WalError),
+}
+
+impl From<StreamError> for Trouble {
+    fn from(error: StreamError) -> Self {
+        match error {
+            StreamError::Postgres(error) => Trouble::Postgres(error),
+            other => Trouble::Stream(other),
+        }
+    }
+}
+
+impl Trouble {
+    /// The finding's name and how much it matters.
+    pub fn finding(&self) -> (&'static str, Severity) {
+        match self {
+            Trouble::Refused(refusal) => (refusal.finding(), Severity::Critical),
+            Trouble::WrongSystem { .. } => ("wrong-system", Severity::Critical),
+            Trouble::Standby => ("server-in-recovery", Severity::Warning),
+            Trouble::NoReplica => ("replicas-unlisted", Severity::Critical),
+            Trouble::StartUnknown { .. } => ("wal-start-unknown", Severity::Critical),
+            Trouble::Postgres(error) => match error.class() {
+                PgErrorClass::Retry | PgErrorClass::Busy | PgErrorClass::Server => {
+                    ("server-unreachable", Severity::Warning)
+                }
+                _ => ("server-unreachable", Severity::Critical),
+            },
+            _ => ("server-unreachable", Severity::Warning),
+        }
+    }
+}
