@@ -3,8 +3,8 @@
 //! Each pack that the part needs is fetched once and whole, opened on a thread
 //! for such work, and its extents are written where they belong; no byte is
 //! written before its block's digest was checked, and a file's own digest is
-//! checked when its last extent is there. Memory: at most `threads` packs, sealed
-//! and opened, and a block each: about 40 MiB a thread.
+//! checked when its last extent is there. Memory: `threads` packs being opened, at
+//! about 20 MiB each, and [`AHEAD`] more that are fetched meanwhile.
 //!
 //! Nothing is synced here: whoever restores syncs the file system when all is
 //! written, and only then makes the result usable. What an earlier run wrote is
@@ -14,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
@@ -34,9 +34,18 @@ use holdfast_repository::manifest::{ManifestError, OpenPart, read_part};
 use holdfast_repository::pack::{KnownPack, PackError, PackReader};
 use holdfast_repository::seal::IndexKey;
 
+use tokio::sync::Semaphore;
+
 use super::access::Access;
 use crate::durable::LocalFileError;
 use crate::progress::Meter;
+
+mod in_place;
+
+use in_place::{is_whole, without_finished};
+
+/// Packs that are fetched while others are opened.
+const AHEAD: usize = 3;
 
 /// Files that could not be put in their places.
 #[derive(Debug, thiserror::Error)]
@@ -274,8 +283,11 @@ pub async fn place(
     }
     prepare(&files).await?;
 
+    let threads = placing.threads.max(1);
+    let turns = Arc::new(Semaphore::new(threads));
     let mut done = futures::stream::iter(by_pack)
         .map(|(pack, moves)| {
+            let turns = Arc::clone(&turns);
             let known = packs.get(pack as usize).cloned();
             let files = Arc::clone(&files);
             let meter = placing.meter.clone();
@@ -288,6 +300,7 @@ pub async fn place(
                 let fetched = access.repository.fetch(&key, &pack.sha256, pack.size).await?;
                 let read = pack.size;
                 let keyring = access.keyring.clone();
+                let _turn = turns.acquire().await.map_err(|_| PlaceError::Worker)?;
                 let worked = tokio::task::spawn_blocking(move || {
                     let mut reader = PackReader::open(&fetched.bytes, &keyring, &known)?;
                     drop(fetched.bytes);
@@ -297,7 +310,7 @@ pub async fn place(
                 Ok::<_, PlaceError>((read, fetched.findings))
             }
         })
-        .buffer_unordered(placing.threads.max(1));
+        .buffer_unordered(threads + AHEAD);
     while let Some((read, findings)) = done.try_next().await? {
         placed.read += read;
         placed.findings.extend(findings);
@@ -393,6 +406,11 @@ fn carry_out(
         {
             return Err(PlaceError::Content(wanted.path.clone()));
         }
+        if is_one_extent(wanted)
+            && let Some((_, file)) = &open
+        {
+            set_time(file, wanted)?;
+        }
         meter.advance(u64::from(step.length));
     }
     Ok(())
@@ -404,99 +422,22 @@ fn finish(files: &[Begun]) -> Result<(), PlaceError> {
         if !is_one_extent(wanted) && !is_whole(wanted)? {
             return Err(PlaceError::Content(wanted.path.clone()));
         }
-        if let Some(mtime) = wanted.mtime {
-            let micros = u64::try_from(mtime.unix_micros()).unwrap_or(0);
-            let time = SystemTime::UNIX_EPOCH + Duration::from_micros(micros);
-            let file = File::open(&wanted.path).map_err(local("open", &wanted.path))?;
-            file.set_modified(time)
-                .map_err(local("set the time of", &wanted.path))?;
+        if !is_one_extent(wanted) && wanted.mtime.is_some() {
+            set_time(
+                &File::open(&wanted.path).map_err(local("open", &wanted.path))?,
+                wanted,
+            )?;
         }
     }
     Ok(())
 }
 
-/// Whether a file has the size and digest that it should.
-fn is_whole(wanted: &Wanted) -> Result<bool, PlaceError> {
-    let path = &wanted.path;
-    let mut file = match OpenOptions::new().read(true).custom_flags(no_follow()).open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(e) => return Err(local("open", path)(e)),
-    };
-    let meta = file.metadata().map_err(local("examine", path))?;
-    if !meta.is_file() || meta.len() != wanted.size {
-        return Ok(false);
-    }
-    let Some(expected) = wanted.b3 else {
-        return Ok(true);
-    };
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0u8; 1 << 18];
-    loop {
-        match file.read(&mut buffer).map_err(local("read", path))? {
-            0 => break,
-            n => drop(hasher.update(&buffer[..n])),
-        }
-    }
-    Ok(hasher.finalize().as_bytes() == expected.as_bytes())
-}
-
-/// What an earlier run left to be done, and how many files it finished. What is
-/// in place is known by the file's digest, or by each extent's keyed identity.
-fn without_finished(
-    files: Vec<Wanted>,
-    keys: &[IndexKey],
-    meter: &Meter,
-) -> Result<(Vec<Begun>, u64), PlaceError> {
-    let mut left = Vec::new();
-    let mut kept = 0;
-    for wanted in files {
-        let done = match wanted.b3 {
-            Some(_) => vec![is_whole(&wanted)?; wanted.extents.len().max(1)],
-            None => extents_in_place(&wanted, keys)?,
-        };
-        let in_place: u64 = wanted
-            .extents
-            .iter()
-            .zip(&done)
-            .filter(|(_, d)| **d)
-            .map(|(x, _)| u64::from(x.3))
-            .sum();
-        meter.advance(in_place);
-        if !done.is_empty() && done.iter().all(|d| *d) {
-            kept += 1;
-        } else {
-            let some = done.iter().any(|d| *d);
-            left.push(Begun {
-                wanted,
-                done: if some { done } else { Vec::new() },
-            });
-        }
-    }
-    Ok((left, kept))
-}
-
-/// For each extent whether its bytes are in place; nothing when there is no
-/// such file, or no key to tell by.
-fn extents_in_place(wanted: &Wanted, keys: &[IndexKey]) -> Result<Vec<bool>, PlaceError> {
-    let path = &wanted.path;
-    let file = match OpenOptions::new().read(true).custom_flags(no_follow()).open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(local("open", path)(e)),
-    };
-    let meta = file.metadata().map_err(local("examine", path))?;
-    if !meta.is_file() || meta.len() != wanted.size || keys.is_empty() || wanted.extents.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut buffer = Vec::new();
-    let mut done = Vec::with_capacity(wanted.extents.len());
-    for (to, Extent(_, _, _, length, id)) in wanted.places() {
-        buffer.resize(*length as usize, 0);
-        file.read_exact_at(&mut buffer, to).map_err(local("read", path))?;
-        done.push(keys.iter().any(|key| key.content_id(&buffer) == *id));
-    }
-    Ok(done)
+fn set_time(file: &File, wanted: &Wanted) -> Result<(), PlaceError> {
+    let Some(mtime) = wanted.mtime else { return Ok(()) };
+    let micros = u64::try_from(mtime.unix_micros()).unwrap_or(0);
+    let time = SystemTime::UNIX_EPOCH + Duration::from_micros(micros);
+    file.set_modified(time)
+        .map_err(local("set the time of", &wanted.path))
 }
 
 /// Makes everything that was written to the file system of `path` durable.

@@ -21,6 +21,7 @@
 //! Where to read next: [`Facts`] for what is known, [`restorable`] for the
 //! intervals that `holdfast points` prints, `files` for the filestores.
 
+mod candidates;
 mod coverage;
 mod facts;
 mod files;
@@ -32,6 +33,7 @@ mod restore_plan;
 #[cfg(test)]
 mod tests;
 
+pub use candidates::{Candidate, candidates};
 pub use coverage::{Gap, Path, Stretch, merge, segment_start};
 pub use facts::{
     Attestation, BaseFact, BundleFact, Facts, FilestoreFacts, JournalFact, LineageFacts, Located, Place,
@@ -39,7 +41,7 @@ pub use facts::{
 };
 pub use impossible::{Impossible, Reason};
 pub use intervals::{Broken, Interval, LineageGap, Moment, Restorable, restorable};
-pub use planner::{Candidate, candidates, plan};
+pub use planner::plan;
 pub use request::{FilestoreChoice, Rates, Request, Target, TimelineChoice};
 pub use restore_plan::{
     BaseChoice, FilestorePlan, JournalStep, PLAN_VERSION, Prediction, Replay, RestorePlan,

@@ -1,0 +1,224 @@
+//! Reads and verifies the small signed objects.
+
+use std::collections::BTreeMap;
+
+use futures::StreamExt;
+use holdfast_plan::restore::{
+    Attestation, BaseFact, BundleFact, FilestoreFacts, JournalFact, LineageFacts, PointFact,
+};
+use holdfast_proto::envelope::Record;
+use holdfast_proto::finding::{Finding, Severity};
+use holdfast_proto::names::{FilestoreName, Lineage, ObjectKey};
+use holdfast_proto::pg::{TimelineHistory, TimelineId};
+use holdfast_proto::record::{BaseBody, BundleBody, FrontierBody, HistoryBody, JournalBody, PointBody};
+use holdfast_repository::layout::{self, Located};
+use holdfast_repository::signed::{self, Signed};
+use holdfast_repository::trust::Trust;
+use holdfast_repository::{Repository, clock};
+
+use super::{Listed, entry};
+
+/// Signed objects read at the same time.
+const READERS: usize = 16;
+/// Attestations read of each lineage, from the newest on.
+const ATTESTATIONS: usize = 4;
+
+pub(super) struct Reader<'a> {
+    pub(super) repository: &'a Repository,
+    pub(super) trust: &'a Trust,
+    pub(super) findings: Vec<Finding>,
+}
+
+impl Reader<'_> {
+    /// Reads and verifies the objects at `keys`, in their order; one that
+    /// cannot be believed is a finding and is left out.
+    async fn read<B: Record>(&mut self, keys: Vec<ObjectKey>) -> Vec<Signed<B>> {
+        let (repository, trust) = (self.repository, self.trust);
+        let mut answers = futures::stream::iter(keys)
+            .map(|key| async move {
+                let found = repository
+                    .find(&key, |bytes| {
+                        signed::verify::<B>(bytes, &key, trust).map_err(|e| e.to_string())
+                    })
+                    .await;
+                (key, found)
+            })
+            .buffered(READERS);
+        let mut believed = Vec::new();
+        let mut findings = Vec::new();
+        while let Some((key, answer)) = answers.next().await {
+            match answer {
+                Ok(found) => {
+                    findings.extend(found.findings);
+                    believed.push(found.value);
+                }
+                Err(error) => findings.push(Finding {
+                    name: "object-not-believed".to_owned(),
+                    subject: key.to_string(),
+                    severity: Severity::Critical,
+                    detail: format!("{error}. It is left out of what can be restored."),
+                    since: clock::now(),
+                }),
+            }
+        }
+        drop(answers);
+        for finding in findings {
+            let known = self
+                .findings
+                .iter()
+                .any(|f| f.name == finding.name && f.subject == finding.subject);
+            if !known {
+                self.findings.push(finding);
+            }
+        }
+        believed
+    }
+
+    pub(super) async fn histories(
+        &mut self,
+        listed: &Listed,
+        into: &mut BTreeMap<(Lineage, TimelineId), TimelineHistory>,
+    ) {
+        let keys = listed.histories.iter().map(|(_, _, key)| key.clone()).collect();
+        for object in self.read::<HistoryBody>(keys).await {
+            let Some(Located::History {
+                lineage, timeline, ..
+            }) = layout::parse(object.header.key.as_str())
+            else {
+                continue;
+            };
+            let text = String::from_utf8_lossy(&object.payload);
+            match TimelineHistory::parse(timeline, &text) {
+                Ok(history) => drop(into.insert((lineage, timeline), history)),
+                Err(error) => self.findings.push(Finding {
+                    name: "history-damaged".to_owned(),
+                    subject: object.header.key.to_string(),
+                    severity: Severity::Critical,
+                    detail: error.to_string(),
+                    since: clock::now(),
+                }),
+            }
+        }
+    }
+
+    pub(super) async fn bases(&mut self, listed: &Listed, lineages: &mut BTreeMap<Lineage, LineageFacts>) {
+        let keys = listed.bases.iter().map(|(_, key, _)| key.clone()).collect();
+        for object in self.read::<BaseBody>(keys).await {
+            let link = object.link();
+            let present = listed.bases.iter().find(|(_, key, _)| *key == link.key);
+            let Some((lineage, _, present_on)) = present.cloned() else {
+                continue;
+            };
+            let body = object.header.body;
+            if body.lineage != lineage {
+                continue;
+            }
+            entry(lineages, lineage).bases.push(BaseFact {
+                id: body.id,
+                link,
+                timeline: body.timeline,
+                start_lsn: body.start_lsn,
+                stop_lsn: body.stop_lsn,
+                started: body.started,
+                stopped: body.stopped,
+                version_num: body.version_num,
+                segment_size: body.segment_size,
+                pages_bad: body.pages_bad,
+                tablespaces: body.tablespaces,
+                totals: body.totals,
+                present_on,
+            });
+        }
+    }
+
+    pub(super) async fn points(&mut self, listed: &Listed, lineages: &mut BTreeMap<Lineage, LineageFacts>) {
+        let keys = listed.points.iter().map(|(_, key)| key.clone()).collect();
+        for object in self.read::<PointBody>(keys).await {
+            let link = object.link();
+            let place = listed
+                .points
+                .iter()
+                .find(|(_, key)| *key == link.key)
+                .map(|(l, _)| *l);
+            let (Some(lineage), body) = (place, object.header.body) else {
+                continue;
+            };
+            entry(lineages, lineage).points.push(PointFact {
+                id: body.id,
+                link,
+                name: body.name,
+                timeline: body.timeline,
+                lsn: body.lsn,
+                at: body.at,
+                filestores: body.filestores,
+                config: body.config,
+            });
+        }
+    }
+
+    pub(super) async fn attestations(
+        &mut self,
+        listed: &Listed,
+        lineages: &mut BTreeMap<Lineage, LineageFacts>,
+    ) {
+        for (lineage, keys) in &listed.frontiers {
+            let newest = keys.iter().rev().take(ATTESTATIONS).rev().cloned().collect();
+            for object in self.read::<FrontierBody>(newest).await {
+                let body = object.header.body;
+                entry(lineages, *lineage).attested.push(Attestation {
+                    timeline: body.timeline,
+                    at: body.at,
+                    server_flush: body.server_flush,
+                    acknowledged: body.acknowledged,
+                });
+            }
+        }
+    }
+
+    pub(super) async fn journals(&mut self, listed: &Listed) -> Vec<FilestoreFacts> {
+        let mut stores: BTreeMap<FilestoreName, Vec<JournalFact>> = BTreeMap::new();
+        for object in self.read::<JournalBody>(listed.journals.clone()).await {
+            let link = object.link();
+            let body = object.header.body;
+            stores.entry(body.filestore).or_default().push(JournalFact {
+                n: body.n,
+                link,
+                entry: body.entry,
+                checkpoint: body.checkpoint,
+                adapter: body.adapter,
+                scanned_from: body.scanned_from,
+                scanned_until: body.scanned_until,
+                files: body.files,
+                bytes: body.bytes,
+                dirty: body.dirty,
+                totals: body.totals,
+            });
+        }
+        stores
+            .into_iter()
+            .map(|(filestore, mut entries)| {
+                entries.sort_by_key(|e| e.n);
+                FilestoreFacts { filestore, entries }
+            })
+            .collect()
+    }
+
+    pub(super) async fn bundles(&mut self, listed: &Listed) -> Vec<BundleFact> {
+        let keys = listed.bundles.iter().map(|(_, key)| key.clone()).collect();
+        let mut bundles: Vec<_> = self
+            .read::<BundleBody>(keys)
+            .await
+            .into_iter()
+            .map(|object| {
+                let link = object.link();
+                BundleFact {
+                    bundle: object.header.body.bundle,
+                    at: object.header.body.at,
+                    link,
+                }
+            })
+            .collect();
+        bundles.sort_by(|a, b| (a.at, &a.link.key).cmp(&(b.at, &b.link.key)));
+        bundles
+    }
+}

@@ -1,0 +1,95 @@
+//! What `holdfast points` prints.
+
+use std::fmt;
+
+use holdfast_plan::restore::{PointFact, ReplicaFact, Restorable};
+use holdfast_proto::Timestamp;
+use holdfast_proto::finding::Finding;
+use holdfast_proto::names::ClusterId;
+use serde::Serialize;
+
+use super::Holding;
+
+/// The answer to `holdfast points`: serialisable, and printable for people.
+#[derive(Debug, Clone, Serialize)]
+pub struct PointsReport {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Every replica, and whether it answered.
+    pub replicas: Vec<ReplicaFact>,
+    /// The restorable intervals and what interrupts them.
+    #[serde(flatten)]
+    pub restorable: Restorable,
+    /// Joint points of database and filestores.
+    pub points: Vec<PointFact>,
+    /// What each replica holds of the WAL by itself.
+    pub holdings: Vec<Holding>,
+    /// What departed from what should be.
+    pub findings: Vec<Finding>,
+}
+
+impl fmt::Display for PointsReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.cluster)?;
+        if self.restorable.intervals.is_empty() {
+            writeln!(f, "  nothing can be restored")?;
+        }
+        for interval in &self.restorable.intervals {
+            let (from, to) = (&interval.from, &interval.to);
+            let time = |t: Option<Timestamp>| t.map_or_else(|| "?".to_owned(), |t| t.to_string());
+            writeln!(
+                f,
+                "  {} to {}  lineage {} timeline {}  LSN {} to {}  {} bases, {} joint points",
+                time(from.time),
+                time(to.time),
+                to.lineage,
+                to.timeline,
+                from.lsn,
+                to.lsn,
+                interval.bases.len(),
+                interval.points.len(),
+            )?;
+        }
+        for gap in &self.restorable.gaps {
+            let bound =
+                |word: &str, t: Option<Timestamp>| t.map_or_else(String::new, |t| format!(" {word} {t}"));
+            writeln!(
+                f,
+                "  GAP     lineage {} timeline {}  LSN {} to {}{}{}: {}",
+                gap.lineage,
+                gap.gap.timeline,
+                gap.gap.from,
+                gap.gap.to,
+                bound("after", gap.gap.after),
+                bound("before", gap.gap.before),
+                gap.cause
+            )?;
+        }
+        for broken in &self.restorable.broken {
+            writeln!(
+                f,
+                "  UNUSABLE base {} of lineage {}: {}",
+                broken.base, broken.lineage, broken.why
+            )?;
+        }
+        for replica in self
+            .replicas
+            .iter()
+            .filter_map(|r| r.unreachable.as_ref().map(|why| (r, why)))
+        {
+            writeln!(
+                f,
+                "  UNKNOWN replica {} did not answer: {}",
+                replica.0.region, replica.1
+            )?;
+        }
+        for finding in self.findings.iter().filter(|n| n.name != "replica-unreachable") {
+            writeln!(
+                f,
+                "  FINDING {} {}: {}",
+                finding.name, finding.subject, finding.detail
+            )?;
+        }
+        Ok(())
+    }
+}
