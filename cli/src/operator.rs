@@ -76,8 +76,6 @@ pub struct RunnerSection {
 /// A configuration, read, with paths made absolute.
 #[derive(Debug, Clone)]
 pub struct Operator {
-    /// Where it was read.
-    pub path: PathBuf,
     /// What it says.
     pub file: OperatorFile,
     root: Option<Fingerprint>,
@@ -113,7 +111,6 @@ impl OperatorArguments {
         Ok(Operator {
             root: self.root.or(file.repository.trust_root),
             identity,
-            path,
             file,
         })
     }

@@ -34,16 +34,22 @@ impl CoordinatorCommand {
         let CoordinatorCommand::Run(arguments) = self;
         let config = CoordinatorConfig::load(&arguments.config).or_usage()?;
         let keeper = keeper(&config)?;
-        until_signalled(|stop| Coordinator::run(config, keeper, stop)).await.or_unavailable()?;
+        until_signalled(|stop| Coordinator::run(config, keeper, stop))
+            .await
+            .or_unavailable()?;
         Ok(Exit::Done)
     }
 }
 
 /// The keeper of the evidence log, when a log key is configured.
 fn keeper(config: &CoordinatorConfig) -> anyhow::Result<Option<EvidenceKeeping>> {
-    let Some(log_key) = &config.log_key else { return Ok(None) };
+    let Some(log_key) = &config.log_key else {
+        return Ok(None);
+    };
     let keys = Arc::new(EvidenceKeys {
-        coordinator: SigningKey::load(&config.signing_key).context("the signing key").or_usage()?,
+        coordinator: SigningKey::load(&config.signing_key)
+            .context("the signing key")
+            .or_usage()?,
         log: SigningKey::load(log_key).context("the log key").or_usage()?,
     });
     let keeper = Arc::new(Mutex::new(EvidenceKeeper::default()));
@@ -51,7 +57,10 @@ fn keeper(config: &CoordinatorConfig) -> anyhow::Result<Option<EvidenceKeeping>>
         let (keys, keeper) = (Arc::clone(&keys), Arc::clone(&keeper));
         Box::pin(async move {
             let mut keeper = keeper.lock().await;
-            let done = keeper.pass(&repository, &trust, &keys, now).await.map_err(|e| e.to_string())?;
+            let done = keeper
+                .pass(&repository, &trust, &keys, now)
+                .await
+                .map_err(|e| e.to_string())?;
             Ok(done.findings)
         })
     })))

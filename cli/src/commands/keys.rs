@@ -165,7 +165,8 @@ fn generate(arguments: &GenerateArguments) -> anyhow::Result<Exit> {
         .into_iter()
         .map(|name| ring.identity(name))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let mut text = String::from("# Public halves: an agent's configuration names this file as recipients.file.\n");
+    let mut text =
+        String::from("# Public halves: an agent's configuration names this file as recipients.file.\n");
     for (role, recipient) in &recipients {
         text.push_str(&format!("{role} = [\"{recipient}\"]\n"));
     }

@@ -279,11 +279,15 @@ async fn wait_protected(stage: &Stage, agent: &mut Daemon, coordinator: &mut Dae
         let points: Value = stage.run_json(&["points", "--cluster", CLUSTER]).await?;
         let count = |what: &str| {
             let intervals = points["intervals"].as_array().into_iter().flatten();
-            intervals.filter_map(|i| i[what].as_array().map(Vec::len)).sum::<usize>()
+            intervals
+                .filter_map(|i| i[what].as_array().map(Vec::len))
+                .sum::<usize>()
         };
         let (bases, fences) = (count("bases"), count("points"));
         let regions = points["holdings"].as_array().map_or(0, Vec::len);
-        stage.say(format!("  {bases} base backup(s), {fences} joint recovery point(s), WAL in {regions} region(s)"));
+        stage.say(format!(
+            "  {bases} base backup(s), {fences} joint recovery point(s), WAL in {regions} region(s)"
+        ));
         if bases >= 1 && fences >= 2 && regions == 2 {
             return Ok(());
         }
