@@ -347,3 +347,68 @@ fn obey(agent: &Arc<Agent>, assignments: &Assignments, orders: Orders) {
 fn now() -> Timestamp {
     Timestamp::from_chrono(chrono::Utc::now())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_assignment_is_done_once_and_told_until_it_is_heard() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = || {
+            crate::state::StateDir::open(&dir.path().join("state"))
+                .unwrap()
+                .done()
+        };
+        let ids: Vec<WorkId> = (1..=3).map(|i| WorkId::from_parts(now(), i)).collect();
+        let assignments = Assignments::load(record()).unwrap();
+        assert!(ids.iter().all(|id| assignments.is_new(*id)));
+        assert!(!assignments.is_new(ids[0]), "heard of twice, done once");
+        assignments.end(ids[0], Some(Ok("base backup".to_owned())));
+        assignments.end(ids[1], Some(Err("the disk is full".to_owned())));
+        // Given back: the agent was stopped.
+        assignments.end(ids[2], None);
+        assert_eq!(assignments.untold().len(), 2);
+        assignments.hear(&ids[..1]);
+        assert_eq!(
+            assignments.untold().iter().map(|r| r.id).collect::<Vec<_>>(),
+            [ids[1]]
+        );
+
+        let after = Assignments::load(record()).unwrap();
+        assert!(!after.is_new(ids[0]) && !after.is_new(ids[1]) && after.is_new(ids[2]));
+        assert_eq!(
+            after.untold().len(),
+            2,
+            "what was heard is said once more, which harms nobody"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_coordinators_section_is_named() {
+        let config = |url: &str| CoordinatorConfig {
+            url: url.to_owned(),
+            ca: "/nowhere/ca.pem".into(),
+            cert: "/nowhere/cert.pem".into(),
+            key: "/nowhere/key.pem".into(),
+        };
+        for bad in ["http://a:1", "https://", "https://a:port", "https://a/b"] {
+            assert!(
+                matches!(Caller::new(&config(bad)), Err(CallError::Url(_))),
+                "{bad}"
+            );
+        }
+        for good in ["https://a", "https://a:7443/", "https://[::1]:7443"] {
+            assert!(
+                matches!(
+                    Caller::new(&config(good)),
+                    Err(CallError::Pem {
+                        what: "the authority",
+                        ..
+                    })
+                ),
+                "{good}"
+            );
+        }
+    }
+}

@@ -24,6 +24,7 @@ pub mod jobs;
 mod keys;
 pub mod lease;
 pub mod lineage;
+mod protecting;
 pub mod requests;
 pub mod schedule;
 pub mod session;
@@ -31,7 +32,6 @@ mod supervisor;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
 
 use holdfast_proto::finding::Severity;
 use holdfast_proto::message::{ClusterFacts, Work};
@@ -51,12 +51,12 @@ use crate::findings::Findings;
 use crate::heartbeat::{self, ALONE_AFTER, Assignments, CallError, Caller};
 use crate::progress::Meter;
 use crate::state::{StateDir, StateError};
-use crate::wal::{self, WalContext, WalError};
 use board::Board;
 use directives::Numbers;
-use jobs::{Asker, Job, Jobs};
-use session::{Session, SessionError, now, unprotected};
-use supervisor::{Failure, Group, Pause, recovered};
+use jobs::{Asker, Job};
+use protecting::{protect, protect_once};
+use session::now;
+use supervisor::Pause;
 
 /// Why the agent, or one piece of its work, could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -268,7 +268,7 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     }
     {
         let (agent, shutdown) = (agent.clone(), shutdown.clone());
-        tasks.spawn(async move { serve_requests(&agent, &requests, &shutdown).await });
+        tasks.spawn(async move { requests::serve(&agent, &requests, &shutdown).await });
     }
     // A panic in any of them is a bug that a restart of the process heals best.
     while let Some(ended) = tasks.join_next().await {
@@ -354,200 +354,4 @@ async fn alone(
     // Its end has no outcome of its own any more.
     let _ = session.await;
     outcome
-}
-
-/// Keeps one cluster's session going.
-async fn protect(agent: Arc<Agent>, at: usize, scheduled: bool, shutdown: CancellationToken) {
-    let cluster = &agent.clusters[at];
-    let subject = cluster.config.id.to_string();
-    let mut pause = Pause::default();
-    while !shutdown.is_cancelled() {
-        let ended = session_of(&agent, at, scheduled, shutdown.child_token()).await;
-        let why = match ended {
-            Ok(()) => return,
-            Err(Ended::Fenced(why)) => {
-                cluster
-                    .findings
-                    .raise(Severity::Critical, "lease-lost", subject, why);
-                shutdown.cancelled().await;
-                return;
-            }
-            Err(Ended::Failed { why, began }) => {
-                if began {
-                    pause = Pause::default();
-                }
-                why
-            }
-        };
-        unprotected(&cluster.findings, &subject, &why);
-        tokio::select! {
-            () = tokio::time::sleep(pause.next()) => {}
-            () = shutdown.cancelled() => {}
-        }
-    }
-}
-
-/// One session without retries; the error is for a person.
-async fn protect_once(agent: Arc<Agent>, at: usize, stop: CancellationToken) -> Result<(), String> {
-    match session_of(&agent, at, false, stop).await {
-        Ok(()) => Ok(()),
-        Err(Ended::Fenced(why) | Ended::Failed { why, .. }) => Err(why),
-    }
-}
-
-/// How a session ended before it was told to.
-enum Ended {
-    /// Another agent is the writer.
-    Fenced(String),
-    /// It may be begun again.
-    Failed {
-        why: String,
-        /// Whether it had begun at all.
-        began: bool,
-    },
-}
-
-/// Begins a session and runs its parts until it is cancelled or one fails for good.
-async fn session_of(
-    agent: &Arc<Agent>,
-    at: usize,
-    scheduled: bool,
-    cancel: CancellationToken,
-) -> Result<(), Ended> {
-    let cluster = &agent.clusters[at];
-    let beginning = Session::begin(
-        agent.clone(),
-        cluster.config.clone(),
-        cluster.numbers.clone(),
-        cluster.board.clone(),
-        cluster.findings.clone(),
-    );
-    let begun = tokio::select! {
-        begun = beginning => begun,
-        () = cancel.cancelled() => return Ok(()),
-    };
-    let (session, publishing) = begun.map_err(|error: SessionError| Ended::Failed {
-        why: explained(&error),
-        began: false,
-    })?;
-    let subject = session.subject();
-    cluster.findings.clear("cluster-not-protected", &subject);
-    tracing::info!(cluster = %subject, lineage = %session.lineage, "session begins");
-
-    let mut group = Group::new(cluster.findings.clone(), subject.clone(), cancel.clone());
-    let fenced = Arc::new(std::sync::OnceLock::new());
-    {
-        let (session, cancel, fenced) = (session.clone(), cancel.clone(), fenced.clone());
-        group.keep("wal", move || {
-            let context = WalContext {
-                publisher: session.publisher(),
-                keys: session.keys.watch_data(),
-                target: session.config.postgres.clone(),
-                slot: session.config.slot.clone(),
-                lineage: session.lineage,
-                directives: session.numbers.line(),
-                frontier: publishing.clone(),
-                findings: session.findings.clone(),
-                cancel: cancel.clone(),
-            };
-            let fenced = fenced.clone();
-            async move {
-                wal::run(context).await.map_err(|error| match error {
-                    WalError::Fenced { .. } => {
-                        let why = explained(&error);
-                        // The first reason is the one that counts.
-                        let _ = fenced.set(why.clone());
-                        Failure::Final(why)
-                    }
-                    other => Failure::again(&other),
-                })
-            }
-        });
-    }
-    if scheduled {
-        let (session, cancel) = (session.clone(), cancel.clone());
-        group.keep("fences", move || fences::run(session.clone(), cancel.clone()));
-    }
-    {
-        let (session, cancel, queue) = (session.clone(), cancel.clone(), cluster.queue.clone());
-        group.keep("jobs", move || {
-            Jobs::new(session.clone(), queue.clone(), scheduled, cancel.clone()).run()
-        });
-    }
-    {
-        let (session, cancel) = (session.clone(), cancel.clone());
-        group.keep("keys", move || {
-            let (keys, cancel) = (session.keys.clone(), cancel.clone());
-            let (findings, subject) = (session.findings.clone(), session.subject());
-            async move {
-                recovered(&findings, &subject, "keys");
-                keys.renew(cancel).await.map_err(|e| Failure::again(&e))
-            }
-        });
-    }
-    let ended = group.join().await;
-    match (ended, fenced.get()) {
-        (_, Some(why)) => Err(Ended::Fenced(why.clone())),
-        (Ok(()), None) => Ok(()),
-        (Err(why), None) => Err(Ended::Failed { why, began: true }),
-    }
-}
-
-/// Takes requests of `holdfast agent backup` until cancelled.
-async fn serve_requests(agent: &Arc<Agent>, directory: &std::path::Path, stop: &CancellationToken) {
-    let mut taken = std::collections::BTreeSet::new();
-    let mut look = tokio::time::interval(Duration::from_millis(500));
-    loop {
-        tokio::select! {
-            _ = look.tick() => {}
-            () = stop.cancelled() => return,
-        }
-        let pending = match requests::pending(directory) {
-            Ok(pending) => pending,
-            Err(error) => {
-                tracing::info!(err = %explained(&error), "requests cannot be read");
-                continue;
-            }
-        };
-        for request in pending {
-            if taken.insert(request.id) {
-                let (agent, directory) = (agent.clone(), directory.to_owned());
-                tokio::spawn(async move { answer(&agent, &directory, request).await });
-            }
-        }
-    }
-}
-
-async fn answer(agent: &Agent, directory: &std::path::Path, request: requests::Request) {
-    let meter = Meter::default();
-    let Some(cluster) = agent.cluster(&request.cluster) else {
-        let why = format!(
-            "the running agent does not protect {}: restart it with the new configuration",
-            request.cluster
-        );
-        note(requests::answer(directory, request.id, &Err(why)));
-        return;
-    };
-    let (sender, mut outcome) = oneshot::channel();
-    cluster.ask(Job {
-        work: request.work,
-        reason: "asked for by hand".to_owned(),
-        meter: meter.clone(),
-        asker: Asker::Waiting(None, sender),
-    });
-    let mut tick = tokio::time::interval(Duration::from_millis(500));
-    let outcome = loop {
-        tokio::select! {
-            outcome = &mut outcome => break outcome,
-            _ = tick.tick() => note(requests::progress(directory, request.id, &meter)),
-        }
-    };
-    let outcome = outcome.unwrap_or_else(|_| Err("the agent was stopped: ask again when it runs".to_owned()));
-    note(requests::answer(directory, request.id, &outcome));
-}
-
-fn note(written: Result<(), LocalFileError>) {
-    if let Err(error) = written {
-        tracing::info!(err = %explained(&error), "a request could not be answered");
-    }
 }

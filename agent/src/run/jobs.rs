@@ -127,7 +127,7 @@ impl Jobs {
         };
         if facts.base.is_none() {
             session.findings.raise(
-                Severity::Critical,
+                Severity::Warning,
                 "no-base-backup",
                 session.subject(),
                 "nothing can be restored before the first base backup is complete: it begins as soon as WAL flows",

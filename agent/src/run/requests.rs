@@ -6,15 +6,21 @@
 //! `<id>.answer` at the end. The one who asked removes them; what it left behind
 //! when it was killed is removed with the agent's next start.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_proto::Timestamp;
 use holdfast_proto::message::Work;
 use holdfast_proto::names::{ClusterId, WorkId};
+use holdfast_repository::replica::explained;
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::Agent;
+use super::jobs::{Asker, Job};
 use crate::durable::{self, LocalFileError};
 use crate::progress::Meter;
 
@@ -132,4 +138,63 @@ pub fn clear(directory: &Path) -> Result<(), LocalFileError> {
         )?;
     }
     Ok(())
+}
+
+/// Takes requests of `holdfast agent backup` until cancelled.
+pub async fn serve(agent: &Arc<Agent>, directory: &Path, stop: &CancellationToken) {
+    let mut taken = BTreeSet::new();
+    let mut look = tokio::time::interval(Duration::from_millis(500));
+    loop {
+        tokio::select! {
+            _ = look.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        let pending = match pending(directory) {
+            Ok(pending) => pending,
+            Err(error) => {
+                tracing::info!(err = %explained(&error), "requests cannot be read");
+                continue;
+            }
+        };
+        for request in pending {
+            if taken.insert(request.id) {
+                let (agent, directory) = (agent.clone(), directory.to_owned());
+                tokio::spawn(async move { fulfil(&agent, &directory, request).await });
+            }
+        }
+    }
+}
+
+async fn fulfil(agent: &Agent, directory: &Path, request: Request) {
+    let meter = Meter::default();
+    let Some(cluster) = agent.cluster(&request.cluster) else {
+        let why = format!(
+            "the running agent does not protect {}: restart it with the new configuration",
+            request.cluster
+        );
+        note(answer(directory, request.id, &Err(why)));
+        return;
+    };
+    let (sender, mut outcome) = oneshot::channel();
+    cluster.ask(Job {
+        work: request.work,
+        reason: "asked for by hand".to_owned(),
+        meter: meter.clone(),
+        asker: Asker::Waiting(None, sender),
+    });
+    let mut tick = tokio::time::interval(Duration::from_millis(500));
+    let outcome = loop {
+        tokio::select! {
+            outcome = &mut outcome => break outcome,
+            _ = tick.tick() => note(progress(directory, request.id, &meter)),
+        }
+    };
+    let outcome = outcome.unwrap_or_else(|_| Err("the agent was stopped: ask again when it runs".to_owned()));
+    note(answer(directory, request.id, &outcome));
+}
+
+fn note(written: Result<(), LocalFileError>) {
+    if let Err(error) = written {
+        tracing::info!(err = %explained(&error), "a request could not be answered");
+    }
 }

@@ -99,7 +99,7 @@ impl Group {
                     let task = make();
                     tokio::pin!(task);
                     tokio::select! {
-                        outcome = &mut task => outcome,
+                        outcome = works_again(&mut task, &findings, &subject) => outcome,
                         // The task sees the cancellation too and ends by itself.
                         () = cancel.cancelled() => match tokio::time::timeout(GRACE, task).await {
                             Ok(_) => return (name, Ok(())),
@@ -154,7 +154,72 @@ impl Group {
     }
 }
 
-/// Ends the finding about a task that works again.
-pub fn recovered(findings: &Findings, subject: &str, name: &str) {
-    findings.clear("task-failing", &format!("{subject}:{name}"));
+/// Runs a task, and ends the finding about it when it has run for a while.
+async fn works_again<T: Future>(
+    task: &mut std::pin::Pin<&mut T>,
+    findings: &Findings,
+    subject: &str,
+) -> T::Output {
+    // Dropping the timer, or this whole wait, does nothing to the task.
+    tokio::select! {
+        outcome = task.as_mut() => return outcome,
+        () = tokio::time::sleep(LONGEST_PAUSE) => findings.clear("task-failing", subject),
+    }
+    task.as_mut().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[tokio::test]
+    async fn a_failing_task_is_named_and_started_again() {
+        let (findings, cancel) = (Findings::default(), CancellationToken::new());
+        let mut group = Group::new(findings.clone(), "acme/erp".to_owned(), cancel.clone());
+        let starts = Arc::new(AtomicU32::new(0));
+        let (counted, stop) = (starts.clone(), cancel.clone());
+        group.keep("wal", move || {
+            let (counted, stop) = (counted.clone(), stop.clone());
+            async move {
+                if counted.fetch_add(1, Ordering::Relaxed) == 0 {
+                    return Err(Failure::Again("the server is down".to_owned()));
+                }
+                stop.cancelled().await;
+                Ok(())
+            }
+        });
+        let watching = async {
+            let mut tick = tokio::time::interval(Duration::from_millis(20));
+            while starts.load(Ordering::Relaxed) < 2 {
+                tick.tick().await;
+            }
+            assert!(findings.holds("task-failing", "acme/erp:wal"));
+            cancel.cancel();
+        };
+        let (ended, ()) = tokio::join!(group.join(), watching);
+        assert_eq!(ended, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn what_fails_for_good_ends_the_group() {
+        let (findings, cancel) = (Findings::default(), CancellationToken::new());
+        let mut group = Group::new(findings, "acme/erp".to_owned(), cancel.clone());
+        group.keep("wal", || async {
+            Err(Failure::Final("another agent is the writer".to_owned()))
+        });
+        let stop = cancel.clone();
+        group.keep("jobs", move || {
+            let stop = stop.clone();
+            async move {
+                stop.cancelled().await;
+                Ok(())
+            }
+        });
+        assert_eq!(
+            group.join().await,
+            Err("wal: another agent is the writer".to_owned())
+        );
+    }
 }

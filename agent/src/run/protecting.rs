@@ -1,0 +1,146 @@
+//! Keeps a cluster's session going, and its parts within it.
+
+use std::sync::{Arc, OnceLock};
+
+use holdfast_proto::finding::Severity;
+use holdfast_repository::replica::explained;
+use tokio_util::sync::CancellationToken;
+
+use super::jobs::Jobs;
+use super::session::{Session, SessionError, unprotected};
+use super::supervisor::{Failure, Group, Pause};
+use super::{Agent, fences};
+use crate::wal::{self, WalContext, WalError};
+
+/// Keeps one cluster's session going.
+pub async fn protect(agent: Arc<Agent>, at: usize, scheduled: bool, shutdown: CancellationToken) {
+    let cluster = &agent.clusters[at];
+    let subject = cluster.config.id.to_string();
+    let mut pause = Pause::default();
+    while !shutdown.is_cancelled() {
+        let ended = session_of(&agent, at, scheduled, shutdown.child_token()).await;
+        let why = match ended {
+            Ok(()) => return,
+            Err(Ended::Fenced(why)) => {
+                cluster
+                    .findings
+                    .raise(Severity::Critical, "lease-lost", subject, why);
+                shutdown.cancelled().await;
+                return;
+            }
+            Err(Ended::Failed { why, began }) => {
+                if began {
+                    pause = Pause::default();
+                }
+                why
+            }
+        };
+        unprotected(&cluster.findings, &subject, &why);
+        tokio::select! {
+            () = tokio::time::sleep(pause.next()) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+}
+
+/// One session without retries; the error is for a person.
+pub async fn protect_once(agent: Arc<Agent>, at: usize, stop: CancellationToken) -> Result<(), String> {
+    match session_of(&agent, at, false, stop).await {
+        Ok(()) => Ok(()),
+        Err(Ended::Fenced(why) | Ended::Failed { why, .. }) => Err(why),
+    }
+}
+
+/// How a session ended before it was told to.
+enum Ended {
+    /// Another agent is the writer.
+    Fenced(String),
+    /// It may be begun again.
+    Failed {
+        why: String,
+        /// Whether it had begun at all.
+        began: bool,
+    },
+}
+
+/// Begins a session and runs its parts until it is cancelled or one fails for good.
+async fn session_of(
+    agent: &Arc<Agent>,
+    at: usize,
+    scheduled: bool,
+    cancel: CancellationToken,
+) -> Result<(), Ended> {
+    let cluster = &agent.clusters[at];
+    let beginning = Session::begin(
+        agent.clone(),
+        cluster.config.clone(),
+        cluster.numbers.clone(),
+        cluster.board.clone(),
+        cluster.findings.clone(),
+    );
+    let begun = tokio::select! {
+        begun = beginning => begun,
+        () = cancel.cancelled() => return Ok(()),
+    };
+    let (session, publishing) = begun.map_err(|error: SessionError| Ended::Failed {
+        why: explained(&error),
+        began: false,
+    })?;
+    let subject = session.subject();
+    cluster.findings.clear("cluster-not-protected", &subject);
+    tracing::info!(cluster = %subject, lineage = %session.lineage, "session begins");
+
+    let mut group = Group::new(cluster.findings.clone(), subject.clone(), cancel.clone());
+    let fenced = Arc::new(OnceLock::new());
+    {
+        let (session, cancel, fenced) = (session.clone(), cancel.clone(), fenced.clone());
+        group.keep("wal", move || {
+            let context = WalContext {
+                publisher: session.publisher(),
+                keys: session.keys.watch_data(),
+                target: session.config.postgres.clone(),
+                slot: session.config.slot.clone(),
+                lineage: session.lineage,
+                directives: session.numbers.line(),
+                frontier: publishing.clone(),
+                findings: session.findings.clone(),
+                cancel: cancel.clone(),
+            };
+            let fenced = fenced.clone();
+            async move {
+                wal::run(context).await.map_err(|error| match error {
+                    WalError::Fenced { .. } => {
+                        let why = explained(&error);
+                        // The first reason is the one that counts.
+                        let _ = fenced.set(why.clone());
+                        Failure::Final(why)
+                    }
+                    other => Failure::again(&other),
+                })
+            }
+        });
+    }
+    if scheduled {
+        let (session, cancel) = (session.clone(), cancel.clone());
+        group.keep("fences", move || fences::run(session.clone(), cancel.clone()));
+    }
+    {
+        let (session, cancel, queue) = (session.clone(), cancel.clone(), cluster.queue.clone());
+        group.keep("jobs", move || {
+            Jobs::new(session.clone(), queue.clone(), scheduled, cancel.clone()).run()
+        });
+    }
+    {
+        let (session, cancel) = (session.clone(), cancel.clone());
+        group.keep("keys", move || {
+            let (keys, cancel) = (session.keys.clone(), cancel.clone());
+            async move { keys.renew(cancel).await.map_err(|e| Failure::again(&e)) }
+        });
+    }
+    let ended = group.join().await;
+    match (ended, fenced.get()) {
+        (_, Some(why)) => Err(Ended::Fenced(why.clone())),
+        (Ok(()), None) => Ok(()),
+        (Err(why), None) => Err(Ended::Failed { why, began: true }),
+    }
+}
