@@ -301,6 +301,37 @@ async fn exposure_is_measured_on_the_repository_and_not_taken_from_the_agent() {
 }
 
 #[tokio::test]
+async fn without_a_word_from_the_agent_its_signed_statements_count() {
+    let house = House::build(POLICY).await;
+    furnish(&house).await;
+    let first = now();
+    for n in 0..12 {
+        house
+            .put_frontier(first.plus_millis(-1000 * (12 - n)), END, &BOTH)
+            .await;
+    }
+    let running = house.open().await;
+    let erp = wait_until("the exposure", || async {
+        let erp = running.erp().await;
+        (erp["rpo"]["standing"] == "met").then_some(erp)
+    })
+    .await;
+    assert_eq!(erp["rpo"]["safe_until"], first.plus_millis(-1000).to_string());
+    assert!(erp["agent"].is_null());
+    assert_eq!(erp["lineage"], lineage().to_string(), "found in the repository");
+    // A statement that the repository does not bear out changes nothing, a
+    // true one on one replica does.
+    house.put_frontier(now(), END + 5000, &BOTH).await;
+    let truth = now();
+    house.put_frontier(truth, END, &["west"]).await;
+    wait_until("the new statement", || async {
+        (running.erp().await["rpo"]["safe_until"] == truth.to_string()).then_some(())
+    })
+    .await;
+    running.close().await;
+}
+
+#[tokio::test]
 async fn what_a_replica_lacks_is_copied_to_it() {
     let house = House::build(POLICY).await;
     furnish(&house).await;

@@ -86,7 +86,12 @@ impl Repository {
     /// All objects below `prefix` on all replicas. An error only when no replica
     /// can be listed: look at [`UnionListing::unlisted`].
     pub async fn list(&self, prefix: &str) -> Result<UnionListing, ListError> {
-        let answers = join_all(self.replicas.iter().map(|r| r.list(prefix))).await;
+        self.list_after(prefix, None).await
+    }
+
+    /// As [`Repository::list`], only what sorts behind `after`.
+    pub async fn list_after(&self, prefix: &str, after: Option<&ObjectKey>) -> Result<UnionListing, ListError> {
+        let answers = join_all(self.replicas.iter().map(|r| r.list_after(prefix, after))).await;
         let mut union = UnionListing::default();
         for (replica, answer) in self.replicas.iter().zip(answers) {
             match answer {

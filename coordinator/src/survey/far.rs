@@ -1,7 +1,9 @@
 //! The far look: base backups, points, bundles, journals, attestations.
 //!
 //! Names are listed, only the newest records are read, and a record that was
-//! read once is not read again: objects never change.
+//! read once is not read again: objects never change. Prefixes that grow with
+//! every minute (attestations, points, journals) are listed whole at the first
+//! look and from their end after that.
 
 use std::collections::BTreeMap;
 
@@ -20,13 +22,51 @@ use crate::desk::Desk;
 /// How many records that do not verify are passed over.
 const TRIES: usize = 4;
 
-/// Records that were read, by key.
+/// What was seen of one cluster, so that less is listed and read next time.
 #[derive(Debug, Default)]
 pub struct FarMemory {
-    bases: BTreeMap<ObjectKey, BaseBody>,
-    points: BTreeMap<ObjectKey, PointBody>,
-    frontiers: BTreeMap<ObjectKey, FrontierBody>,
-    journals: BTreeMap<FilestoreName, BTreeMap<ObjectKey, JournalBody>>,
+    lineage: Option<Lineage>,
+    bases: Stream<BaseBody>,
+    points: Stream<PointBody>,
+    frontiers: Stream<FrontierBody>,
+    journals: BTreeMap<FilestoreName, Journal>,
+}
+
+/// A filestore's journal.
+#[derive(Debug, Default)]
+struct Journal {
+    entries: Stream<JournalBody>,
+    /// The checkpoint that counted at the last look, and when it was stored.
+    checkpoint: Option<(ObjectKey, Timestamp)>,
+}
+
+/// One prefix: where to list from, and the records that were read.
+#[derive(Debug)]
+struct Stream<B> {
+    after: Option<ObjectKey>,
+    read: BTreeMap<ObjectKey, B>,
+}
+
+impl<B> Default for Stream<B> {
+    fn default() -> Self {
+        Self {
+            after: None,
+            read: BTreeMap::new(),
+        }
+    }
+}
+
+impl<B> Stream<B> {
+    /// What is new below `prefix`, and the newest of what is not.
+    async fn list(&mut self, desk: &Desk, prefix: &str) -> Result<UnionListing, String> {
+        let listing = list_after(desk, prefix, self.after.as_ref()).await?;
+        // A few are looked at again: the newest may not verify, and where it
+        // stands may change.
+        if let Some(key) = listing.objects.keys().rev().nth(TRIES) {
+            self.after = Some(key.clone());
+        }
+        Ok(listing)
+    }
 }
 
 /// Looks. What cannot be listed at all is an error and leaves the survey as it
@@ -49,10 +89,16 @@ pub async fn look(
         None => newest_lineage(cluster, desk).await?,
     };
     let (mut bases, mut base, mut point, mut attestation) = (0, None, None, None);
+    if memory.lineage != lineage {
+        memory.lineage = lineage;
+        memory.bases = Stream::default();
+        memory.points = Stream::default();
+        memory.frontiers = Stream::default();
+    }
     if let Some(lineage) = lineage {
         let listed = list(desk, &layout::bases(cluster, lineage)).await?;
         bases = listed.objects.len() as u64;
-        base = newest(&listed, &mut memory.bases, desk, &trust, &mut findings)
+        base = newest(&listed, &mut memory.bases.read, desk, &trust, &mut findings)
             .await
             .map(|(body, on)| BaseSeen {
                 id: body.id,
@@ -63,16 +109,22 @@ pub async fn look(
                 segment_size: body.segment_size,
                 regions: regions(&on),
             });
-        let listed = list(desk, &layout::points(cluster, lineage)).await?;
-        point = newest(&listed, &mut memory.points, desk, &trust, &mut findings)
+        let listed = memory
+            .points
+            .list(desk, &layout::points(cluster, lineage))
+            .await?;
+        point = newest(&listed, &mut memory.points.read, desk, &trust, &mut findings)
             .await
             .map(|(body, on)| PointSeen {
                 id: body.id,
                 at: body.at,
                 regions: regions(&on),
             });
-        let listed = list(desk, &layout::frontiers(cluster, lineage)).await?;
-        attestation = newest(&listed, &mut memory.frontiers, desk, &trust, &mut findings)
+        let listed = memory
+            .frontiers
+            .list(desk, &layout::frontiers(cluster, lineage))
+            .await?;
+        attestation = newest(&listed, &mut memory.frontiers.read, desk, &trust, &mut findings)
             .await
             .filter(|(body, _)| body.at <= now.plus_millis(60_000))
             .map(|(body, _)| Attestation {
@@ -96,7 +148,15 @@ pub async fn look(
 }
 
 async fn list(desk: &Desk, prefix: &str) -> Result<UnionListing, String> {
-    let listing = desk.repository.list(prefix).await.map_err(|e| e.to_string())?;
+    list_after(desk, prefix, None).await
+}
+
+async fn list_after(desk: &Desk, prefix: &str, after: Option<&ObjectKey>) -> Result<UnionListing, String> {
+    let listing = desk
+        .repository
+        .list_after(prefix, after)
+        .await
+        .map_err(|e| e.to_string())?;
     for (region, error) in &listing.unlisted {
         desk.note_replica(region, Err(error.explained()));
     }
@@ -164,13 +224,18 @@ async fn filestores(
         let Ok(filestore) = name.parse::<FilestoreName>() else {
             continue;
         };
-        let listed = list(desk, &layout::journals(cluster, &filestore)).await?;
-        let read = memory.journals.entry(filestore.clone()).or_default();
-        let entry = newest(&listed, read, desk, trust, findings).await;
-        let checkpoint = entry.and_then(|(body, _)| {
+        let journal = memory.journals.entry(filestore.clone()).or_default();
+        let prefix = layout::journals(cluster, &filestore);
+        let listed = journal.entries.list(desk, &prefix).await?;
+        let entry = newest(&listed, &mut journal.entries.read, desk, trust, findings).await;
+        if let Some((body, _)) = entry {
             let key = layout::journal(cluster, &filestore, body.checkpoint);
-            listed.objects.get(&key).and_then(|on| stored(on))
-        });
+            if journal.checkpoint.as_ref().is_none_or(|(known, _)| *known != key) {
+                let at = listed.objects.get(&key).and_then(|on| stored(on));
+                journal.checkpoint = at.map(|at| (key, at));
+            }
+        }
+        let checkpoint = journal.checkpoint.as_ref().map(|(_, at)| *at);
         out.insert(name, checkpoint);
     }
     Ok(out)

@@ -14,7 +14,7 @@ use holdfast_proto::envelope::Record;
 use holdfast_proto::message::{ClusterFacts, Heartbeat, Orders, WalFacts};
 use holdfast_proto::names::{ActorName, BackupId, ClusterId, Lineage, ObjectKey, Region};
 use holdfast_proto::pg::{Lsn, SegmentNumber, SegmentSize, TimelineId};
-use holdfast_proto::record::{BaseBody, ChangeDetection, Totals, TrustRole, WalBody};
+use holdfast_proto::record::{BaseBody, ChangeDetection, FrontierBody, Totals, TrustRole, WalBody};
 use holdfast_repository::layout::{self, WalName};
 use holdfast_repository::signed::Draft;
 use holdfast_repository::signing::SigningKey;
@@ -234,6 +234,21 @@ impl House {
         self.put(layout::base(&cluster(), lineage(), id), &body, b"", regions)
             .await;
         id
+    }
+
+    /// The agent's statement that the server was at `flush` and all of it is safe.
+    pub async fn put_frontier(&self, at: Timestamp, flush: u64, regions: &[&str]) {
+        let body = FrontierBody {
+            timeline: TimelineId::FIRST,
+            server_flush: Lsn::new(flush),
+            acknowledged: Lsn::new(flush),
+            copies: 2,
+            replicas: vec![],
+            rpo_ms: 0,
+            at,
+        };
+        self.put(layout::frontier(&cluster(), lineage(), at), &body, b"", regions)
+            .await;
     }
 
     /// WAL from `start` to `end`.

@@ -14,10 +14,21 @@ use super::{Cause, Class, Listed, Operation, Replica, StoreError};
 impl Replica {
     /// All objects below `prefix` (which ends in `/` or is empty), sorted.
     pub async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
+        self.list_after(prefix, None).await
+    }
+
+    /// As [`Replica::list`], only what sorts behind `after`: for prefixes that
+    /// grow for ever at their end. S3 and Google Cloud Storage skip the rest
+    /// without sending it.
+    pub async fn list_after(
+        &self,
+        prefix: &str,
+        after: Option<&ObjectKey>,
+    ) -> Result<Vec<Listed>, StoreError> {
         self.identified().await?;
         let mut attempts = self.attempts(Operation::List, prefix, 0);
         loop {
-            let listed: Result<Vec<Listed>, Cause> = self.raw_list(prefix)?.try_collect().await;
+            let listed: Result<Vec<Listed>, Cause> = self.raw_list(prefix, after)?.try_collect().await;
             match listed {
                 Ok(mut listed) => {
                     self.still_there().await?;
@@ -47,7 +58,7 @@ impl Replica {
                 return Ok(futures::stream::iter(listed).map(Ok).boxed());
             }
             this.identified().await?;
-            let raw = this.raw_list(&prefix)?;
+            let raw = this.raw_list(&prefix, None)?;
             Ok::<_, StoreError>(this.in_order(prefix, raw))
         };
         futures::stream::once(begin).try_flatten().boxed()
@@ -111,7 +122,11 @@ impl Replica {
     }
 
     /// The back end's listing; each step has the deadline of an attempt.
-    fn raw_list(&self, prefix: &str) -> Result<BoxStream<'static, Result<Listed, Cause>>, StoreError> {
+    fn raw_list(
+        &self,
+        prefix: &str,
+        after: Option<&ObjectKey>,
+    ) -> Result<BoxStream<'static, Result<Listed, Cause>>, StoreError> {
         if !(prefix.is_empty() || prefix.ends_with('/')) {
             return Err(StoreError::BadPrefix {
                 prefix: prefix.to_owned(),
@@ -120,6 +135,10 @@ impl Replica {
         let stream: BoxStream<'static, Result<Listed, Cause>> = match &self.shared.back.directory {
             Some(directory) => directory
                 .walk(prefix)
+                .try_filter({
+                    let after = after.map(|key| key.as_str().to_owned());
+                    move |found| std::future::ready(after.as_ref().is_none_or(|after| found.path > *after))
+                })
                 .map(|found| {
                     let found = found?;
                     Ok(Listed {
@@ -131,10 +150,12 @@ impl Replica {
                 .boxed(),
             None => {
                 let path = (!prefix.is_empty()).then(|| Path::from(prefix));
-                self.shared
-                    .back
-                    .store
-                    .list(path.as_ref())
+                let store = &self.shared.back.store;
+                let found = match after {
+                    Some(after) => store.list_with_offset(path.as_ref(), &Path::from(after.as_str())),
+                    None => store.list(path.as_ref()),
+                };
+                found
                     .map(|found| {
                         let found = found?;
                         Ok(Listed {
