@@ -87,10 +87,13 @@ pub struct Ledger {
     wal: BTreeMap<(Lineage, TimelineId), Vec<WalObject>>,
 }
 
+/// A WAL object, and the replicas that list it.
+type Standing = (WalObject, Vec<Region>);
+
 /// What a listing found, before anything was read.
 #[derive(Default)]
 struct Listed {
-    wal: BTreeMap<(Lineage, TimelineId), Vec<(WalObject, Vec<Region>)>>,
+    wal: BTreeMap<(Lineage, TimelineId), Vec<Standing>>,
     histories: Vec<(Lineage, TimelineId, ObjectKey)>,
     bases: Vec<(Lineage, ObjectKey, Vec<Region>)>,
     points: Vec<(Lineage, ObjectKey)>,

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use holdfast_proto::envelope::Record;
+use holdfast_proto::envelope::{Link, Record};
 use holdfast_proto::names::{ClusterId, Epoch, KeyKind, ObjectKey, RecipientRole, Region};
-use holdfast_proto::record::{SealedTo, TrustRole};
+use holdfast_proto::record::{SealedTo, TrustAct, TrustRole};
 use holdfast_repository::clock::now;
 use holdfast_repository::keyring::{Keyring, Wrapped, ensure_epoch_key, ensure_index_key};
 use holdfast_repository::publisher::Publisher;
@@ -155,6 +155,17 @@ impl Vault {
     pub async fn index_key(&self) -> Result<Wrapped<IndexKey>> {
         let path = self.dir.path().join("index.key");
         Ok(ensure_index_key(&self.publisher(1), &path, Epoch::of(now()), &self.recipients()).await?)
+    }
+
+    /// Revokes the agent's key, except for `believed` and what it is chained to.
+    pub async fn revoke_agent(&self, believed: Vec<Link>) -> Result<()> {
+        let revoke = TrustAct::Revoke {
+            key: self.signer.fingerprint(),
+            believed,
+            reason: "the machine was stolen".to_owned(),
+        };
+        let (key, record) = trust::append(&self.trust().await?, vec![revoke], &self.root, now())?;
+        put(&self.repository, &key, record.into()).await
     }
 
     /// Who is trusted.

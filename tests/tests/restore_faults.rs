@@ -8,7 +8,11 @@ use holdfast_agent::ledger::Ledger;
 use holdfast_agent::restore::PlanError;
 use holdfast_agent::restore::fetch::read_findings;
 use holdfast_plan::restore::{Reason, Request, Target};
+use holdfast_proto::names::ObjectKey;
+use holdfast_proto::record::BaseBody;
 use holdfast_repository::layout;
+use holdfast_repository::signed::Draft;
+use holdfast_repository::signing::SigningKey;
 use holdfast_tests::postgres::{Options, TestPostgres};
 use holdfast_tests::scene::Scene;
 
@@ -205,6 +209,80 @@ async fn a_lost_region_is_given_up_by_name() -> Result<()> {
     assert_eq!(plan.accepted_unreachable, ["region0".parse()?]);
     scene.restore(&accepted, "lost").await?;
     assert_eq!(scene.open("lost")?.psql("select count(*) from t")?, "21000");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_trusted_signed_is_not_believed() -> Result<()> {
+    let mut scene = filled().await?;
+    scene.lose_source().await?;
+    let cluster = scene.vault.cluster.clone();
+    let base = objects(&scene, 0, &layout::bases(&cluster, scene.lineage())).remove(0);
+    let inner = base.strip_prefix(scene.vault.place(0))?.to_owned();
+    let key = ObjectKey::from_layout(inner.display().to_string());
+    let signed = scene.vault.signed::<BaseBody>(&key).await?;
+    let forged = Draft {
+        repository: scene.vault.repository.id(),
+        key: key.clone(),
+        payload: &signed.payload,
+        sealed_to: signed.header.payload.sealed_to,
+        lease: None,
+        previous: None,
+        body: &signed.header.body,
+    }
+    .sign(&SigningKey::generate_ed25519()?);
+
+    // In one region: the other one's is used, and the forgery is replaced.
+    fs::write(&base, &forged)?;
+    let access = scene.access().await?;
+    let ledger = Ledger::load(&access.repository, &access.trust, &cluster).await?;
+    let seen = |name: &str, ledger: &Ledger| {
+        ledger
+            .findings
+            .iter()
+            .any(|f| f.name == name && f.subject.contains(key.as_str()))
+    };
+    assert!(
+        seen("object-damaged", &ledger) && seen("healed", &ledger),
+        "{:?}",
+        ledger.findings
+    );
+    assert_ne!(fs::read(&base)?, forged);
+    // One WAL object under another's name: the same.
+    let logs = wal(&scene, 0);
+    fs::copy(&logs[0], &logs[1])?;
+    scene.restore(&latest(), "swapped").await?;
+    assert_eq!(scene.open("swapped")?.psql("select count(*) from t")?, "21000");
+
+    // In both regions: there is no base any more.
+    for region in 0..2 {
+        fs::write(scene.vault.place(region).join(&inner), &forged)?;
+    }
+    let ledger = Ledger::load(&access.repository, &access.trust, &cluster).await?;
+    assert!(seen("object-not-believed", &ledger), "{:?}", ledger.findings);
+    let error = scene.plan(&latest()).await.unwrap_err();
+    let Some(PlanError::Impossible(why)) = error.downcast_ref() else {
+        panic!("{error:#}")
+    };
+    assert!(matches!(*why.reason, Reason::NoBase { .. }), "{why}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_agents_later_objects_are_not_believed() -> Result<()> {
+    let mut scene = filled().await?;
+    scene.lose_source().await?;
+    assert!(scene.plan(&latest()).await.is_ok());
+    scene.vault.revoke_agent(Vec::new()).await?;
+    let error = match scene.plan(&latest()).await {
+        Ok(plan) => panic!("planned from a revoked agent's objects:\n{plan}"),
+        Err(error) => error,
+    };
+    let told = format!("{error:#}");
+    assert!(
+        told.contains("no base backup") || told.contains("none of the identities"),
+        "{told}"
+    );
     Ok(())
 }
 

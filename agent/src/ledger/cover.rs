@@ -45,6 +45,8 @@ pub(crate) fn cover<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use holdfast_proto::names::ObjectKey;
+    use holdfast_repository::layout::WalName;
     use proptest::prelude::*;
 
     fn object(start: u64, end: u64) -> WalObject {

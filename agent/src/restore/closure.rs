@@ -115,7 +115,7 @@ pub fn compare(
     }
     closure.referenced = wanted.len() as u64;
 
-    let all: Vec<(&String, &(Option<String>, Option<u64>))> = wanted.iter().collect();
+    let all: Vec<_> = wanted.iter().collect();
     let share = all.len().div_ceil(threads.max(1)).max(1);
     let verdicts: Vec<Result<Vec<(String, Verdict)>, LocalFileError>> = std::thread::scope(|scope| {
         let workers: Vec<_> = all

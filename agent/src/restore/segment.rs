@@ -152,7 +152,7 @@ pub async fn segment(
                 let name = SegmentName::new(timeline, segment, size);
                 validate_segment_header(&whole.bytes, timeline, segment, pin.lineage.system, size)
                     .map_err(|source| SegmentError::Header { name, source })?;
-                whole.findings.extend(bad.iter().map(|key| gave_up(key)));
+                whole.findings.extend(bad.iter().map(gave_up));
                 return Ok(whole);
             }
             Err(Assembly::Object(key, error)) => {
