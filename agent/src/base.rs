@@ -26,6 +26,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use holdfast_proto::Timestamp;
 use holdfast_proto::envelope::Link;
 use holdfast_proto::finding::{Finding, Severity};
@@ -198,7 +199,12 @@ pub async fn run(context: &BaseContext) -> Result<BaseOutcome, BaseError> {
     let publication = Publication::begin(&context.publisher, &needs).await?;
 
     let label = format!("holdfast-{id}");
-    let session = Session::start(&context.target, &context.data_dir, context.lineage.system, &label).await?;
+    let starting = Session::start(&context.target, &context.data_dir, context.lineage.system, &label);
+    // A checkpoint may take long. Dropping the session makes the server forget it.
+    let session = tokio::select! {
+        started = starting => started?,
+        () = context.cancel.cancelled() => return Err(CaptureError::Cancelled.into()),
+    };
     let mut survey = {
         let (directory, major) = (context.data_dir.clone(), session.facts().version_num / 10_000);
         blocking(move || walk::walk(&directory, major)).await?
@@ -281,6 +287,13 @@ async fn stored_before(context: &BaseContext) -> (Option<Known>, Option<Finding>
     let Some(link) = &context.previous else {
         return (None, None);
     };
+    // A replica that missed the base before would miss this one too: a whole one
+    // makes it complete again.
+    let replicas = context.publisher.repository.replicas();
+    let there = join_all(replicas.iter().map(|replica| replica.head(&link.key))).await;
+    if there.iter().any(|there| matches!(there, Ok(None))) {
+        return (None, None);
+    }
     match Known::read(&context.publisher, link).await {
         Ok(known) => (Some(known), None),
         Err(error) => {

@@ -327,6 +327,14 @@ async fn a_region_that_is_away_is_behind_and_said_so() -> Result<()> {
         .list(&layout::bases(&scene.vault.cluster, scene.lineage()))
         .await?;
     assert!(listing.objects.is_empty(), "no commit point without its packs");
+
+    // The region is whole again with the next base, which stores all anew.
+    let mut context = scene.base_context().await?;
+    context.previous = Some(outcome.link);
+    let next = base::run(&context).await?;
+    assert_eq!(next.body.detection, ChangeDetection::Full);
+    assert_eq!(next.body.complete_on.len(), 2);
+    check_complete(&scene, &scene.vault.only(1).await?, &next.body).await?;
     Ok(())
 }
 
