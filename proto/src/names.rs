@@ -221,9 +221,9 @@ impl FromStr for Lineage {
 
     fn from_str(text: &str) -> Result<Self, BadName> {
         let bad = || BadName::new("lineage", "write it as SYSTEM-GENERATION", text);
-        let (system, generation) = text.split_once('-').ok_or_else(bad)?;
-        let generation: u32 = generation.parse().map_err(|_| bad())?;
-        if generation == 0 || generation.to_string() != text[text.len() - generation.to_string().len()..] {
+        let (system, digits) = text.split_once('-').ok_or_else(bad)?;
+        let generation: u32 = digits.parse().map_err(|_| bad())?;
+        if generation == 0 || generation.to_string() != digits {
             return Err(bad());
         }
         Ok(Self {

@@ -277,17 +277,18 @@ mod tests {
         }
     }
 
-    fn candidate(path: &str) -> Candidate {
+    fn candidate(root: &Path, path: &str) -> Candidate {
+        let listed = std::fs::symlink_metadata(root.join(path)).map(|m| stat_of(&m));
         Candidate {
             path: path.as_bytes().to_vec(),
             kind: Kind::File,
-            stat: Stat::UNKNOWN,
+            stat: listed.unwrap_or(Stat::UNKNOWN),
         }
     }
 
     async fn outcomes(job: &Job, paths: &[&str]) -> Stored {
         let upload = |_| async { Ok::<(), super::super::CaptureError>(()) };
-        store(job, paths.iter().map(|p| candidate(p)).collect(), 7, upload)
+        store(job, paths.iter().map(|p| candidate(&job.root, p)).collect(), 7, upload)
             .await
             .unwrap()
     }
@@ -337,7 +338,7 @@ mod tests {
         }
         let job = job(dir.path(), AdapterKind::None);
         let refuse = |_| async { Err(super::super::CaptureError::Memory) };
-        let candidates = paths.iter().map(|p| candidate(p)).collect();
+        let candidates = paths.iter().map(|p| candidate(&job.root, p)).collect();
         assert!(matches!(
             store(&job, candidates, 0, refuse).await,
             Err(super::super::CaptureError::Memory)
