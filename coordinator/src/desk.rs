@@ -116,9 +116,15 @@ pub struct Report {
 }
 
 impl Report {
-    /// Adds a sighting. Older ones are thinned out, not dropped: a slow tier
-    /// needs a long memory, a fast one a fine one.
+    /// Adds a sighting. One that saw the server where the last one saw it takes
+    /// that one's place: it proves the same, and more. Older ones are thinned out,
+    /// not dropped: a slow tier needs a long memory, a fast one a fine one.
     pub fn witness(&mut self, witness: Witness) {
+        let replaces =
+            |last: &Witness| last.server_flush == witness.server_flush && last.safe <= witness.safe;
+        if self.witnesses.back().is_some_and(replaces) {
+            self.witnesses.pop_back();
+        }
         self.witnesses.push_back(witness);
         if self.witnesses.len() > WITNESSES {
             let mut place = 0;

@@ -296,7 +296,8 @@ async fn exposure_is_measured_on_the_repository_and_not_taken_from_the_agent() {
         grown["rpo"]["agent_says_ms"], 0,
         "what the agent says is shown beside it"
     );
-    assert!(grown["rpo"]["safe_until"].as_str().unwrap() >= before.as_str());
+    let after = grown["rpo"]["safe_until"].as_str().unwrap();
+    assert!(after >= before.as_str(), "{before} {grown:#}");
     running.close().await;
 }
 
