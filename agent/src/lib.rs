@@ -34,9 +34,9 @@ pub mod ledger;
 pub mod page;
 pub mod postgres;
 pub mod progress;
+pub mod restore;
 pub mod run;
 pub mod state;
-pub mod restore;
 pub mod wal;
 
 pub use run::{AgentError, Done, once, run};

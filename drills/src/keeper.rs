@@ -10,14 +10,14 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use crate::evidence::entry::{Abandoned, Entry, LoggedEntry, departs_from_intent};
 use crate::evidence::lint::lint;
 use crate::evidence::tlog::{Checkpoint, SignedCheckpoint, Tree};
+use bytes::Bytes;
+use holdfast_proto::Timestamp;
 use holdfast_proto::finding::{Finding, Severity};
 use holdfast_proto::names::ClusterId;
 use holdfast_proto::record::TrustRole;
-use holdfast_proto::Timestamp;
 use holdfast_repository::Repository;
 use holdfast_repository::evidence::{EvidenceError, EvidenceStore};
 use holdfast_repository::signing::SigningKey;
@@ -128,8 +128,11 @@ impl EvidenceKeeper {
     fn note(&mut self, n: u64, entry: LoggedEntry) {
         match &entry.entry {
             Entry::Intent(intent) => {
-                let open =
-                    Open { entry: entry.clone(), deadline: intent.deadline, cluster: intent.cluster.clone() };
+                let open = Open {
+                    entry: entry.clone(),
+                    deadline: intent.deadline,
+                    cluster: intent.cluster.clone(),
+                };
                 self.open.insert(n, open);
                 self.intents.insert(n, entry);
             }
@@ -145,7 +148,12 @@ impl EvidenceKeeper {
     }
 
     fn found(&mut self, name: &str, n: u64, detail: &str, since: Timestamp) {
-        tracing::error!(entry = n, finding = name, err = detail, "an entry of the evidence log is at fault");
+        tracing::error!(
+            entry = n,
+            finding = name,
+            err = detail,
+            "an entry of the evidence log is at fault"
+        );
         self.findings.push(Finding {
             name: name.to_owned(),
             subject: format!("entry {n}"),
@@ -161,10 +169,16 @@ impl EvidenceKeeper {
         keys: &EvidenceKeys,
         now: Timestamp,
     ) -> Result<u64, EvidencePassError> {
-        let late: Vec<(u64, Open)> =
-            self.open.iter().filter(|(_, o)| o.deadline < now).map(|(n, o)| (*n, o.clone())).collect();
+        let late: Vec<(u64, Open)> = self
+            .open
+            .iter()
+            .filter(|(_, o)| o.deadline < now)
+            .map(|(n, o)| (*n, o.clone()))
+            .collect();
         for (n, open) in &late {
-            let Entry::Intent(intent) = &open.entry.entry else { continue };
+            let Entry::Intent(intent) = &open.entry.entry else {
+                continue;
+            };
             let body = Abandoned {
                 drill: intent.drill,
                 cluster: open.cluster.clone(),
@@ -191,11 +205,18 @@ impl EvidenceKeeper {
         let size = self.tree.len();
         if let Some((signed, bytes)) = store.latest_checkpoint().await? {
             let rewritten = EvidencePassError::Rewritten(signed);
-            let Ok(latest) = SignedCheckpoint::parse(&bytes) else { return Err(rewritten) };
+            let Ok(latest) = SignedCheckpoint::parse(&bytes) else {
+                return Err(rewritten);
+            };
             let believed = trust.keys().any(|(_, key)| {
-                key.role == TrustRole::Coordinator && key.revoked.is_none() && latest.verify(&key.verifying).is_ok()
+                key.role == TrustRole::Coordinator
+                    && key.revoked.is_none()
+                    && latest.verify(&key.verifying).is_ok()
             });
-            let same = self.tree.root_at(signed).is_ok_and(|root| root == latest.checkpoint().root);
+            let same = self
+                .tree
+                .root_at(signed)
+                .is_ok_and(|root| root == latest.checkpoint().root);
             if !believed || !same || signed > size {
                 return Err(rewritten);
             }
@@ -237,7 +258,9 @@ impl EvidenceKeeper {
                     let mut envelope = entry.envelope.clone();
                     envelope.sign(&keys.coordinator);
                     let own = envelope.only(keys.coordinator.fingerprint()).unwrap_or(envelope);
-                    store.put_signature(&leaf, TrustRole::Coordinator, own.to_bytes().into()).await?;
+                    store
+                        .put_signature(&leaf, TrustRole::Coordinator, own.to_bytes().into())
+                        .await?;
                     signed += 1;
                 }
                 Err(why) => self.found("evidence-result-refused", n, &why, now),
@@ -248,20 +271,33 @@ impl EvidenceKeeper {
 
     /// What must hold of a result before the coordinator puts its name to it.
     fn acceptable(&self, entry: &LoggedEntry, trust: &Trust) -> Result<(), String> {
-        let Entry::Result(statement) = &entry.entry else { return Err("it is no result".to_owned()) };
+        let Entry::Result(statement) = &entry.entry else {
+            return Err("it is no result".to_owned());
+        };
         let scope = &statement.predicate.scope;
-        let cluster = ClusterId { tenant: scope.tenant.clone(), cluster: scope.cluster.clone() };
+        let cluster = ClusterId {
+            tenant: scope.tenant.clone(),
+            cluster: scope.cluster.clone(),
+        };
         let key = trust
             .check(&entry.signer(), &[TrustRole::Runner], Some(&cluster))
             .map_err(|e| e.to_string())?;
         entry.envelope.verify(&key.verifying).map_err(|e| e.to_string())?;
         let index = statement.predicate.drill.intent.index;
-        let intent = self.intents.get(&index).ok_or_else(|| format!("entry {index} is no intent"))?;
+        let intent = self
+            .intents
+            .get(&index)
+            .ok_or_else(|| format!("entry {index} is no intent"))?;
         let departures = departs_from_intent(statement, intent, index);
         if !departures.is_empty() {
             return Err(departures.join("; "));
         }
-        lint(statement)
-            .map_err(|found| found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+        lint(statement).map_err(|found| {
+            found
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("; ")
+        })
     }
 }

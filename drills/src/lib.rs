@@ -1,9 +1,9 @@
 //! holdfast
-pub mod evidence;
-pub mod scratch;
 pub mod checks;
-pub mod scenario;
+pub mod evidence;
 pub mod keeper;
 pub mod log;
-pub mod runner;
 pub mod publish;
+pub mod runner;
+pub mod scenario;
+pub mod scratch;

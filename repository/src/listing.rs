@@ -90,7 +90,11 @@ impl Repository {
     }
 
     /// As [`Repository::list`], only what sorts behind `after`.
-    pub async fn list_after(&self, prefix: &str, after: Option<&ObjectKey>) -> Result<UnionListing, ListError> {
+    pub async fn list_after(
+        &self,
+        prefix: &str,
+        after: Option<&ObjectKey>,
+    ) -> Result<UnionListing, ListError> {
         let answers = join_all(self.replicas.iter().map(|r| r.list_after(prefix, after))).await;
         let mut union = UnionListing::default();
         for (replica, answer) in self.replicas.iter().zip(answers) {

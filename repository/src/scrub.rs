@@ -13,8 +13,8 @@ use holdfast_proto::envelope::Record;
 use holdfast_proto::finding::{Finding, Severity};
 use holdfast_proto::names::{ClusterId, ObjectKey};
 use holdfast_proto::record::{
-    BaseBody, BundleBody, FrontierBody, HistoryBody, InflightBody, JournalBody, KeyBody, LeaseBody, PointBody,
-    WalBody,
+    BaseBody, BundleBody, FrontierBody, HistoryBody, InflightBody, JournalBody, KeyBody, LeaseBody,
+    PointBody, WalBody,
 };
 use serde::Serialize;
 
@@ -67,7 +67,13 @@ pub async fn scrub(
     depth: Depth,
     now: Timestamp,
 ) -> ScrubReport {
-    let mut report = ScrubReport { depth, objects: 0, copies_verified: 0, bytes: 0, findings: Vec::new() };
+    let mut report = ScrubReport {
+        depth,
+        objects: 0,
+        copies_verified: 0,
+        bytes: 0,
+        findings: Vec::new(),
+    };
     let mut listing = repository.list_stream(&layout::cluster(cluster));
     let mut work = Vec::new();
     loop {
@@ -80,9 +86,12 @@ pub async fn scrub(
             match layout::parse(key.as_str()) {
                 Some(located) if wants_reading(&located, depth) => work.push((key, located, copies)),
                 Some(_) => {}
-                None => report.findings.push(finding("object-unknown", &key, Severity::Warning, now, || {
-                    "nothing of Holdfast's has this key: find out who writes into the repository".to_owned()
-                })),
+                None => report
+                    .findings
+                    .push(finding("object-unknown", &key, Severity::Warning, now, || {
+                        "nothing of Holdfast's has this key: find out who writes into the repository"
+                            .to_owned()
+                    })),
             }
         }
         if work.len() >= 64 || over {
@@ -105,7 +114,10 @@ pub async fn scrub(
 }
 
 fn wants_reading(located: &Located, depth: Depth) -> bool {
-    let large = matches!(located, Located::Wal { .. } | Located::Pack { .. } | Located::Index { .. });
+    let large = matches!(
+        located,
+        Located::Wal { .. } | Located::Pack { .. } | Located::Index { .. }
+    );
     !large || depth == Depth::Bytes
 }
 
@@ -116,7 +128,13 @@ fn finding(
     since: Timestamp,
     detail: impl FnOnce() -> String,
 ) -> Finding {
-    Finding { name: name.into(), subject: key.to_string(), severity, detail: detail(), since }
+    Finding {
+        name: name.into(),
+        subject: key.to_string(),
+        severity,
+        detail: detail(),
+        since,
+    }
 }
 
 fn compare_copies(
@@ -161,9 +179,13 @@ async fn verify_batch(
     while let Some((key, region, result)) = results.next().await {
         match result {
             Ok(()) => report.copies_verified += 1,
-            Err(why) => report.findings.push(finding("object-damaged", &key, Severity::Critical, now, || {
-                format!("the copy in {region} does not verify: {why}")
-            })),
+            Err(why) => {
+                report
+                    .findings
+                    .push(finding("object-damaged", &key, Severity::Critical, now, || {
+                        format!("the copy in {region} does not verify: {why}")
+                    }))
+            }
         }
     }
 }
@@ -197,5 +219,7 @@ async fn verify_copy<'a>(
 
 async fn signed_copy<B: Record>(replica: &Replica, trust: &Trust, key: &ObjectKey) -> Result<(), String> {
     let bytes = replica.get(key).await.map_err(|e| e.explained())?;
-    signed::verify::<B>(&bytes, key, trust).map(drop).map_err(|e| e.to_string())
+    signed::verify::<B>(&bytes, key, trust)
+        .map(drop)
+        .map_err(|e| e.to_string())
 }

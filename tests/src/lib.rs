@@ -3,7 +3,7 @@
 
 pub mod faulty;
 pub mod postgres;
-pub mod store_contract;
 pub mod scene;
+pub mod store_contract;
 pub mod vault;
 pub mod versioned;

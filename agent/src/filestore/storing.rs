@@ -288,9 +288,14 @@ mod tests {
 
     async fn outcomes(job: &Job, paths: &[&str]) -> Stored {
         let upload = |_| async { Ok::<(), super::super::CaptureError>(()) };
-        store(job, paths.iter().map(|p| candidate(&job.root, p)).collect(), 7, upload)
-            .await
-            .unwrap()
+        store(
+            job,
+            paths.iter().map(|p| candidate(&job.root, p)).collect(),
+            7,
+            upload,
+        )
+        .await
+        .unwrap()
     }
 
     #[tokio::test]
