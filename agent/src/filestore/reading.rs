@@ -42,7 +42,7 @@ pub struct Reading {
 /// Why a file was not read to its end.
 #[derive(Debug)]
 pub enum NotRead {
-    /// It is not there any more.
+    /// It is not there any more, or something else than a file has its name.
     Vanished,
     /// It cannot be read.
     Refused(io::Error),
@@ -88,7 +88,12 @@ pub fn read(
         .custom_flags(flags.bits().cast_signed())
         .open(path)?;
     let started = clock();
-    let before = stat_of(&file.metadata()?);
+    let opened = file.metadata()?;
+    if !opened.is_file() {
+        // A pipe or a directory has taken its name since it was listed.
+        return Err(NotRead::Vanished);
+    }
+    let before = stat_of(&opened);
 
     let mut buffer = vec![0; buffer_size(before.size)];
     let mut plain = blake3::Hasher::new();
