@@ -242,6 +242,7 @@ pub struct Filestore {
     findings: Findings,
     meter: Meter,
     facts: FilestoreFacts,
+    whole_until: Option<Timestamp>,
     cache: Option<Cache>,
 }
 
@@ -268,6 +269,7 @@ impl Filestore {
             findings,
             meter,
             facts,
+            whole_until: None,
             cache: None,
         }
     }
@@ -280,6 +282,12 @@ impl Filestore {
     /// Counts progress with another meter from now on.
     pub fn count_with(&mut self, meter: Meter) {
         self.meter = meter;
+    }
+
+    /// Every file that was complete by then is captured; `None` until that was
+    /// seen once.
+    pub fn whole_until(&self) -> Option<Timestamp> {
+        self.whole_until
     }
 
     /// What is known of it.
@@ -316,6 +324,9 @@ impl Filestore {
             bytes: captured.bytes,
             scanned: Some(captured.scanned_from),
         };
+        if captured.unproven.before(captured.scanned_from) == 0 {
+            self.whole_until = Some(captured.scanned_from);
+        }
         Ok(captured)
     }
 

@@ -71,6 +71,8 @@ pub struct RunnerSection {
     pub signing_key: PathBuf,
     /// Where scratch namespaces are made.
     pub scratch: PathBuf,
+    /// The policy that drills are judged by.
+    pub policy: Option<PathBuf>,
 }
 
 /// A configuration, read, with paths made absolute.
@@ -102,6 +104,7 @@ impl OperatorArguments {
         if let Some(runner) = &mut file.runner {
             runner.signing_key = base.join(&runner.signing_key);
             runner.scratch = base.join(&runner.scratch);
+            runner.policy = runner.policy.take().map(|p| base.join(p));
         }
         let identity = self
             .identity

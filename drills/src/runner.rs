@@ -11,7 +11,10 @@
 //! by [`crate::evidence::verdict`].
 
 mod copy;
+mod objectives;
 mod report;
+
+pub use objectives::Governing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -96,6 +99,8 @@ pub struct DrillRequest {
     pub target: Option<Target>,
     /// Replicas whose absence is accepted, by name.
     pub accept_unreachable: BTreeSet<Region>,
+    /// The policy that it is judged by, when there is one.
+    pub governing: Option<Governing>,
     /// Why it runs.
     pub kind: DrillKind,
     /// Who started it.

@@ -310,10 +310,23 @@ pub struct FrontierBody {
     /// Age in milliseconds of the oldest commit beyond `acknowledged`; zero when
     /// there is none.
     pub rpo_ms: u64,
+    /// How far each filestore is captured.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub filestores: Vec<FilestoreFrontier>,
     /// The agent's clock.
     pub at: Timestamp,
 }
 record!(FrontierBody, "frontier");
+
+/// How far a filestore is captured: the journal says nothing when nothing changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilestoreFrontier {
+    /// Which.
+    pub filestore: FilestoreName,
+    /// Every file that was complete by then is in the journal, on the replicas
+    /// that the tier asks for.
+    pub captured_until: Timestamp,
+}
 
 /// How a base backup found out what to store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

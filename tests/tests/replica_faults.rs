@@ -16,8 +16,8 @@ use holdfast_repository::{
 use holdfast_tests::faulty::{Call, Fault, FaultPlan, FaultyStore};
 use holdfast_tests::versioned::VersionedStore;
 use object_store::memory::InMemory;
+use object_store::ObjectStoreExt;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
 
 fn impatient() -> Deadlines {
     Deadlines {

@@ -170,6 +170,7 @@ impl Reader<'_> {
                     at: body.at,
                     server_flush: body.server_flush,
                     acknowledged: body.acknowledged,
+                    filestores: body.filestores,
                 });
             }
         }

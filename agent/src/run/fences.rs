@@ -105,7 +105,7 @@ async fn one(session: &Session, last: Option<&LastPoint>, first: bool) -> Result
                 source,
             })?;
             filestore.count_with(Meter::default());
-            session.board.set_filestore(filestore.facts().clone());
+            session.note_filestore(filestore);
         }
     }
     let streaming = session.frontier.current().is_some_and(|state| state.connected);
@@ -121,7 +121,7 @@ async fn one(session: &Session, last: Option<&LastPoint>, first: bool) -> Result
                 filestore: filestore.config().name.clone(),
                 source,
             })?;
-            session.board.set_filestore(filestore.facts().clone());
+            session.note_filestore(filestore);
         }
         return Ok(None);
     };
@@ -135,7 +135,7 @@ async fn one(session: &Session, last: Option<&LastPoint>, first: bool) -> Result
     };
     let taken = fencing.take(&mut filestores, last, Asked::default()).await;
     for filestore in filestores.iter() {
-        session.board.set_filestore(filestore.facts().clone());
+        session.note_filestore(filestore);
     }
     taken.map(Some)
 }

@@ -113,6 +113,15 @@ pub struct Session {
 }
 
 impl Session {
+    /// Says on the board and in the next attestation what is known of a filestore.
+    pub fn note_filestore(&self, filestore: &Filestore) {
+        let facts = filestore.facts().clone();
+        if let Some(until) = filestore.whole_until() {
+            self.frontier.note_captured(&facts.filestore, until);
+        }
+        self.board.set_filestore(facts);
+    }
+
     /// Settles what a session rests on.
     pub async fn begin(
         agent: Arc<Agent>,
@@ -335,7 +344,7 @@ impl Session {
                 captured = filestore.capture(&writing, asked) => captured?,
                 () = cancel.cancelled() => return Err("the agent is stopping".into()),
             };
-            self.board.set_filestore(filestore.facts().clone());
+            self.note_filestore(filestore);
             made.push(format!(
                 "{} entry {}",
                 filestore.config().name,

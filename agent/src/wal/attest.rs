@@ -45,7 +45,7 @@ pub(super) async fn attest(shared: Arc<Shared>, mut directives: watch::Receiver<
 
 async fn publish(shared: &Shared) {
     let Some(state) = shared.state() else { return };
-    let body = state.attestation(now());
+    let body = state.attestation(now(), shared.captured());
     let key = layout::frontier(&shared.archive.cluster, shared.archive.lineage, body.at);
     let object = shared.publisher.sign(&key, &[], None, None, &body);
     let storing = shared.replicas.iter().map(|replica| {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use holdfast_proto::Timestamp;
 use holdfast_proto::pg::{Lsn, SegmentSize, TimelineId};
-use holdfast_proto::record::ReplicaFrontier;
+use holdfast_proto::record::{FilestoreFrontier, ReplicaFrontier};
 use holdfast_repository::Replica;
 use holdfast_repository::clock::now;
 use holdfast_repository::publisher::Publisher;
@@ -85,6 +85,11 @@ impl Shared {
     /// Changes of the book.
     pub fn revisions(&self) -> watch::Receiver<u64> {
         self.revision.subscribe()
+    }
+
+    /// How far the filestores are captured.
+    pub fn captured(&self) -> Vec<FilestoreFrontier> {
+        self.frontier.captured.all()
     }
 
     /// Resolves when somebody waits for WAL that may be in the open chunk.

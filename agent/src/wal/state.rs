@@ -5,14 +5,16 @@
 //! and waits on it; waiting asks for the tip to be uploaded at once instead of
 //! at the next interval.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use holdfast_proto::Timestamp;
 use holdfast_proto::message::WalFacts;
+use holdfast_proto::names::FilestoreName;
 use holdfast_proto::pg::{Lsn, TimelineId};
-use holdfast_proto::record::{FrontierBody, ReplicaFrontier};
+use holdfast_proto::record::{FilestoreFrontier, FrontierBody, ReplicaFrontier};
 use tokio::sync::{Notify, watch};
 
 /// After this long without a word from the server, commits that we do not know
@@ -85,8 +87,9 @@ impl WalState {
         }
     }
 
-    /// As the repository's attestation says it.
-    pub fn attestation(&self, now: Timestamp) -> FrontierBody {
+    /// As the repository's attestation says it, together with how far the
+    /// filestores are captured.
+    pub fn attestation(&self, now: Timestamp, filestores: Vec<FilestoreFrontier>) -> FrontierBody {
         FrontierBody {
             timeline: self.timeline,
             server_flush: self.server_flush,
@@ -94,6 +97,7 @@ impl WalState {
             copies: self.copies,
             replicas: self.replicas.clone(),
             rpo_ms: self.rpo_ms(now),
+            filestores,
             at: now,
         }
     }
@@ -155,6 +159,7 @@ impl Wanted {
 pub struct WalFrontier {
     state: watch::Receiver<Option<WalState>>,
     wanted: Arc<Wanted>,
+    captured: Arc<Captured>,
 }
 
 /// The writing end, for the line.
@@ -162,26 +167,57 @@ pub struct WalFrontier {
 pub struct FrontierPublisher {
     pub(super) state: watch::Sender<Option<WalState>>,
     pub(super) wanted: Arc<Wanted>,
+    pub(super) captured: Arc<Captured>,
+}
+
+/// How far the cluster's filestores are captured, for the attestation.
+#[derive(Debug, Default)]
+pub(super) struct Captured(Mutex<BTreeMap<FilestoreName, Timestamp>>);
+
+impl Captured {
+    fn held(&self) -> MutexGuard<'_, BTreeMap<FilestoreName, Timestamp>> {
+        // A map of plain values is whole after every change.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Each filestore, in order of names.
+    pub fn all(&self) -> Vec<FilestoreFrontier> {
+        let held = self.held();
+        held.iter()
+            .map(|(filestore, captured_until)| FilestoreFrontier {
+                filestore: filestore.clone(),
+                captured_until: *captured_until,
+            })
+            .collect()
+    }
 }
 
 /// Makes the two ends. The state is `None` until the line has streamed once.
 pub fn frontier() -> (FrontierPublisher, WalFrontier) {
     let (sender, receiver) = watch::channel(None);
-    let wanted = Arc::new(Wanted::default());
+    let (wanted, captured) = (Arc::new(Wanted::default()), Arc::new(Captured::default()));
     let publisher = FrontierPublisher {
         state: sender,
         wanted: wanted.clone(),
+        captured: captured.clone(),
     };
     (
         publisher,
         WalFrontier {
             state: receiver,
             wanted,
+            captured,
         },
     )
 }
 
 impl WalFrontier {
+    /// Every file of `filestore` that was complete by `until` is safe: the next
+    /// attestation says so.
+    pub fn note_captured(&self, filestore: &FilestoreName, until: Timestamp) {
+        self.captured.held().insert(filestore.clone(), until);
+    }
+
     /// The state now; `None` when the line has not streamed yet.
     pub fn current(&self) -> Option<WalState> {
         self.state.borrow().clone()

@@ -91,7 +91,8 @@ fn coordinator(file: &Path) -> anyhow::Result<holdfast_coordinator::config::Coor
     holdfast_coordinator::config::CoordinatorConfig::load(file).or_usage()
 }
 
-fn policy(file: &Path) -> anyhow::Result<holdfast_plan::policy::Policy> {
+/// Reads a policy file.
+pub fn policy(file: &Path) -> anyhow::Result<holdfast_plan::policy::Policy> {
     let text = std::fs::read_to_string(file)
         .with_context(|| file.display().to_string())
         .or_usage()?;

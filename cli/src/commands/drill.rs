@@ -6,14 +6,14 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use holdfast_drills::evidence::statement::DrillKind;
-use holdfast_drills::runner::{self, DrillError, DrillOutcome, DrillRequest, Runner};
+use holdfast_drills::runner::{self, DrillError, DrillOutcome, DrillRequest, Governing, Runner};
 use holdfast_drills::scenario::Scenario;
 use holdfast_plan::restore::Target;
 use holdfast_proto::Timestamp;
 use holdfast_proto::names::{ClusterId, FilestoreName, Region};
 use holdfast_repository::signing::SigningKey;
 
-use crate::commands::restore;
+use crate::commands::{config, restore};
 use crate::exit::{Exit, Failure, OrExit};
 use crate::operator::{Operator, OperatorArguments};
 use crate::screen;
@@ -108,6 +108,22 @@ fn runner_of(operator: &Operator) -> anyhow::Result<Runner> {
     })
 }
 
+/// The policy that the drill is judged by: the one that `[runner]` names.
+fn governing(operator: &Operator, cluster: &ClusterId) -> anyhow::Result<Option<Governing>> {
+    let Some(path) = operator.file.runner.as_ref().and_then(|r| r.policy.as_ref()) else {
+        return Ok(None);
+    };
+    let policy = config::policy(path)?;
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    let governing = Governing::of(&policy, &name, cluster).ok_or_else(|| {
+        Failure::usage(format!(
+            "{} does not name {cluster}: add a [[cluster]] section for it",
+            path.display()
+        ))
+    })?;
+    Ok(Some(governing))
+}
+
 async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
     let operator = arguments.operator.load()?;
     let scenario = Scenario::named(&arguments.scenario).or_usage()?;
@@ -117,12 +133,14 @@ async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
         .map(|(name, database)| Ok((name.parse::<FilestoreName>().or_usage()?, database)))
         .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
     let access = restore::open(&operator, &arguments.cluster).await?;
+    let governing = governing(&operator, &arguments.cluster)?;
     let request = DrillRequest {
         cluster: arguments.cluster,
         scenario,
         parameters: pairs(&arguments.set)?,
         target: arguments.to_time.map(Target::Time),
         accept_unreachable: arguments.accept_unreachable.into_iter().collect(),
+        governing,
         kind: DrillKind::OnDemand,
         initiator: std::env::var("USER").ok().filter(|u| !u.is_empty()),
         databases,

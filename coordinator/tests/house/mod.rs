@@ -245,6 +245,7 @@ impl House {
             copies: 2,
             replicas: vec![],
             rpo_ms: 0,
+            filestores: vec![],
             at,
         };
         self.put(layout::frontier(&cluster(), lineage(), at), &body, b"", regions)

@@ -12,7 +12,7 @@ use holdfast_proto::record::{BaseBody, CommitMark, TrustRole};
 use holdfast_proto::{Fingerprint, Sha256Digest, Timestamp};
 use holdfast_repository::clock;
 
-use super::{Chosen, DrillRequest, Runner};
+use super::{Chosen, DrillRequest, Runner, objectives};
 use crate::checks::Check;
 use crate::evidence::entry::Intent;
 use crate::evidence::statement::context::{
@@ -187,7 +187,7 @@ pub async fn statement(
     intent: IntentReference,
     measured: Measured,
 ) -> Statement {
-    let plan = &chosen.plan;
+    let (plan, governing) = (&chosen.plan, request.governing.as_ref());
     let wal = measured.wal.clone();
     let writer = backup_writer(access, plan).await;
     let separation = writer.as_ref().map(|w| SeparationOfDuties {
@@ -207,9 +207,9 @@ pub async fn statement(
         scope: Scope {
             tenant: request.cluster.tenant.clone(),
             cluster: request.cluster.cluster.clone(),
-            legal_entity: None,
+            legal_entity: governing.and_then(|g| g.legal_entity.clone()),
             environment: None,
-            tier: None,
+            tier: governing.map(|g| g.tier.clone()),
             residency_zone: None,
             business_services: Vec::new(),
         },
@@ -226,7 +226,7 @@ pub async fn statement(
             separation_of_duties: separation,
             reviewer: None,
         },
-        policy: None,
+        policy: governing.map(|g| g.policy.clone()),
         sampling: chosen.drawn.as_ref().map(|d| Sampling {
             method: "moment from the newest restorable interval: first eight bytes of the seed, modulo its length in \
                      microseconds"
@@ -263,7 +263,7 @@ pub async fn statement(
                 met: None,
                 predicted_p90_ms: None,
             }),
-            rpo: None,
+            rpo: objectives::lags(&chosen.ledger, plan),
             filestore: measured.filestore,
             database: (measured.database != DatabaseResult::default()).then_some(measured.database),
             checks: measured.checks,

@@ -10,7 +10,9 @@ use holdfast_proto::Timestamp;
 use holdfast_proto::envelope::Link;
 use holdfast_proto::names::{BackupId, ClusterId, FilestoreName, Lineage, PointId, Region, RepositoryId};
 use holdfast_proto::pg::{Lsn, SegmentSize, TimelineId, TimelineSwitch};
-use holdfast_proto::record::{CommitMark, JournalKind, PointFilestore, RestorePointMark, Totals};
+use holdfast_proto::record::{
+    CommitMark, FilestoreFrontier, JournalKind, PointFilestore, RestorePointMark, Totals,
+};
 
 /// One cluster as its repository shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,7 +138,7 @@ pub struct PointFact {
 }
 
 /// An agent's word, signed, on how far the WAL was safe at a moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attestation {
     /// The timeline.
     pub timeline: TimelineId,
@@ -146,6 +148,9 @@ pub struct Attestation {
     pub server_flush: Lsn,
     /// What was acknowledged.
     pub acknowledged: Lsn,
+    /// How far each filestore was captured.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub filestores: Vec<FilestoreFrontier>,
 }
 
 /// A filestore's journal.

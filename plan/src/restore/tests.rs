@@ -254,6 +254,7 @@ fn before_the_first_and_behind_the_last() {
         at: at(9600),
         server_flush: lsn(9000),
         acknowledged: lsn(9000),
+        filestores: vec![],
     }];
     let plan = planned(idle.clone(), &to_time(9500)).unwrap();
     assert_eq!(plan.replay.target_lsn, lsn(8999));

@@ -237,6 +237,7 @@ fn frontier_body() -> FrontierBody {
             },
         ],
         rpo_ms: 850,
+        filestores: vec![],
         at: NOW,
     }
 }
