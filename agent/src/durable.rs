@@ -4,7 +4,7 @@
 //! over the old one, and the directory is synced. If the process dies on the way
 //! the old content is still there, complete, and a file named
 //! `.<name>.<process>.part` may be left over; [`sweep`] removes those of
-//! processes that are gone.
+//! processes that are gone. A write that fails removes its own.
 //!
 //! Secrets that are written once and never replaced have their own module,
 //! [`holdfast_repository::secret_file`].
@@ -40,26 +40,39 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LocalF
 
 /// Replaces `path` with `bytes`, mode 0600. On return it is on disk.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), LocalFileError> {
-    let part = part_of(path);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&part)
-        .map_err(failed("create", &part))?;
-    file.write_all(bytes).map_err(failed("write", &part))?;
-    file.sync_all().map_err(failed("sync", &part))?;
-    fs::rename(&part, path).map_err(failed("replace", path))?;
+    by_way_of_part(path, |part| {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(part)
+            .map_err(failed("create", part))?;
+        file.write_all(bytes).map_err(failed("write", part))?;
+        file.sync_all().map_err(failed("sync", part))
+    })?;
     sync_directory(directory_of(path))
 }
 
 /// Writes a file whose loss is allowed as long as it is noticed: as [`replace`]
 /// without waiting for the disk. The content needs a digest kept elsewhere.
 pub fn replace_without_sync(path: &Path, bytes: &[u8]) -> Result<(), LocalFileError> {
+    by_way_of_part(path, |part| fs::write(part, bytes).map_err(failed("write", part)))
+}
+
+/// Lets `write` make a file under a temporary name and gives it its own. When either
+/// fails the temporary file goes: a full disk must not keep the half of it.
+fn by_way_of_part(
+    path: &Path,
+    write: impl FnOnce(&Path) -> Result<(), LocalFileError>,
+) -> Result<(), LocalFileError> {
     let part = part_of(path);
-    fs::write(&part, bytes).map_err(failed("write", &part))?;
-    fs::rename(&part, path).map_err(failed("replace", path))
+    let done = write(&part).and_then(|()| fs::rename(&part, path).map_err(failed("replace", path)));
+    if done.is_err() {
+        // One that cannot be removed is left for `sweep`.
+        let _ = fs::remove_file(&part);
+    }
+    done
 }
 
 /// Makes a directory and what is missing above it, mode 0700, durably.
@@ -148,6 +161,10 @@ mod tests {
         replace(&file, b"two").unwrap();
         assert_eq!(read(&file).unwrap().as_deref(), Some(&b"two"[..]));
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+
+        // What does not get its name leaves nothing behind.
+        assert!(replace(&deep, b"a directory stands here").is_err());
+        assert_eq!(fs::read_dir(dir.path().join("a")).unwrap().count(), 1);
 
         fs::write(deep.join(".state.4294967295.part"), b"left over").unwrap();
         sweep(&deep).unwrap();

@@ -16,12 +16,13 @@ use holdfast_agent::progress::Meter;
 use holdfast_agent::restore::{
     Access, FetchBy, Options as RestoreOptions, Outcome, Target, execute, plan_request,
 };
-use holdfast_agent::wal::{self, LineDirectives, WalContext, WalError, WalFrontier};
+use holdfast_agent::wal::{self, LineDirectives, WalContext, WalError, WalFrontier, WalState};
 use holdfast_plan::restore::{Request, RestorePlan};
 use holdfast_proto::Timestamp;
 use holdfast_proto::names::{BackupId, Lineage};
 use holdfast_proto::pg::{Lsn, TimelineId};
 use holdfast_repository::clock::now;
+use holdfast_repository::publisher::Publisher;
 use holdfast_repository::seal::Identities;
 use holdfast_repository::{ReplicaConfig, RepositoryConfig};
 use tokio::sync::watch;
@@ -35,6 +36,7 @@ mod job;
 mod joint;
 
 pub use job::RestoreJob;
+pub use joint::references;
 
 /// The tip goes out this often.
 const TIP: Duration = Duration::from_millis(50);
@@ -85,35 +87,13 @@ impl Scene {
 
     /// Starts the WAL line anew.
     pub async fn protect(&mut self) -> Result<()> {
-        let target: PgTarget = self.pg.conninfo("postgres").parse()?;
-        let directives = LineDirectives {
-            tip_interval: TIP,
-            copies: 2,
-            attest_interval: TIP * 2,
-        };
-        let (directives, told) = watch::channel(directives);
-        let (_, keys) = watch::channel(self.vault.data_key().await?);
-        let (publisher, frontier) = wal::frontier();
-        let (findings, cancel) = (Findings::default(), CancellationToken::new());
-        let context = WalContext {
-            publisher: self.vault.publisher(2),
-            keys,
-            target,
-            slot: "holdfast".parse::<SlotName>()?,
-            lineage: self.lineage,
-            directives: told,
-            frontier: publisher,
-            findings: findings.clone(),
-            cancel: cancel.clone(),
-        };
-        let task = tokio::spawn(wal::run(context));
-        let mut line = Line {
-            frontier,
-            findings,
-            cancel,
-            task,
-            _directives: directives,
-        };
+        self.protect_by(self.vault.publisher(2)).await
+    }
+
+    /// Starts the WAL line anew, and waits until it streams.
+    pub async fn protect_by(&mut self, publisher: Publisher) -> Result<()> {
+        self.begin_line(publisher).await?;
+        let line = self.line.as_mut().context("the line has begun")?;
         let connected = async {
             while !line.frontier.current().is_some_and(|s| s.connected) {
                 line.frontier.changed().await?;
@@ -121,9 +101,49 @@ impl Scene {
             anyhow::Ok(())
         };
         let connected = tokio::time::timeout(PATIENCE, connected).await;
-        connected.with_context(|| format!("the line does not stream: {:?}", line.findings.snapshot()))??;
-        self.line = Some(line);
+        connected.with_context(|| format!("the line does not stream: {:?}", line.findings.snapshot()))?
+    }
+
+    /// Starts the WAL line anew and waits for nothing.
+    pub async fn begin_line(&mut self, publisher: Publisher) -> Result<()> {
+        let target: PgTarget = self.pg.conninfo("postgres").parse()?;
+        let directives = LineDirectives {
+            tip_interval: TIP,
+            copies: publisher.copies,
+            attest_interval: TIP * 2,
+        };
+        let (directives, told) = watch::channel(directives);
+        let (_, keys) = watch::channel(self.vault.data_key().await?);
+        let (says, frontier) = wal::frontier();
+        let (findings, cancel) = (Findings::default(), CancellationToken::new());
+        let context = WalContext {
+            publisher,
+            keys,
+            target,
+            slot: "holdfast".parse::<SlotName>()?,
+            lineage: self.lineage,
+            directives: told,
+            frontier: says,
+            findings: findings.clone(),
+            cancel: cancel.clone(),
+        };
+        let task = tokio::spawn(wal::run(context));
+        self.line = Some(Line {
+            frontier,
+            findings,
+            cancel,
+            task,
+            _directives: directives,
+        });
         Ok(())
+    }
+
+    /// Ends the WAL line as kill -9 does: its tasks are gone at their next await.
+    pub async fn kill_line(&mut self) {
+        if let Some(line) = self.line.take() {
+            line.task.abort();
+            let _ = line.task.await;
+        }
     }
 
     /// Stops the WAL line.
@@ -183,6 +203,22 @@ impl Scene {
         let lsn: Lsn = lsn.parse()?;
         let state = line.frontier.until_acknowledged(timeline, lsn, PATIENCE).await;
         state.with_context(|| format!("{:?}", line.findings.snapshot()))?;
+        Ok(lsn)
+    }
+
+    /// Waits until every region holds all that the server has flushed now.
+    pub async fn safe_everywhere(&mut self) -> Result<Lsn> {
+        let lsn: Lsn = self.sql("select pg_current_wal_flush_lsn()")?.parse()?;
+        let line = self.line.as_mut().context("the server is not protected")?;
+        let everywhere = async {
+            let has_all = |state: &WalState| state.replicas.iter().all(|r| r.durable >= Some(lsn));
+            while !line.frontier.current().is_some_and(|state| has_all(&state)) {
+                line.frontier.changed().await?;
+            }
+            anyhow::Ok(())
+        };
+        let everywhere = tokio::time::timeout(PATIENCE, everywhere).await;
+        everywhere.with_context(|| format!("{:?}", line.findings.snapshot()))??;
         Ok(lsn)
     }
 
@@ -280,10 +316,7 @@ impl Scene {
 
     /// Ends the source as a disaster does.
     pub async fn lose_source(&mut self) -> Result<()> {
-        if let Some(line) = self.line.take() {
-            line.task.abort();
-            let _ = line.task.await;
-        }
+        self.kill_line().await;
         self.pg.kill9()
     }
 
@@ -296,10 +329,17 @@ impl Scene {
 /// Waits until a server that recovers is promoted.
 pub fn promoted(pg: &TestPostgres) -> Result<()> {
     let outcome = wait_until("recovery ends and the server is promoted", || {
-        ensure!(!pg.log().contains("FATAL"), "recovery failed:\n{}", pg.log());
+        let log = pg.log();
+        ensure!(!log.lines().any(is_failure), "recovery failed:\n{log}");
         Ok(pg
             .psql("select pg_is_in_recovery()")
             .is_ok_and(|answer| answer == "f"))
     });
     outcome.with_context(|| pg.log())
+}
+
+/// Whether a line of a server's log says that it failed; that it turns somebody away
+/// until recovery is over is none.
+fn is_failure(line: &str) -> bool {
+    line.contains("FATAL") && !line.contains("the database system is not accepting connections")
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use holdfast_agent::base::session::SessionError;
 use holdfast_agent::base::{self, BaseError, BaseOutcome};
+use holdfast_agent::ledger::Ledger;
 use holdfast_plan::restore::{Request, Target};
 use holdfast_proto::finding::Severity;
 use holdfast_proto::manifest::BaseDetails;
@@ -265,6 +266,7 @@ async fn what_cannot_be_read_fails_the_backup() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_of_the_server_fails_the_backup_and_no_more() -> Result<()> {
     let mut scene = Scene::start(PROGRAM, Options::default()).await?;
+    scene.sql("create table t as select 1 as n")?;
     let context = scene.base_context().await?;
     // The stores take so long that the restart falls into the copy.
     for region in 0..2 {
@@ -295,8 +297,19 @@ async fn a_restart_of_the_server_fails_the_backup_and_no_more() -> Result<()> {
         scene.vault.faults(region).mend();
     }
     assert_eq!(bases(&scene).await?, 0);
+    scene.sql("insert into t values (2)")?;
     base::run(&scene.base_context().await?).await?;
     assert_eq!(bases(&scene).await?, 1);
+
+    // The backup after it is as good as any.
+    scene.sql("insert into t values (3)")?;
+    scene.safe().await?;
+    scene.lose_source().await?;
+    scene.restore(&Request::new(Target::Latest), "restored").await?;
+    let rows = scene
+        .open("restored")?
+        .psql("select string_agg(n::text, ' ' order by n) from t")?;
+    assert_eq!(rows, "1 2 3");
     Ok(())
 }
 
@@ -385,10 +398,12 @@ async fn what_is_stored_already_is_referenced() -> Result<()> {
 }
 
 /// The process dies at the n-th call of a store, for every n: what is listed
-/// afterwards is complete where it is listed.
+/// afterwards is complete where it is listed, and restores.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_death_at_any_call_commits_all_or_nothing() -> Result<()> {
-    let scene = Scene::start(PROGRAM, Options::default()).await?;
+    let mut scene = Scene::start(PROGRAM, Options::default()).await?;
+    scene.sql("create table t (n int)")?;
+    let mut written = 0;
     let cluster = scene.vault.cluster.clone();
     for region in 0..2 {
         for n in 1.. {
@@ -416,11 +431,104 @@ async fn a_death_at_any_call_commits_all_or_nothing() -> Result<()> {
                     check_complete(&scene, &repository, &body).await?;
                 }
             }
+            written += 1;
+            scene.sql(&format!("insert into t values ({written})"))?;
             if lived {
                 ensure!(n > 5, "only {n} calls were made");
                 break;
             }
         }
     }
+    scene.safe().await?;
+    scene.lose_source().await?;
+    // Every one that is listed restores, wherever a death left it.
+    let access = scene.access().await?;
+    let ledger = Ledger::load(&access.repository, &access.trust, &cluster).await?;
+    let bases: Vec<_> = ledger.facts.lineages.iter().flat_map(|l| &l.bases).collect();
+    ensure!(
+        bases.len() > 1 && bases.len() < 10,
+        "{} bases were committed",
+        bases.len()
+    );
+    for base in bases {
+        let (name, mut request) = (base.id.to_string(), Request::new(Target::Latest));
+        request.base = Some(base.id);
+        scene.restore(&request, &name).await?;
+        let rows = scene.open(&name)?.psql("select count(*), max(n) from t")?;
+        assert_eq!(rows, format!("{written}|{written}"), "{name}");
+    }
+    Ok(())
+}
+
+/// What belongs to the running server, to another backup or to nobody stays behind;
+/// what no rule knows comes along.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_rebuilds_is_left_out() -> Result<()> {
+    const LEFT_OUT: [&str; 20] = [
+        "backup_label",
+        "tablespace_map",
+        "backup_manifest",
+        "postgresql.auto.conf.tmp",
+        "current_logfiles.tmp",
+        "global/pg_internal.init.77",
+        "base/pgsql_tmp/pgsql_tmp9.0",
+        "base/1/t3_99999",
+        "base/1/t3_99999_fsm.1",
+        "base/1/pg_internal.init",
+        "pg_dynshmem/mmap.1",
+        "pg_notify/0007",
+        "pg_replslot/other/state",
+        "pg_serial/0007",
+        "pg_snapshots/1",
+        "pg_stat_tmp/global.stat",
+        "pg_subtrans/0077",
+        "pg_wal/000000010000000000000077",
+        "pg_wal/archive_status/000000010000000000000077.ready",
+        "holdfast_restore/state.json",
+    ];
+    const KEPT: [&str; 4] = ["notes.txt", "backup_label.old", "base/1/t3_x", "log/t3_99999"];
+    let mut scene = Scene::start(PROGRAM, Options::default()).await?;
+    scene.sql("create unlogged table fleeting as select generate_series(1, 100) n; checkpoint")?;
+    let fleeting = scene.sql("select pg_relation_filepath('fleeting')")?;
+    let source = scene.pg.data_dir().to_owned();
+    for path in LEFT_OUT.iter().chain(&KEPT) {
+        fs::create_dir_all(source.join(path).parent().context("a directory")?)?;
+        fs::write(source.join(path), path)?;
+    }
+    let _socket = std::os::unix::net::UnixListener::bind(source.join("socket"))?;
+    scene.base().await?;
+    for path in ["backup_label", "tablespace_map"] {
+        fs::remove_file(source.join(path))?;
+    }
+    scene.sql("create table t as select 1")?;
+    scene.safe().await?;
+    scene.lose_source().await?;
+
+    scene.restore(&Request::new(Target::Latest), "restored").await?;
+    let data = scene.target("restored").data;
+    for path in LEFT_OUT {
+        // The server's own label is there, with its own text.
+        let there = fs::read(data.join(path)).ok();
+        assert!(there.as_deref() != Some(path.as_bytes()), "{path} came along");
+    }
+    for path in KEPT {
+        assert_eq!(fs::read(data.join(path))?, path.as_bytes(), "{path}");
+    }
+    for gone in ["postmaster.pid", "postmaster.opts", "socket", &fleeting] {
+        assert!(!data.join(gone).exists(), "{gone} came along");
+    }
+    assert!(data.join(format!("{fleeting}_init")).exists());
+    for emptied in [
+        "pg_notify",
+        "pg_replslot",
+        "pg_stat_tmp",
+        "pg_subtrans",
+        "pg_wal/archive_status",
+    ] {
+        assert_eq!(fs::read_dir(data.join(emptied))?.count(), 0, "{emptied} is empty");
+    }
+    let restored = scene.open("restored")?;
+    assert_eq!(restored.psql("select count(*) from fleeting")?, "0");
+    assert_eq!(restored.psql("select count(*) from t")?, "1");
     Ok(())
 }

@@ -8,8 +8,9 @@ use holdfast_agent::ledger::Ledger;
 use holdfast_agent::restore::PlanError;
 use holdfast_agent::restore::fetch::read_findings;
 use holdfast_plan::restore::{Reason, Request, Target};
-use holdfast_proto::names::ObjectKey;
-use holdfast_proto::record::BaseBody;
+use holdfast_proto::Timestamp;
+use holdfast_proto::names::{KeyKind, ObjectKey};
+use holdfast_proto::record::{BaseBody, KeyBody, WalBody};
 use holdfast_repository::layout;
 use holdfast_repository::signed::Draft;
 use holdfast_repository::signing::SigningKey;
@@ -121,6 +122,28 @@ async fn flipped_bits_are_healed_from_the_other_region_and_reported() -> Result<
             path.display()
         );
     }
+
+    // The same bit in both regions: refused by name, and nothing that can be started.
+    let largest = packs
+        .iter()
+        .max_by_key(|p| fs::metadata(p).map_or(0, |m| m.len()));
+    let largest = largest.context("a pack")?;
+    let inner = largest.strip_prefix(scene.vault.place(0))?;
+    for region in 0..2 {
+        flip(&scene.vault.place(region).join(inner), |len| len / 2)?;
+    }
+    let error = scene.restore(&latest(), "refused").await.unwrap_err();
+    let told = format!("{error:#}");
+    assert!(
+        told.contains(&inner.display().to_string()) && told.contains("region0") && told.contains("region1"),
+        "{told}"
+    );
+    assert!(!scene.target("refused").data.join("global/pg_control").exists());
+    // One good copy comes back, and the other is made whole from it.
+    flip(&scene.vault.place(1).join(inner), |len| len / 2)?;
+    scene.restore(&latest(), "again").await?;
+    assert_eq!(scene.open("again")?.psql("select count(*) from t")?, "21000");
+    assert_eq!(fs::read(largest)?, fs::read(scene.vault.place(1).join(inner))?);
     Ok(())
 }
 
@@ -146,20 +169,12 @@ async fn a_hole_is_named_and_never_passed_over() -> Result<()> {
     for region in 0..2 {
         fs::remove_file(scene.vault.place(region).join(&inner))?;
     }
-    let stopped = TestPostgres::open(&scene.target("late").data, false);
-    let log = match stopped {
-        Ok(server) => {
-            holdfast_tests::postgres::wait_until("recovery gives up", || Ok(server.log().contains("FATAL")))?;
-            server.log()
-        }
-        Err(error) => format!("{error:#}"),
-    };
+    let log = stops(&scene, "late")?;
     assert!(log.contains("which the plan saw"), "{log}");
     assert!(
         log.contains("could not restore file") || log.contains("restore_command"),
         "{log}"
     );
-    assert!(!log.contains("archive recovery complete"), "{log}");
 
     // Known to the planner: named, refused, and passed by only when told to.
     let error = scene.plan(&latest()).await.unwrap_err();
@@ -248,9 +263,10 @@ async fn what_nobody_trusted_signed_is_not_believed() -> Result<()> {
         ledger.findings
     );
     assert_ne!(fs::read(&base)?, forged);
-    // One WAL object under another's name: the same.
-    let logs = wal(&scene, 0);
+    // One WAL object under another's name, and one pack: the same.
+    let (logs, packs) = (wal(&scene, 0), objects(&scene, 0, &layout::packs(&cluster)));
     fs::copy(&logs[0], &logs[1])?;
+    fs::copy(&packs[0], &packs[1])?;
     scene.restore(&latest(), "swapped").await?;
     assert_eq!(scene.open("swapped")?.psql("select count(*) from t")?, "21000");
 
@@ -284,6 +300,76 @@ async fn a_revoked_agents_later_objects_are_not_believed() -> Result<()> {
         "{told}"
     );
     Ok(())
+}
+
+/// What the key had signed before it was stolen is believed by name, and restores; what
+/// the thief adds is neither believed nor passed over.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_revoked_agent_had_written_before_is_restored() -> Result<()> {
+    let mut scene = filled().await?;
+    scene.lose_source().await?;
+    let cluster = scene.vault.cluster.clone();
+    let key_of = |path: &Path| -> Result<ObjectKey> {
+        let inner = path.strip_prefix(scene.vault.place(0))?;
+        Ok(ObjectKey::from_layout(inner.display().to_string()))
+    };
+    // The last object with a transaction's end in the first three quarters of the log.
+    let logs = wal(&scene, 0);
+    let mut ends = None;
+    for path in logs[..logs.len() * 3 / 4].iter().rev() {
+        let signed = scene.vault.signed::<WalBody>(&key_of(path)?).await?;
+        if let Some(commit) = signed.body().last_commit {
+            ends = Some((signed.link(), commit.time));
+            break;
+        }
+    }
+    let (stolen_at, end) = ends.context("no transaction ended")?;
+    let base = objects(&scene, 0, &layout::bases(&cluster, scene.lineage())).remove(0);
+    let base = scene.vault.signed::<BaseBody>(&key_of(&base)?).await?;
+    let mut believed = vec![stolen_at, base.link()];
+    for kind in [KeyKind::Data, KeyKind::Index] {
+        for object in objects(&scene, 0, &layout::keys(&cluster, kind)) {
+            believed.push(scene.vault.signed::<KeyBody>(&key_of(&object)?).await?.link());
+        }
+    }
+    scene.vault.revoke_agent(believed).await?;
+
+    // To just before the last transaction that is believed, and no further.
+    let before = Timestamp::from_unix_micros(end.unix_micros() - 1);
+    let request = Request::new(Target::Time(before));
+    scene.restore(&request, "believed").await?;
+    // PostgreSQL 15 reads ahead, and asks for the segment behind the target: what is
+    // not believed there ends recovery early, unless it is told not to look.
+    let told = stops(&scene, "believed")?;
+    assert!(told.contains("was revoked"), "{told}");
+    let data = scene.target("believed").data;
+    let auto_conf = data.join("postgresql.auto.conf");
+    fs::write(
+        &auto_conf,
+        format!("{}recovery_prefetch = off\n", fs::read_to_string(&auto_conf)?),
+    )?;
+    fs::remove_file(data.with_extension("log"))?;
+    let rows: u32 = scene.open("believed")?.psql("select count(*) from t")?.parse()?;
+    assert!((5000..21000).contains(&rows), "{rows}");
+    let told = match scene.restore(&latest(), "latest").await {
+        Err(error) => format!("{error:#}"),
+        Ok(_) => stops(&scene, "latest")?,
+    };
+    assert!(told.contains("was revoked"), "{told}");
+    Ok(())
+}
+
+/// What a server that cannot finish its recovery logs.
+fn stops(scene: &Scene, name: &str) -> Result<String> {
+    let log = match TestPostgres::open(&scene.target(name).data, false) {
+        Ok(server) => {
+            holdfast_tests::postgres::wait_until("recovery gives up", || Ok(server.log().contains("FATAL")))?;
+            server.log()
+        }
+        Err(error) => format!("{error:#}"),
+    };
+    anyhow::ensure!(!log.contains("archive recovery complete"), "{log}");
+    Ok(log)
 }
 
 #[tokio::test(flavor = "multi_thread")]

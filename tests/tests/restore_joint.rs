@@ -1,31 +1,17 @@
 //! One moment of database and filestore, and restores over a change of timeline.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
-use holdfast_agent::restore::closure::{self, Reference};
+use holdfast_agent::restore::closure;
 use holdfast_plan::restore::{Request, Target};
 use holdfast_proto::record::JointClaim;
-use holdfast_tests::postgres::{Options, StopMode, TestPostgres};
-use holdfast_tests::scene::Scene;
+use holdfast_tests::postgres::{Options, StopMode};
+use holdfast_tests::scene::{Scene, references};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast-wal");
-
-fn references(pg: &TestPostgres) -> Result<Vec<Reference>> {
-    let rows = pg.psql("select store_fname, checksum, file_size from ir_attachment")?;
-    rows.lines()
-        .map(|row| {
-            let mut columns = row.split('|');
-            let mut next = || columns.next().map(str::to_owned).context("a column");
-            Ok(Reference {
-                name: next()?,
-                sha1: Some(next()?),
-                size: Some(next()?.parse()?),
-            })
-        })
-        .collect()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn database_and_files_come_back_to_one_moment() -> Result<()> {
@@ -92,12 +78,95 @@ async fn database_and_files_come_back_to_one_moment() -> Result<()> {
         .into_values()
         .next()
         .context("a filestore")?;
-    let compared = closure::compare(self::references(&restored)?, &dir, 2)?;
+    let compared = closure::compare(holdfast_tests::scene::references(&restored)?, &dir, 2)?;
     assert_eq!(
         (compared.present, compared.extras_count, compared.is_complete()),
         (203, 0, true)
     );
     Ok(())
+}
+
+/// Files that are written in place, changed and deleted while they are read: each
+/// restored file is one that was there whole, or is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_change_and_vanish_while_they_are_read() -> Result<()> {
+    let mut scene = Scene::start(PROGRAM, Options::default()).await?;
+    scene.sql("create table ir_attachment (store_fname text, checksum text, file_size bigint)")?;
+    scene.base().await?;
+    let mut filestore = scene.filestore()?;
+    for n in 0..300 {
+        scene.add_file(&format!("quiet {n} ").repeat(2000).into_bytes())?;
+    }
+    let files = scene.files();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let restless = std::thread::spawn(move || -> Result<u32> {
+        let mut rounds = 0;
+        while stopped.try_recv().is_err() {
+            for n in 0..16 {
+                let whole = format!("restless {rounds} {n} ").repeat(4000).into_bytes();
+                let sha1 = sha1::Sha1::from(&whole).digest().to_string();
+                let path = files.join(&sha1[..2]).join(&sha1);
+                fs::create_dir_all(path.parent().context("a directory")?)?;
+                fs::write(&path, &whole[..whole.len() / 2])?;
+                fs::write(&path, &whole)?;
+                fs::write(&path, b"something else")?;
+                fs::remove_file(path)?;
+            }
+            rounds += 1;
+        }
+        Ok(rounds)
+    });
+    let writing = scene.writing(&scene.vault.publisher(2)).await?;
+    let asked = holdfast_agent::filestore::Asked {
+        sweep: true,
+        checkpoint: false,
+    };
+    let mut stored = 0;
+    for _ in 0..3 {
+        stored += filestore.capture(&writing, asked).await?.stored;
+    }
+    stop.send(())?;
+    let rounds = restless.join().expect("the writer does not panic")?;
+    assert!(rounds > 1 && stored > 0, "{rounds} rounds, {stored} bytes");
+
+    // One that changes its content for good, and one that is gone for good.
+    let kept = scene.attach(b"kept to the end")?;
+    let gone = scene.add_file(b"gone before the fence")?;
+    filestore.capture(&writing, asked).await?;
+    fs::remove_file(scene.files().join(&gone))?;
+    let point = scene.fence(&mut filestore, None).await?;
+    scene.safe().await?;
+    scene.lose_source().await?;
+    let source = contents(&scene.files())?;
+    assert!(source.len() == 301 && source.contains_key(&kept) && !source.contains_key(&gone));
+    fs::remove_dir_all(scene.files())?;
+
+    let named = Request::new(Target::Name(format!("holdfast-{}", point.id)));
+    let outcome = scene.restore(&named, "rested").await?;
+    assert_eq!(outcome.filestores[0].dirty_count, 0, "{:?}", outcome.filestores);
+    assert!(contents(&outcome.filestores[0].directory)? == source);
+    let restored = scene.open("rested")?;
+    let compared = closure::compare(references(&restored)?, &outcome.filestores[0].directory, 2)?;
+    assert!(compared.is_complete(), "{compared:?}");
+    Ok(())
+}
+
+/// The files of a filestore: name and content.
+fn contents(root: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut all = BTreeMap::new();
+    for directory in fs::read_dir(root)? {
+        let directory = directory?;
+        for file in fs::read_dir(directory.path())? {
+            let file = file?;
+            let name = format!(
+                "{}/{}",
+                directory.file_name().to_string_lossy(),
+                file.file_name().to_string_lossy()
+            );
+            all.insert(name, fs::read(file.path())?);
+        }
+    }
+    Ok(all)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,11 @@
 //! The restored cluster is a copy: it does not archive, does not follow the
 //! primary that its origin followed, and does not wait for synchronous standbys
 //! that follow somebody else. What was switched off is reported.
+//!
+//! `hot_standby` is off. With it, recovery pauses for good at the record that says
+//! that the source was given more connections or workers after the base was taken
+//! (`CheckRequiredParameterValues` in `xlogrecovery.c`); without it the
+//! server turns everybody away until recovery is over, and then is what it should be.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -23,10 +28,11 @@ use crate::durable::{self, LocalFileError};
 const AUTO_CONF: &str = "postgresql.auto.conf";
 
 /// Settings that are taken out of `postgresql.auto.conf` wherever they come from.
-const OURS: [&str; 14] = [
+const OURS: [&str; 15] = [
     "restore_command",
     "recovery_end_command",
     "archive_cleanup_command",
+    "hot_standby",
     "recovery_target",
     "recovery_target_action",
     "recovery_target_inclusive",
@@ -39,6 +45,9 @@ const OURS: [&str; 14] = [
     "primary_slot_name",
     "synchronous_standby_names",
 ];
+
+/// Those of them that every restore sets anew.
+const SET_ANEW: [&str; 2] = ["hot_standby", "restore_command"];
 
 /// Settings below whose value at the source recovery refuses to go.
 const MINIMA: [&str; 5] = [
@@ -116,7 +125,8 @@ fn auto_conf_text(
     for line in before.lines() {
         match setting(line) {
             Some((name, _)) if OURS.contains(&name.as_str()) => {
-                if !name.starts_with("recovery_target") && name != "restore_command" {
+                let expected = name.starts_with("recovery_target") || SET_ANEW.contains(&name.as_str());
+                if !expected {
                     notes.push(format!("{name} was taken out of {AUTO_CONF}"));
                 }
             }
@@ -160,6 +170,7 @@ fn auto_conf_text(
         }
         text.push_str(&line(name, ""));
     }
+    text.push_str(&line("hot_standby", "off"));
     text.push_str(&line("restore_command", &settings.restore_command));
     for name in [
         "recovery_target",
@@ -275,7 +286,7 @@ mod tests {
         let targets: Vec<_> = text
             .lines()
             .filter_map(setting)
-            .filter(|(n, v)| !v.is_empty() && OURS[3..11].contains(&n.as_str()))
+            .filter(|(n, v)| !v.is_empty() && n.starts_with("recovery_target"))
             .collect();
         let expected = [
             ("recovery_target_timeline", "2"),

@@ -280,7 +280,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
         target.data.display()
     );
     if std::io::stdout().is_terminal() {
-        println!("It is there when `SELECT pg_is_in_recovery()` says f, not when the port is open.");
+        println!("It takes connections when it has been promoted: until then recovery is still replaying.");
     }
     Ok(Exit::Done)
 }

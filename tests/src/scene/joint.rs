@@ -11,8 +11,11 @@ use holdfast_agent::filestore::{Asked, Filestore, Writing};
 use holdfast_agent::findings::Findings;
 use holdfast_agent::postgres::sql_connect;
 use holdfast_agent::progress::Meter;
+use holdfast_agent::restore::closure::Reference;
+use holdfast_repository::publisher::Publisher;
 
 use super::Scene;
+use crate::postgres::TestPostgres;
 
 /// Longer than any test.
 const LONG: Duration = Duration::from_secs(3600);
@@ -65,21 +68,36 @@ impl Scene {
         Ok(name)
     }
 
-    /// Takes a fence over `filestore`.
-    pub async fn fence(&self, filestore: &mut Filestore, last: Option<&LastPoint>) -> Result<LastPoint> {
-        let line = self.line.as_ref().context("the server is not protected")?;
+    /// With what the agent writes filestores, through `publisher`.
+    pub async fn writing(&self, publisher: &Publisher) -> Result<Writing> {
         let key = self.vault.data_key().await?;
         let index_key = self.vault.index_key().await?;
-        let writing = Writing {
-            publisher: self.vault.publisher(2),
+        Ok(Writing {
+            publisher: publisher.clone(),
             trust: Arc::new(self.vault.trust().await?),
             needs: vec![key.object, index_key.object],
             key: key.key,
             index_key: Arc::new(index_key.key),
-        };
+        })
+    }
+
+    /// Takes a fence over `filestore`.
+    pub async fn fence(&self, filestore: &mut Filestore, last: Option<&LastPoint>) -> Result<LastPoint> {
+        let writing = self.writing(&self.vault.publisher(2)).await?;
+        self.fence_by(&writing, filestore, last).await
+    }
+
+    /// Takes a fence over `filestore`, written as `writing` says.
+    pub async fn fence_by(
+        &self,
+        writing: &Writing,
+        filestore: &mut Filestore,
+        last: Option<&LastPoint>,
+    ) -> Result<LastPoint> {
+        let line = self.line.as_ref().context("the server is not protected")?;
         let client = sql_connect(&self.pg.conninfo("postgres").parse()?).await?;
         let fencing = Fencing {
-            writing: &writing,
+            writing,
             lineage: self.lineage,
             client: &client,
             frontier: &line.frontier,
@@ -107,4 +125,20 @@ impl Scene {
             .await
             .with_context(|| format!("no point: {:?}", line.findings.snapshot()))?
     }
+}
+
+/// What the rows of `ir_attachment` reference.
+pub fn references(pg: &TestPostgres) -> Result<Vec<Reference>> {
+    let rows = pg.psql("select store_fname, checksum, file_size from ir_attachment")?;
+    rows.lines()
+        .map(|row| {
+            let mut columns = row.split('|');
+            let mut next = || columns.next().map(str::to_owned).context("a column");
+            Ok(Reference {
+                name: next()?,
+                sha1: Some(next()?),
+                size: Some(next()?.parse()?),
+            })
+        })
+        .collect()
 }
