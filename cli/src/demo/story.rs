@@ -1,6 +1,6 @@
 //! What happens, in order.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -517,11 +517,19 @@ async fn restore_latest(stage: &Stage, journal: &Journal) -> anyhow::Result<(Los
     stage.say("And to the latest moment: what was lost at the end?");
     let (_, server) = Recovery::begin(stage).restore(&["--latest"], "latest").await?;
     let client = server.connect(DATABASE).await?;
-    let copy: BTreeSet<i32> = client
-        .query("SELECT id FROM public.account_move", &[])
+    let files = stage.path("latest/filestore");
+    let copy: BTreeMap<i32, bool> = client
+        .query(
+            "SELECT m.id, a.store_fname FROM public.account_move m
+             LEFT JOIN public.ir_attachment a ON a.res_model = 'account.move' AND a.res_id = m.id",
+            &[],
+        )
         .await?
         .iter()
-        .map(|row| row.get(0))
+        .map(|row| {
+            let name: Option<String> = row.get(1);
+            (row.get(0), name.is_some_and(|name| files.join(name).is_file()))
+        })
         .collect();
     drop(client);
     let loss = Loss::of(journal, &copy);
@@ -532,6 +540,10 @@ async fn restore_latest(stage: &Stage, journal: &Journal) -> anyhow::Result<(Los
         "  {} acknowledged commits, of the last {}, are not restorable",
         loss.commits,
         span(loss.span_ms)
+    ));
+    stage.say(format!(
+        "  with attachments, all of it is restorable up to {} before the last commit",
+        span(loss.joint_span_ms)
     ));
     Ok((loss, comparison))
 }
