@@ -318,20 +318,20 @@ async fn wait_protected(
     agent: &mut Daemon,
     coordinator: &mut Daemon,
 ) -> anyhow::Result<()> {
-    let bar = screen::byte_bar(0, "base");
+    // The agent tells how far it is with its heartbeats: no bar before the first.
+    let mut bar = None;
     let began = Instant::now();
-    let mut size = 0;
     wait_until("a base backup is in the repository", async || {
         agent.check()?;
         coordinator.check()?;
         people.check()?;
         let status = cluster_status(stage).await?;
         for work in status["work"].as_array().into_iter().flatten() {
-            if let (Some("base-backup"), [Some(done), Some(total)]) = (
-                work["work"].as_str(),
-                [work["progress"][0].as_u64(), work["progress"][1].as_u64()],
-            ) {
-                size = total;
+            let progress = [work["progress"][0].as_u64(), work["progress"][1].as_u64()];
+            if let (Some("base-backup"), [Some(done), Some(total)]) = (work["work"].as_str(), progress)
+                && total > 0
+            {
+                let bar = bar.get_or_insert_with(|| screen::byte_bar(total, "base"));
                 bar.set_length(total);
                 bar.set_position(done);
             }
@@ -339,7 +339,9 @@ async fn wait_protected(
         Ok(!status["last_base"].is_null())
     })
     .await?;
-    bar.finish_and_clear();
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
     let took = began.elapsed().as_millis() as u64;
     stage.say(format!(
         "  the base backup is in the repository after {}",
