@@ -5,12 +5,11 @@
 
 # The main job, end to end, under target/demo. SERVE=1 leaves the coordinator's page open.
 demo:
-	scripts/need demo && cargo build --quiet --bin holdfast && target/debug/holdfast demo --directory target/demo $(if $(SERVE),--serve)
+	scripts/need demo && cargo run --bin holdfast -- demo --directory target/demo $(if $(SERVE),--serve)
 
 # Every test, with the servers that they need.
 test:
 	scripts/need test && scripts/test
-
 
 lint:
 	cargo fmt --all --check && cargo clippy --workspace --all-targets -- -D warnings

@@ -34,6 +34,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use globset::Glob;
+use holdfast_plan::policy::Tier;
 use holdfast_proto::Fingerprint;
 use holdfast_proto::names::{ActorName, ClusterId, FilestoreName, RecipientRole, Region, TierName};
 use holdfast_proto::record::SealedTo;
@@ -255,6 +256,7 @@ fn read_agent(top: Section<'_, '_>, beside: &mut Gathered) -> Option<AgentConfig
         }
     };
     let coordinator = top.section("coordinator").map(read_coordinator);
+    let coordinated = coordinator.is_some();
     let sections = top.sections("cluster");
     if sections.is_empty() {
         top.complain(
@@ -262,7 +264,10 @@ fn read_agent(top: Section<'_, '_>, beside: &mut Gathered) -> Option<AgentConfig
             "is missing: add a [[cluster]] with cluster, tier and postgres",
         );
     }
-    let clusters: Vec<Option<ClusterConfig>> = sections.into_iter().map(read_cluster).collect();
+    let clusters: Vec<Option<ClusterConfig>> = sections
+        .into_iter()
+        .map(|section| read_cluster(section, coordinated))
+        .collect();
     let mut seen = BTreeSet::new();
     for cluster in clusters.iter().flatten() {
         if !seen.insert(&cluster.id) {
@@ -414,9 +419,24 @@ fn read_coordinator(section: Section<'_, '_>) -> Option<CoordinatorConfig> {
     })
 }
 
-fn read_cluster(section: Section<'_, '_>) -> Option<ClusterConfig> {
+fn read_cluster(section: Section<'_, '_>, coordinated: bool) -> Option<ClusterConfig> {
     let id = section.required::<ClusterId>("cluster", "write it as TENANT/CLUSTER, for example \"acme/erp\"");
-    let tier = section.required("tier", "name the tier, for example \"gold\"");
+    let tier = section.required::<TierName>("tier", "name the tier, for example \"gold\"");
+    // A coordinator's policy may have tiers of its own; alone, the agent knows
+    // the shipped ones.
+    if let Some(tier) = tier.as_ref().filter(|tier| !Tier::shipped().contains_key(*tier))
+        && !coordinated
+    {
+        let known: Vec<&str> = Tier::shipped().keys().map(TierName::as_str).collect();
+        section.complain(
+            "tier",
+            format!(
+                "{:?} is none of the shipped tiers ({}): correct it, or add the [coordinator] whose policy has it",
+                tier.as_str(),
+                known.join(", ")
+            ),
+        );
+    }
     let postgres = section.required::<PgTarget>(
         "postgres",
         "write how to connect, for example \"host=/run/postgresql user=holdfast dbname=postgres\"",

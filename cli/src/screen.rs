@@ -1,4 +1,4 @@
-//! What people see: logging, tables, amounts, progress.
+//! What people see: logging, tables, amounts, lines that fit, progress.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -56,6 +56,45 @@ pub fn span(millis: u64) -> String {
 /// A moment for people, to the millisecond.
 pub fn moment(t: Timestamp) -> String {
     t.to_chrono().format("%Y-%m-%d %H:%M:%S%.3fZ").to_string()
+}
+
+/// Columns of a terminal that shows nothing wider: output that goes elsewhere.
+const PLAIN_WIDTH: usize = 100;
+
+/// The columns that standard output has.
+pub fn width() -> usize {
+    rustix::termios::tcgetwinsize(std::io::stdout())
+        .ok()
+        .map(|size| usize::from(size.ws_col))
+        .filter(|columns| *columns > 0)
+        .unwrap_or(PLAIN_WIDTH)
+}
+
+/// Breaks a line between words so that no part is wider than `width`: parts
+/// after the first begin with `hang` spaces, parts before the last end in
+/// `mark`. A word that is too long by itself stays whole.
+pub fn fold(line: &str, width: usize, hang: usize, mark: &str) -> String {
+    let width = width.saturating_sub(mark.chars().count());
+    let mut out = String::new();
+    let (mut used, mut said, mut first) = (0, false, true);
+    for word in line.split(' ') {
+        let length = word.chars().count();
+        if said && used + 1 + length > width {
+            out.truncate(out.trim_end().len());
+            out.push_str(mark);
+            out.push('\n');
+            out.push_str(&" ".repeat(hang));
+            (used, said) = (hang, false);
+        } else if !first {
+            out.push(' ');
+            used += 1;
+        }
+        out.push_str(word);
+        used += length;
+        said |= length > 0;
+        first = false;
+    }
+    out
 }
 
 /// Rows in columns, the first row being the heading.
@@ -147,6 +186,30 @@ mod tests {
         assert_eq!(span(12_345), "12.3 s");
         assert_eq!(span(61_000), "1 min 01 s");
         assert_eq!(span(7_260_000), "2 h 01 min");
+    }
+
+    #[test]
+    fn lines_fit_and_lose_no_word() {
+        assert_eq!(fold("  short", 20, 4, " \\"), "  short");
+        assert_eq!(
+            fold("$ restore run --cluster acme/erp --latest", 24, 4, " \\"),
+            "$ restore run \\\n    --cluster acme/erp \\\n    --latest"
+        );
+        let long = "a word-that-is-longer-than-the-line b";
+        assert_eq!(
+            fold(long, 10, 2, ""),
+            "a\n  word-that-is-longer-than-the-line\n  b"
+        );
+        for width in 10..60 {
+            let line = "  2026-11-22 to 2026-11-23  lineage 7  LSN 0/1 to 0/2  1 bases, 3 points";
+            let folded = fold(line, width, 6, "");
+            let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+            assert_eq!(words(&folded), words(line));
+            assert!(
+                folded.lines().all(|l| l.chars().count() <= width.max(16)),
+                "{width}: {folded}"
+            );
+        }
     }
 
     #[test]

@@ -59,7 +59,8 @@ pub enum SessionError {
     },
     /// The directory is not the server's.
     #[error(
-        "{directory:?} is not the data directory of the server that answers ({why}): correct data_dir in the configuration"
+        "{directory:?} is not the data directory of the server that answers ({why}): run the agent as a user that may \
+         read it, or correct data_directory in the configuration"
     )]
     WrongDirectory {
         /// The directory.

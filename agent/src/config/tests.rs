@@ -29,6 +29,24 @@ fn refused(text: &str, expected: &[&str]) {
     assert_eq!(found, expected);
 }
 
+/// Alone, an agent could only guess at the numbers of a tier that is not shipped.
+#[test]
+fn an_unknown_tier_needs_a_coordinator() {
+    let unknown = small().replace("\"platinum\"", "\"platinium\"");
+    refused(
+        &unknown,
+        &[
+            "agent.toml:9: cluster[0].tier: \"platinium\" is none of the shipped tiers (bronze, gold, platinum, silver): \
+           correct it, or add the [coordinator] whose policy has it",
+        ],
+    );
+    let coordinator =
+        "[coordinator]\nurl = \"https://c:1\"\nca = \"/ca\"\ncert = \"/cert\"\nkey = \"/key\"\n[[cluster]]";
+    let coordinated = unknown.replace("[[cluster]]", coordinator);
+    let config = AgentConfig::parse("agent.toml".as_ref(), &coordinated).unwrap();
+    assert_eq!(config.clusters[0].tier.as_str(), "platinium");
+}
+
 #[test]
 fn ten_lines_suffice() {
     let config = AgentConfig::parse("agent.toml".as_ref(), &small()).unwrap();

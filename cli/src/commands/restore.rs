@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use holdfast_agent::restore::{self, Access, FetchBy, Options, PlanError, Target, plan_request};
+use holdfast_agent::restore::{self, Access, FetchBy, Options, Phase, PlanError, Target, plan_request};
 use holdfast_plan::restore::{FilestoreChoice, Request, RestorePlan, Target as Moment, TimelineChoice};
 use holdfast_proto::Timestamp;
 use holdfast_proto::names::{BackupId, ClusterId, FilestoreName, Lineage, Region};
@@ -259,7 +259,11 @@ async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
         }
     );
     for phase in &outcome.phases {
-        let name = format!("{:?}", phase.phase).to_lowercase();
+        let name = match phase.phase {
+            Phase::BaseFetch => "base fetch",
+            Phase::FilestoreRestore => "filestore restore",
+            Phase::Configure => "configure",
+        };
         println!(
             "  {name:<18} {:>10}  {}",
             screen::span(phase.ended.millis_since(phase.started)),

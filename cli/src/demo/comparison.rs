@@ -36,20 +36,6 @@ pub struct Comparison {
     pub attachments_different: usize,
 }
 
-impl Comparison {
-    /// Whether the copy is exactly what it should be.
-    pub fn holds(&self) -> bool {
-        self.invoices_missing == 0
-            && self.invoices_unexpected == 0
-            && self.lines_wrong == 0
-            && self.attachments_missing == 0
-            && self.attachments_different == 0
-            && self.invoices_expected == self.invoices_found
-            && self.attachments_equal == self.attachments_referenced
-            && self.attachments_referenced > 0
-    }
-}
-
 /// Compares the copy with the journal at `moment`.
 pub async fn compare(
     client: &Client,

@@ -9,26 +9,32 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use holdfast_drills::scratch::{Isolation, PrivateServer, ServerOptions};
+use holdfast_drills::scratch::{Isolation, PrivateServer, ServerOptions, newest_programs, tethered};
+use holdfast_proto::pg::PgMajor;
+use rustix::fs::{FlockOperation, flock};
 use serde::de::DeserializeOwned;
 use tokio::process::{Child, Command};
 
 use super::writer::COLLECTOR_DELAY;
+use crate::screen;
 
 /// The protected cluster.
 pub const CLUSTER: &str = "acme/erp";
 /// The filestore's name.
 pub const FILESTORE: &str = "attachments";
-/// PostgreSQL's major version on the stage.
-const MAJOR: u32 = 15;
+/// Columns before what a moment's line says, and before what it shows.
+const INDENT: usize = 11;
 
 /// Where everything lies.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Stage {
     root: PathBuf,
     program: PathBuf,
+    postgres: PgMajor,
     began: Instant,
     http_port: u16,
+    /// Locked while this demo has the directory.
+    _mark: fs::File,
 }
 
 /// A daemon of the stage; killed when dropped.
@@ -41,27 +47,56 @@ pub struct Daemon {
 
 impl Stage {
     /// Clears what an earlier demo left in `root` and makes it anew. Refuses a
-    /// directory that holds anything else.
+    /// directory that holds anything else, or where a demo is running.
     pub fn clear(root: &Path) -> anyhow::Result<Self> {
         const MARK: &str = ".holdfast-demo";
+        let (postgres, _) = newest_programs()?;
         let root = std::path::absolute(root)?;
-        if root.exists() && fs::read_dir(&root)?.next().is_some() {
-            if !root.join(MARK).exists() {
-                bail!(
-                    "{} is not empty and not a demo's directory: choose another",
-                    root.display()
-                );
-            }
-            fs::remove_dir_all(&root).with_context(|| format!("clearing {}", root.display()))?;
+        let making = || {
+            format!(
+                "making the directory {}: name another with --directory",
+                root.display()
+            )
+        };
+        fs::create_dir_all(&root).with_context(making)?;
+        let mark = root.join(MARK);
+        let strange = fs::read_dir(&root).with_context(making)?.next().is_some() && !mark.exists();
+        if strange {
+            bail!(
+                "{} is not empty and not a demo's directory: name another with --directory",
+                root.display()
+            );
         }
-        fs::create_dir_all(&root)?;
-        fs::write(root.join(MARK), "")?;
-        let http_port = free_port()?;
+        let held = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&mark)
+            .with_context(making)?;
+        if flock(&held, FlockOperation::NonBlockingLockExclusive).is_err() {
+            bail!(
+                "a demo is running in {}: wait for its end, or name another with --directory",
+                root.display()
+            );
+        }
+        for entry in fs::read_dir(&root)? {
+            let path = entry?.path();
+            if path == mark {
+                continue;
+            }
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
+            removed.with_context(|| format!("clearing {}", path.display()))?;
+        }
         Ok(Self {
             root,
             program: std::env::current_exe()?,
+            postgres,
             began: Instant::now(),
-            http_port,
+            http_port: free_port()?,
+            _mark: held,
         })
     }
 
@@ -80,9 +115,42 @@ impl Stage {
         self.began.elapsed().as_millis() as u64
     }
 
+    /// PostgreSQL's major version.
+    pub fn postgres(&self) -> PgMajor {
+        self.postgres
+    }
+
     /// Says what happens now.
     pub fn say(&self, text: impl AsRef<str>) {
-        println!("[{:6.1} s] {}", self.began.elapsed().as_secs_f64(), text.as_ref());
+        let line = format!("[{:6.1} s] {}", self.began.elapsed().as_secs_f64(), text.as_ref());
+        println!("{}", screen::fold(&line, screen::width(), INDENT, ""));
+        let _ = std::io::stdout().flush();
+    }
+
+    /// Shows what a command printed.
+    pub fn quote(&self, text: &str) {
+        for line in text.lines() {
+            let line = format!("{:INDENT$}{line}", "");
+            println!("{}", screen::fold(&line, screen::width(), INDENT + 4, ""));
+        }
+        let _ = std::io::stdout().flush();
+    }
+
+    /// Shows a line as it would be typed in the stage's directory.
+    pub fn show(&self, words: &[&str], end: &str) {
+        let root = format!("{}/", self.root.display());
+        let mut line = format!("{:INDENT$}$", "");
+        for word in words {
+            let word = word.replace(&root, "");
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,+@%".contains(c);
+            if word.chars().all(plain) {
+                line.push_str(&format!(" {word}"));
+            } else {
+                line.push_str(&format!(" \"{word}\""));
+            }
+        }
+        line.push_str(end);
+        println!("{}", screen::fold(&line, screen::width(), INDENT + 4, " \\"));
         let _ = std::io::stdout().flush();
     }
 
@@ -103,23 +171,37 @@ impl Stage {
 
     /// As [`Stage::run`], whatever the exit status.
     pub async fn attempt(&self, arguments: &[&str]) -> anyhow::Result<(std::process::ExitStatus, String)> {
-        let shown = arguments
-            .join(" ")
-            .replace(&format!("{}/", self.root.display()), "");
-        println!("           $ holdfast {shown}");
-        let output = Command::new(&self.program)
+        let words: Vec<&str> = std::iter::once("holdfast")
+            .chain(arguments.iter().copied())
+            .collect();
+        self.show(&words, "");
+        self.ask(arguments).await
+    }
+
+    /// As [`Stage::attempt`], without showing the line.
+    pub async fn ask(&self, arguments: &[&str]) -> anyhow::Result<(std::process::ExitStatus, String)> {
+        let output = self
+            .command(&self.program)
             .args(arguments)
-            .env("HOLDFAST_CONFIG", self.path("holdfast.toml"))
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .kill_on_drop(true)
             .output()
             .await
-            .with_context(|| format!("running holdfast {shown}"))?;
+            .with_context(|| format!("running holdfast {}", arguments.join(" ")))?;
         Ok((
             output.status,
             String::from_utf8_lossy(&output.stdout).into_owned(),
         ))
+    }
+
+    /// A program in the stage's directory; it ends when the demo does.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::from(tethered(program));
+        command
+            .current_dir(&self.root)
+            .env("HOLDFAST_CONFIG", self.path("holdfast.toml"))
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .kill_on_drop(true);
+        command
     }
 
     /// As [`Stage::run`] with `--json`, parsed.
@@ -130,22 +212,23 @@ impl Stage {
         serde_json::from_str(&out).with_context(|| format!("the JSON of holdfast {}", arguments.join(" ")))
     }
 
-    /// Starts a daemon of this program, logging into `logs/<name>.log`.
+    /// Starts a daemon of this program, logging into `logs/<name>.log`. It has a
+    /// process group of its own: Ctrl-C reaches the demo alone, which stops it.
     pub fn daemon(&self, name: &'static str, arguments: &[&str]) -> anyhow::Result<Daemon> {
-        let shown = arguments
-            .join(" ")
-            .replace(&format!("{}/", self.root.display()), "");
-        println!("           $ holdfast {shown} &");
+        let words: Vec<&str> = std::iter::once("holdfast")
+            .chain(arguments.iter().copied())
+            .collect();
+        self.show(&words, " &");
         fs::create_dir_all(self.path("logs"))?;
         let log = self.path(&format!("logs/{name}.log"));
         let file = fs::File::create(&log)?;
-        let child = Command::new(&self.program)
+        let child = self
+            .command(&self.program)
             .args(["--log", "info"])
             .args(arguments)
-            .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
-            .kill_on_drop(true)
+            .process_group(0)
             .spawn()
             .with_context(|| format!("starting {name}"))?;
         Ok(Daemon { name, child, log })
@@ -177,7 +260,7 @@ impl Stage {
         ServerOptions {
             data: self.path(data),
             run: self.path(run),
-            major: MAJOR,
+            major: self.postgres.get(),
             superuser: "postgres".into(),
             settings: settings
                 .iter()
@@ -255,13 +338,22 @@ pub fn free_port() -> anyhow::Result<u16> {
 impl Daemon {
     /// Fails when the daemon has ended, with the end of its log.
     pub fn check(&mut self) -> anyhow::Result<()> {
-        if let Some(status) = self.child.try_wait()? {
-            let text = fs::read_to_string(&self.log).unwrap_or_default();
-            let tail: Vec<&str> = text.lines().rev().take(15).collect();
-            let tail: Vec<&str> = tail.into_iter().rev().collect();
-            bail!("the {} ended with {status}:\n{}", self.name, tail.join("\n"));
+        match self.child.try_wait()? {
+            Some(status) => Err(self.ended(status)),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    fn ended(&self, status: std::process::ExitStatus) -> anyhow::Error {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        let tail = &lines[lines.len().saturating_sub(15)..];
+        anyhow::anyhow!(
+            "the {} ended with {status}; the end of {}:\n{}",
+            self.name,
+            self.log.display(),
+            tail.join("\n")
+        )
     }
 
     /// SIGKILL, as when the machine is lost.
@@ -295,9 +387,11 @@ impl Daemon {
         }
     }
 
-    /// Waits until somebody stops it.
-    pub async fn wait(mut self) -> anyhow::Result<()> {
-        self.child.wait().await?;
-        Ok(())
+    /// Waits for an end that nobody asked for.
+    pub async fn lost(&mut self) -> anyhow::Error {
+        match self.child.wait().await {
+            Ok(status) => self.ended(status),
+            Err(e) => e.into(),
+        }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_proto::Timestamp;
 use tokio_postgres::{Client, Row};
@@ -15,7 +15,8 @@ use super::books::{Attachment, Filestore, INVOICES, MONTH};
 
 /// How long the collector leaves an unreferenced file alone.
 pub const COLLECTOR_DELAY: Duration = Duration::from_secs(25);
-const POST_EVERY: Duration = Duration::from_millis(40);
+/// The pause between an invoice and the next.
+pub const POST_EVERY: Duration = Duration::from_millis(40);
 
 /// An invoice with its attachment, and when its row came and went.
 #[derive(Debug, Clone)]
@@ -29,30 +30,57 @@ pub struct Posted {
     pub deleted: Option<Timestamp>,
 }
 
-/// What the writer knows to be committed, by invoice id.
-#[derive(Debug, Clone, Default)]
+/// What the writer knows to be committed, by invoice id, and whether it ever
+/// stood still.
+#[derive(Debug, Clone)]
 pub struct Journal {
     invoices: BTreeMap<i32, Posted>,
+    last_acknowledged: Instant,
+    longest_pause: Duration,
 }
 
 impl Journal {
-    /// The invoices of the start.
-    pub fn opened(attachments: Vec<Attachment>) -> Self {
-        let invoices = attachments
-            .into_iter()
-            .enumerate()
-            .map(|(n, attachment)| {
-                (
-                    n as i32 + 1,
-                    Posted {
-                        attachment,
-                        committed: None,
-                        deleted: None,
-                    },
-                )
-            })
-            .collect();
-        Self { invoices }
+    /// The invoices of the start; work begins `now`.
+    pub fn opened(attachments: Vec<Attachment>, now: Instant) -> Self {
+        let posted = |attachment| Posted {
+            attachment,
+            committed: None,
+            deleted: None,
+        };
+        Self {
+            invoices: (1..).zip(attachments.into_iter().map(posted)).collect(),
+            last_acknowledged: now,
+            longest_pause: Duration::ZERO,
+        }
+    }
+
+    /// A commit was acknowledged.
+    pub fn acknowledged(&mut self, id: i32, attachment: Attachment, committed: Timestamp, now: Instant) {
+        self.paused_until(now);
+        self.last_acknowledged = now;
+        let posted = Posted {
+            attachment,
+            committed: Some(committed),
+            deleted: None,
+        };
+        self.invoices.insert(id, posted);
+    }
+
+    /// The deletion of an invoice was acknowledged.
+    pub fn deleted(&mut self, id: i32, committed: Timestamp) {
+        if let Some(posted) = self.invoices.get_mut(&id) {
+            posted.deleted = Some(committed);
+        }
+    }
+
+    /// Work went on, or was over, at `now`: the pause before it counts.
+    pub fn paused_until(&mut self, now: Instant) {
+        self.longest_pause = self.longest_pause.max(now.duration_since(self.last_acknowledged));
+    }
+
+    /// The longest time between two acknowledged commits.
+    pub fn longest_pause(&self) -> Duration {
+        self.longest_pause
     }
 
     /// The invoices that stand at `moment`.
@@ -63,6 +91,11 @@ impl Journal {
                 p.committed.is_none_or(|c| c <= moment) && p.deleted.is_none_or(|d| d > moment)
             })
             .map(|(id, p)| (*id, p))
+    }
+
+    /// Every invoice that was ever acknowledged.
+    pub fn all(&self) -> impl Iterator<Item = (i32, &Posted)> {
+        self.invoices.iter().map(|(id, p)| (*id, p))
     }
 
     /// Invoices that were posted since the start.
@@ -125,6 +158,7 @@ pub async fn post_invoices(
             )
             .await?;
         transaction.commit().await?;
+        let acknowledged = Instant::now();
         let row = client
             .query_one(
                 "SELECT pg_catalog.pg_xact_commit_timestamp($1::text::xid)",
@@ -137,15 +171,7 @@ pub async fn post_invoices(
         journal
             .lock()
             .expect("no holder of the journal panics")
-            .invoices
-            .insert(
-                id,
-                Posted {
-                    attachment,
-                    committed: Some(committed),
-                    deleted: None,
-                },
-            );
+            .acknowledged(id, attachment, committed, acknowledged);
         row?;
     }
 }
@@ -259,9 +285,7 @@ pub async fn make_mistake(
     }
     let mut journal = journal.lock().expect("no holder of the journal panics");
     for row in &rows {
-        if let Some(posted) = journal.invoices.get_mut(&row.get::<_, i32>(0)) {
-            posted.deleted = Some(committed);
-        }
+        journal.deleted(row.get(0), committed);
     }
     Ok(Mistake {
         before,
@@ -282,17 +306,31 @@ mod tests {
             checksum: "aa".into(),
             size: 1,
         };
-        let mut journal = Journal::opened(vec![attachment.clone(); 2]);
-        let posted = Posted {
-            attachment,
-            committed: Some(at(10)),
-            deleted: Some(at(20)),
-        };
-        journal.invoices.insert(3, posted);
+        let begin = Instant::now();
+        let mut journal = Journal::opened(vec![attachment.clone(); 2], begin);
+        journal.acknowledged(3, attachment, at(10), begin);
+        journal.deleted(3, at(20));
         let ids = |t| journal.at(at(t)).map(|(id, _)| id).collect::<Vec<_>>();
         assert_eq!(ids(9), [1, 2]);
         assert_eq!(ids(10), [1, 2, 3]);
         assert_eq!(ids(20), [1, 2]);
         assert_eq!(journal.posted(), 1);
+    }
+
+    #[test]
+    fn the_longest_pause_counts_its_ends() {
+        let attachment = Attachment {
+            store_fname: "aa/aa".into(),
+            checksum: "aa".into(),
+            size: 1,
+        };
+        let begin = Instant::now();
+        let after = |millis| begin + Duration::from_millis(millis);
+        let mut journal = Journal::opened(Vec::new(), begin);
+        journal.acknowledged(1, attachment.clone(), Timestamp::from_unix_micros(1), after(30));
+        journal.acknowledged(2, attachment, Timestamp::from_unix_micros(2), after(50));
+        assert_eq!(journal.longest_pause(), Duration::from_millis(30));
+        journal.paused_until(after(100));
+        assert_eq!(journal.longest_pause(), Duration::from_millis(50));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
@@ -82,12 +83,12 @@ impl Isolation {
         self.kind
     }
 
-    /// A command that runs `program` inside.
+    /// A command that runs `program` inside, [`tethered`] to this process.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         if !self.map_user {
-            return Command::new(program);
+            return tethered(program);
         }
-        let mut command = Command::new("unshare");
+        let mut command = tethered("unshare");
         command.args(["--user", "--map-user", MAPPED_ID, "--map-group", MAPPED_ID]);
         if self.kind == IsolationKind::Namespaces {
             command.args(NAMESPACES);
@@ -132,6 +133,40 @@ impl Isolation {
     }
 }
 
+/// A command whose process the kernel kills when the thread that starts it
+/// ends, and so when this process dies of whatever cause. Start it from a
+/// thread that lives as long as it should.
+///
+/// `setpriv` does it and then becomes the program: the process id is the
+/// program's. Where there is none, the program runs untethered, with a warning.
+pub fn tethered(program: impl AsRef<OsStr>) -> Command {
+    static TETHER: OnceLock<bool> = OnceLock::new();
+    let tether = *TETHER.get_or_init(|| {
+        let works = Command::new("setpriv")
+            .args(TETHER_ARGUMENTS)
+            .arg("true")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|s| s.success());
+        if !works {
+            tracing::warn!(
+                "setpriv cannot be used: if this process is killed, what it started lives on. Install util-linux"
+            );
+        }
+        works
+    });
+    if !tether {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(TETHER_ARGUMENTS).arg(program);
+    command
+}
+
+const TETHER_ARGUMENTS: [&str; 3] = ["--pdeathsig", "KILL", "--"];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,6 +178,41 @@ mod tests {
         assert_ne!(String::from_utf8_lossy(&id.stdout).trim(), "0");
         if isolation.kind() == IsolationKind::Namespaces {
             assert_eq!(isolation.probe_egress(), EgressProbe::Blocked);
+        }
+    }
+
+    /// A child that dies takes what it started with it: the program announces
+    /// itself on a pipe, and the pipe ends when its last holder is gone.
+    #[test]
+    fn what_was_started_dies_with_who_started_it() {
+        use std::io::Read;
+        for isolation in [Isolation::plain(), Isolation::detect()] {
+            let inside = isolation.command("sh");
+            let mut line = std::iter::once(inside.get_program())
+                .chain(inside.get_args())
+                .map(|word| word.to_str().unwrap().to_owned())
+                .collect::<Vec<_>>();
+            line.extend(["-c".to_owned(), "echo inside; exec sleep 1000".to_owned()]);
+            // The parent waits for it, as we do, until it is killed.
+            let mut parent = Command::new("sh")
+                .args(["-c", "\"$@\" & wait", "sh"])
+                .args(&line)
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut out = parent.stdout.take().unwrap();
+            let mut word = [0; 7];
+            out.read_exact(&mut word).unwrap();
+            assert_eq!(&word, b"inside\n");
+            parent.kill().unwrap();
+            parent.wait().unwrap();
+            assert_eq!(
+                out.read_to_end(&mut Vec::new()).unwrap(),
+                0,
+                "{:?}",
+                isolation.kind()
+            );
         }
     }
 

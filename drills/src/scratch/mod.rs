@@ -6,15 +6,15 @@
 //! gone afterwards.
 //!
 //! What holds: a server started here listens on no network address; with
-//! [`IsolationKind::Namespaces`] its processes see no network device at all and
-//! die with the process that started them. If this process dies, the kernel
-//! kills what runs inside, and what stays on disk is a directory under the
-//! scratch root that the next [`ScratchSpace::sweep`] removes.
+//! [`IsolationKind::Namespaces`] its processes see no network device at all. If
+//! this process dies, the kernel kills what it started ([`tethered`]), and what
+//! stays on disk is a directory under the scratch root that the next
+//! [`ScratchSpace::sweep`] removes.
 
 mod isolation;
 mod server;
 mod space;
 
-pub use isolation::{EgressProbe, Isolation, IsolationKind};
-pub use server::{PrivateServer, ServerError, ServerOptions, programs};
+pub use isolation::{EgressProbe, Isolation, IsolationKind, tethered};
+pub use server::{PrivateServer, ServerError, ServerOptions, newest_programs, programs};
 pub use space::{ScratchError, ScratchSpace};

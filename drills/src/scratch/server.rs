@@ -3,9 +3,11 @@
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use holdfast_proto::pg::PgMajor;
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio_postgres::{Client, NoTls};
 
 use super::Isolation;
@@ -27,6 +29,15 @@ pub enum ServerError {
         major: u32,
         /// Where they were looked for.
         directory: PathBuf,
+    },
+    /// No PostgreSQL programs of any supported version.
+    #[error(
+        "{directory} holds no PostgreSQL of 14 to 18: install the package postgresql or name the directory of its \
+         programs with HOLDFAST_PG_BIN"
+    )]
+    NoSupported {
+        /// Where they were looked for.
+        directory: String,
     },
     /// The socket's path is too long for the kernel.
     #[error("the directory {} is too long for a Unix socket: choose a shorter path", .0.display())]
@@ -97,6 +108,48 @@ pub fn programs(major: u32) -> Result<PathBuf, ServerError> {
     } else {
         Err(ServerError::NoPrograms { major, directory })
     }
+}
+
+/// The newest PostgreSQL of this machine that is supported, and where its
+/// programs are: what `HOLDFAST_PG_BIN` names, else the highest of Debian's places.
+pub fn newest_programs() -> Result<(PgMajor, PathBuf), ServerError> {
+    if let Some(directory) = std::env::var_os("HOLDFAST_PG_BIN").map(PathBuf::from) {
+        let version = Command::new(directory.join("postgres"))
+            .arg("--version")
+            .stdin(Stdio::null())
+            .output()
+            .ok()
+            .and_then(|output| major_of(&String::from_utf8_lossy(&output.stdout)));
+        return match version {
+            Some(major) => Ok((major, directory)),
+            None => Err(ServerError::NoSupported {
+                directory: directory.display().to_string(),
+            }),
+        };
+    }
+    (14..=18)
+        .rev()
+        .filter_map(PgMajor::new)
+        .find_map(|major| Some((major, programs(major.get()).ok()?)))
+        .ok_or_else(|| ServerError::NoSupported {
+            directory: "/usr/lib/postgresql/*/bin".into(),
+        })
+}
+
+/// The major version in what `postgres --version` prints.
+fn major_of(version: &str) -> Option<PgMajor> {
+    let number = version.strip_prefix("postgres (PostgreSQL) ")?;
+    let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
+    PgMajor::new(digits.parse().ok()?)
+}
+
+/// The processes that a process has started and that live.
+fn children(of: u32) -> Vec<Pid> {
+    std::fs::read_to_string(format!("/proc/{of}/task/{of}/children"))
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
+        .collect()
 }
 
 impl PrivateServer {
@@ -288,7 +341,7 @@ impl PrivateServer {
         // nothing to us: the kernel's list of children tells.
         let target = self.postmaster_pid(&child);
         if let Some(pid) = target {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+            let _ = kill_process(pid, Signal::INT);
         }
         let deadline = Instant::now() + limit;
         let mut tick = tokio::time::interval(Duration::from_millis(20));
@@ -310,13 +363,19 @@ impl PrivateServer {
     }
 
     /// Kills the server as a power cut would: SIGKILL to all of its processes.
+    /// Every one of them leads a session of its own, so that killing the
+    /// postmaster's group alone would leave it to the others to notice.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            if let Some(group) = i32::try_from(child.id())
-                .ok()
-                .and_then(rustix::process::Pid::from_raw)
-            {
-                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+            if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+                // Stopped, it starts no more of them.
+                let _ = kill_process_group(group, Signal::STOP);
+                let backends = children(child.id());
+                let _ = kill_process_group(group, Signal::KILL);
+                for backend in backends {
+                    let _ = kill_process_group(backend, Signal::KILL);
+                    let _ = kill_process(backend, Signal::KILL);
+                }
             }
             let _ = child.kill();
             let _ = child.wait();
@@ -328,16 +387,11 @@ impl PrivateServer {
         self.isolation
     }
 
-    fn postmaster_pid(&self, child: &Child) -> Option<rustix::process::Pid> {
-        let own = i32::try_from(child.id()).ok()?;
-        let first_child = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children"))
-            .ok()
-            .and_then(|c| c.split_whitespace().next().and_then(|p| p.parse::<i32>().ok()));
-        let pid = match self.isolation.kind() {
-            super::IsolationKind::Namespaces => first_child?,
-            super::IsolationKind::PrivateDirectory => own,
-        };
-        rustix::process::Pid::from_raw(pid)
+    fn postmaster_pid(&self, child: &Child) -> Option<Pid> {
+        match self.isolation.kind() {
+            super::IsolationKind::Namespaces => children(child.id()).first().copied(),
+            super::IsolationKind::PrivateDirectory => Pid::from_raw(i32::try_from(child.id()).ok()?),
+        }
     }
 }
 
@@ -350,6 +404,63 @@ impl Drop for PrivateServer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_major_is_read_from_the_version() {
+        let major = |text| major_of(text).map(PgMajor::get);
+        assert_eq!(
+            major("postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)\n"),
+            Some(15)
+        );
+        assert_eq!(major("postgres (PostgreSQL) 18beta2\n"), Some(18));
+        assert_eq!(major("postgres (PostgreSQL) 9.6.24\n"), None);
+        assert_eq!(major("psql (PostgreSQL) 15.14\n"), None);
+    }
+
+    /// No process of a killed server lives on, whatever it is at.
+    #[tokio::test]
+    async fn killed_is_killed_whole() {
+        let root = tempfile::tempdir().unwrap();
+        let (major, _) = newest_programs().unwrap();
+        let options = ServerOptions {
+            data: root.path().join("data"),
+            run: root.path().join("run"),
+            major: major.get(),
+            superuser: "postgres".into(),
+            settings: vec![("fsync".into(), "off".into())],
+        };
+        PrivateServer::initdb(&options).unwrap();
+        let mut server = PrivateServer::start(options, Isolation::plain()).unwrap();
+        server.wait_ready(true, Duration::from_secs(30)).await.unwrap();
+        let client = server.connect("postgres").await.unwrap();
+        let backend: i32 = client
+            .query_one("SELECT pg_backend_pid()", &[])
+            .await
+            .unwrap()
+            .get(0);
+        // A backend that is at work does not look whether its postmaster lives.
+        let busy = tokio::spawn(async move {
+            client
+                .query_one("SELECT count(*) FROM generate_series(1, 1e12::bigint)", &[])
+                .await
+                .map(|_| ())
+        });
+        let watcher = server.connect("postgres").await.unwrap();
+        let active = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1 AND query LIKE '%1e12%'";
+        while watcher
+            .query_one(active, &[&backend])
+            .await
+            .unwrap()
+            .get::<_, i64>(0)
+            == 0
+        {
+            tokio::task::yield_now().await;
+        }
+        server.kill();
+        assert!(busy.await.unwrap().is_err());
+        let state = std::fs::read_to_string(format!("/proc/{backend}/stat")).unwrap_or_default();
+        assert!(state.is_empty() || state.contains(") Z "), "{state}");
+    }
 
     #[tokio::test]
     async fn serves_inside_namespaces_and_stops() {
