@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_proto::finding::Severity;
 use holdfast_proto::record::KeyAlgorithm;
+use holdfast_repository::probe::ProbeError;
 use holdfast_repository::signing::{SigningError, SigningKey};
 use holdfast_repository::{Deadlines, OpenError, Repository};
 use tokio::net::TcpListener;
@@ -28,6 +30,9 @@ pub enum RunError {
     /// The repository cannot be opened.
     #[error(transparent)]
     Repository(#[from] OpenError),
+    /// A store does not do what a repository needs.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
     /// A key cannot be used.
     #[error(transparent)]
     Key(#[from] SigningError),
@@ -102,6 +107,21 @@ impl Coordinator {
         let repository = Repository::open(&config.repository)
             .await?
             .with_deadlines(Deadlines::short());
+        for finding in repository
+            .probe(&config.name)
+            .await?
+            .iter()
+            .flat_map(|p| p.findings(now()))
+            .filter(|finding| finding.severity != Severity::Info)
+        {
+            // Agents report the same as findings of their clusters; this is for the log.
+            tracing::warn!(
+                name = finding.name,
+                subject = finding.subject,
+                detail = finding.detail,
+                "finding"
+            );
+        }
         let (state_dir, id) = (config.state_dir.clone(), repository.id());
         let opened = tokio::task::spawn_blocking(move || Cache::open(&state_dir, id, now()))
             .await

@@ -28,7 +28,7 @@ use crate::replica::{Class, Deadlines, Document, Replica, StoreError};
 use crate::store::BackEnd;
 
 /// The writer's name in the probe objects that initialising leaves.
-const INIT: &str = "repo-init";
+pub const INIT: &str = "repo-init";
 
 /// How long the other replicas are waited for once one has answered.
 const GRACE: Duration = Duration::from_secs(2);

@@ -3,26 +3,30 @@
 //! Without depth it lists, knows every key, checks that each object is on every
 //! replica with the same size, and verifies the signatures of all records but
 //! WAL. With depth it also reads WAL, packs and indexes and compares them with
-//! their names and signatures. It needs no identity and changes nothing: what
-//! it finds is a finding with a name.
+//! their names and signatures. Where a store keeps versions it asks, at any
+//! depth, which objects were overwritten or deleted, and says whether their
+//! original is still there. It needs no identity and changes nothing: what it
+//! finds is a finding with a name.
 
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
-use holdfast_proto::Timestamp;
 use holdfast_proto::envelope::Record;
 use holdfast_proto::finding::{Finding, Severity};
-use holdfast_proto::names::{ClusterId, ObjectKey};
+use holdfast_proto::names::{ClusterId, ObjectKey, Region};
 use holdfast_proto::record::{
     BaseBody, BundleBody, FrontierBody, HistoryBody, InflightBody, JournalBody, KeyBody, LeaseBody,
     PointBody, WalBody,
 };
+use holdfast_proto::{Sha256Digest, Timestamp};
 use serde::Serialize;
 
 use crate::layout::{self, Located};
 use crate::listing::Presence;
 use crate::signed;
+use crate::store::Version;
 use crate::trust::Trust;
-use crate::{Replica, Repository};
+use crate::{Class, Replica, Repository, StoreError};
 
 /// How much is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -82,7 +86,14 @@ pub async fn scrub(
         if let Some((key, copies)) = next {
             report.objects += 1;
             report.bytes += copies.iter().map(|c| c.size).sum::<u64>();
-            compare_copies(repository, &key, &copies, now, &mut report.findings);
+            compare_copies(
+                repository,
+                &key,
+                &copies,
+                listing.unlisted(),
+                now,
+                &mut report.findings,
+            );
             match layout::parse(key.as_str()) {
                 Some(located) if wants_reading(&located, depth) => work.push((key, located, copies)),
                 Some(_) => {}
@@ -110,7 +121,122 @@ pub async fn scrub(
             since: now,
         });
     }
+    for replica in repository.replicas() {
+        look_for_rewritten(replica, trust, cluster, now, &mut report.findings).await;
+    }
     report
+}
+
+/// Names the objects of `cluster` on `replica` whose plain reading is not what
+/// was written first.
+async fn look_for_rewritten(
+    replica: &Replica,
+    trust: &Trust,
+    cluster: &ClusterId,
+    now: Timestamp,
+    findings: &mut Vec<Finding>,
+) {
+    let region = replica.region();
+    let keys = match replica.rewritten(&layout::cluster(cluster)).await {
+        Ok(keys) => keys,
+        // A store without version listings keeps none that could be asked for.
+        Err(e) if e.class() == Class::Invalid => return,
+        // That it is out of reach was said already.
+        Err(e) if e.class() == Class::Retry => return,
+        Err(e) => {
+            findings.push(Finding {
+                name: "versions-unknown".into(),
+                subject: region.to_string(),
+                severity: Severity::Warning,
+                detail: format!(
+                    "It cannot be said whether objects were overwritten or deleted: {}. Allow these credentials to \
+                     list versions.",
+                    e.explained()
+                ),
+                since: now,
+            });
+            return;
+        }
+    };
+    for key in keys {
+        let Some(located) = layout::parse(key.as_str()) else {
+            continue;
+        };
+        let standing = standing_versions(replica, trust, &key, &located).await;
+        let detail = match standing {
+            Ok(Standing::Original) => continue,
+            Ok(Standing::Overwritten { version, versions }) => format!(
+                "The current one of its {versions} versions is not what was written first. Version {version} is the \
+                 original, and restores use it: look into the bucket's log and replace the credentials."
+            ),
+            Ok(Standing::Deleted { version }) => format!(
+                "It was deleted; its version {version} is the original, and is still there: look into the bucket's \
+                 log and replace the credentials."
+            ),
+            Ok(Standing::Lost { versions }) => format!(
+                "It was overwritten or deleted, and none of its {versions} readable versions verifies: run `holdfast \
+                 repo replicate`, and look into the bucket's log."
+            ),
+            Err(e) => format!("It has several versions, which cannot be read: {}", e.explained()),
+        };
+        findings.push(Finding {
+            name: "object-overwritten".into(),
+            subject: format!("{region}:{key}"),
+            severity: Severity::Critical,
+            detail,
+            since: now,
+        });
+    }
+}
+
+/// How an object with several versions stands.
+enum Standing {
+    /// What a plain read returns is the original.
+    Original,
+    /// A plain read returns something else.
+    Overwritten { version: String, versions: usize },
+    /// A plain read returns nothing.
+    Deleted { version: String },
+    /// No version is one to believe.
+    Lost { versions: usize },
+}
+
+async fn standing_versions(
+    replica: &Replica,
+    trust: &Trust,
+    key: &ObjectKey,
+    located: &Located,
+) -> Result<Standing, StoreError> {
+    let versions = replica.versions(key).await?;
+    let name = |version: &Version| version.id.clone().unwrap_or_default();
+    let mut original = None;
+    for version in &versions {
+        let bytes = replica.get_version(key, version).await?;
+        if judge(trust, key, located, &bytes).is_ok() {
+            original = Some((version, bytes));
+            break;
+        }
+    }
+    let Some((oldest, bytes)) = original else {
+        return Ok(Standing::Lost {
+            versions: versions.len(),
+        });
+    };
+    let Some(current) = versions.iter().find(|v| v.latest) else {
+        return Ok(Standing::Deleted {
+            version: name(oldest),
+        });
+    };
+    let same = current.id == oldest.id
+        || (current.size == oldest.size && replica.get_version(key, current).await? == bytes);
+    Ok(if same {
+        Standing::Original
+    } else {
+        Standing::Overwritten {
+            version: name(oldest),
+            versions: versions.len(),
+        }
+    })
 }
 
 fn wants_reading(located: &Located, depth: Depth) -> bool {
@@ -141,6 +267,7 @@ fn compare_copies(
     repository: &Repository,
     key: &ObjectKey,
     copies: &[Presence],
+    unlisted: &[(Region, StoreError)],
     now: Timestamp,
     findings: &mut Vec<Finding>,
 ) {
@@ -148,6 +275,8 @@ fn compare_copies(
         .replicas()
         .iter()
         .filter(|r| !copies.iter().any(|c| c.region == *r.region()))
+        // Of a replica that could not be listed nothing is known.
+        .filter(|r| !unlisted.iter().any(|(region, _)| region == r.region()))
         .map(|r| r.region().to_string())
         .collect();
     if !lacking.is_empty() {
@@ -196,30 +325,36 @@ async fn verify_copy<'a>(
     key: &'a ObjectKey,
     located: &'a Located,
 ) -> (ObjectKey, String, Result<(), String>) {
-    let result = match located {
-        Located::Pack { sha256, .. } | Located::Index { sha256, .. } => match replica.digest(key).await {
-            Ok(found) if found == *sha256 => Ok(()),
-            Ok(found) => Err(format!("its bytes have the SHA-256 {found}")),
-            Err(e) => Err(e.explained()),
-        },
-        Located::Key { .. } => signed_copy::<KeyBody>(replica, trust, key).await,
-        Located::Lease { .. } => signed_copy::<LeaseBody>(replica, trust, key).await,
-        Located::Inflight { .. } => signed_copy::<InflightBody>(replica, trust, key).await,
-        Located::Journal { .. } => signed_copy::<JournalBody>(replica, trust, key).await,
-        Located::Bundle { .. } => signed_copy::<BundleBody>(replica, trust, key).await,
-        Located::Wal { .. } => signed_copy::<WalBody>(replica, trust, key).await,
-        Located::History { .. } => signed_copy::<HistoryBody>(replica, trust, key).await,
-        Located::Frontier { .. } => signed_copy::<FrontierBody>(replica, trust, key).await,
-        Located::Base { .. } => signed_copy::<BaseBody>(replica, trust, key).await,
-        Located::Point { .. } => signed_copy::<PointBody>(replica, trust, key).await,
-        _ => Ok(()),
+    let result = match replica.get(key).await {
+        Ok(bytes) => judge(trust, key, located, &bytes),
+        Err(e) => Err(e.explained()),
     };
     (key.clone(), replica.region().to_string(), result)
 }
 
-async fn signed_copy<B: Record>(replica: &Replica, trust: &Trust, key: &ObjectKey) -> Result<(), String> {
-    let bytes = replica.get(key).await.map_err(|e| e.explained())?;
-    signed::verify::<B>(&bytes, key, trust)
+/// Whether `bytes` are what belongs at `key`, by its digest or its signature.
+fn judge(trust: &Trust, key: &ObjectKey, located: &Located, bytes: &Bytes) -> Result<(), String> {
+    match located {
+        Located::Pack { sha256, .. } | Located::Index { sha256, .. } => match Sha256Digest::of(bytes) {
+            found if found == *sha256 => Ok(()),
+            found => Err(format!("its bytes have the SHA-256 {found}")),
+        },
+        Located::Key { .. } => signed_copy::<KeyBody>(trust, key, bytes),
+        Located::Lease { .. } => signed_copy::<LeaseBody>(trust, key, bytes),
+        Located::Inflight { .. } => signed_copy::<InflightBody>(trust, key, bytes),
+        Located::Journal { .. } => signed_copy::<JournalBody>(trust, key, bytes),
+        Located::Bundle { .. } => signed_copy::<BundleBody>(trust, key, bytes),
+        Located::Wal { .. } => signed_copy::<WalBody>(trust, key, bytes),
+        Located::History { .. } => signed_copy::<HistoryBody>(trust, key, bytes),
+        Located::Frontier { .. } => signed_copy::<FrontierBody>(trust, key, bytes),
+        Located::Base { .. } => signed_copy::<BaseBody>(trust, key, bytes),
+        Located::Point { .. } => signed_copy::<PointBody>(trust, key, bytes),
+        _ => Ok(()),
+    }
+}
+
+fn signed_copy<B: Record>(trust: &Trust, key: &ObjectKey, bytes: &Bytes) -> Result<(), String> {
+    signed::verify::<B>(bytes, key, trust)
         .map(drop)
         .map_err(|e| e.to_string())
 }

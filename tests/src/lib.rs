@@ -3,6 +3,7 @@
 
 pub mod faulty;
 pub mod postgres;
+pub mod s3;
 pub mod scene;
 pub mod store_contract;
 pub mod vault;

@@ -134,6 +134,19 @@ impl VersionHistory for VersionedStore {
             .collect())
     }
 
+    fn rewritten(&self, prefix: &str) -> BoxStream<'_, Result<String>> {
+        let objects = self.objects.lock().expect("no holder panics");
+        let keys: Vec<Result<String>> = objects
+            .iter()
+            .filter(|(path, kept)| {
+                path.as_ref().starts_with(prefix)
+                    && (kept.len() > 1 || kept.iter().any(|k| k.bytes.is_none()))
+            })
+            .map(|(path, _)| Ok(path.to_string()))
+            .collect();
+        futures::stream::iter(keys).boxed()
+    }
+
     async fn protection(&self) -> Result<Protection> {
         Ok(Protection {
             versioning: Some(true),

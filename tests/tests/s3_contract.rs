@@ -5,74 +5,37 @@
 //! must be allowed to make buckets; `make test` starts one and sets them.
 //! Without it there is nothing to run against, and the suite says so.
 
-use std::process::Command;
-
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use bytes::Bytes;
 use holdfast_proto::names::ClusterId;
 use holdfast_proto::{Fingerprint, Sha256Digest, Timestamp};
 use holdfast_repository::probe::ConditionalCreate;
 use holdfast_repository::{Class, Created, Replica, ReplicaConfig, Repository, RepositoryConfig, layout};
+use holdfast_tests::s3::Service;
 use holdfast_tests::store_contract::contract;
 
-/// SHA-256 of nothing, which S3 wants to be told.
-const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-
-struct Service {
-    endpoint: String,
-    key: String,
-    secret: String,
-}
-
-impl Service {
-    fn from_env() -> Option<Self> {
-        let Ok(endpoint) = std::env::var("HOLDFAST_TEST_S3") else {
-            eprintln!("HOLDFAST_TEST_S3 is not set: there is no S3 service to run against");
-            return None;
-        };
-        let var = |name: &str, default: &str| std::env::var(name).unwrap_or_else(|_| default.to_owned());
-        Some(Self {
-            endpoint,
-            key: var("HOLDFAST_TEST_S3_KEY", "AKIAX"),
-            secret: var("HOLDFAST_TEST_S3_SECRET", "secretsecret"),
-        })
-    }
-
-    /// A new bucket: with object lock (and so with versions), or plain.
-    fn bucket(&self, locked: bool) -> Result<String> {
-        let name = format!("holdfast-{:016x}", rand::random::<u64>());
-        let mut curl = Command::new("curl");
-        curl.args(["-sS", "--fail-with-body", "-X", "PUT"])
-            .args(["--aws-sigv4", "aws:amz:us-east-1:s3"])
-            .args(["-u", &format!("{}:{}", self.key, self.secret)])
-            .args(["-H", &format!("x-amz-content-sha256: {EMPTY}")]);
-        if locked {
-            curl.args(["-H", "x-amz-bucket-object-lock-enabled: true"]);
-        }
-        let output = curl.arg(format!("{}/{name}", self.endpoint)).output()?;
-        if !output.status.success() {
-            bail!("no bucket: {}", String::from_utf8_lossy(&output.stdout));
-        }
-        Ok(name)
-    }
-
-    fn replica(&self, region: &str, bucket: &str, secret: &std::path::Path) -> Result<ReplicaConfig> {
-        std::fs::write(secret, format!("{}\n", self.secret))?;
-        let options = [
-            ("aws_endpoint", self.endpoint.as_str()),
-            ("aws_allow_http", "true"),
-            ("aws_region", "us-east-1"),
-            ("aws_access_key_id", &self.key),
-            ("aws_secret_access_key_file", &secret.display().to_string()),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()));
-        Ok(ReplicaConfig {
-            url: format!("s3://{bucket}/some/prefix"),
-            region: region.parse()?,
-            options: options.into(),
-            accept_without_conditional_create: false,
-        })
-    }
+fn replica_of(
+    service: &Service,
+    region: &str,
+    bucket: &str,
+    secret: &std::path::Path,
+) -> Result<ReplicaConfig> {
+    let owner = service.owner();
+    std::fs::write(secret, format!("{}\n", owner.secret))?;
+    let options = [
+        ("aws_endpoint", service.endpoint.as_str()),
+        ("aws_allow_http", "true"),
+        ("aws_region", "us-east-1"),
+        ("aws_access_key_id", &owner.key),
+        ("aws_secret_access_key_file", &secret.display().to_string()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    Ok(ReplicaConfig {
+        url: format!("s3://{bucket}/some/prefix"),
+        region: region.parse()?,
+        options: options.into(),
+        accept_without_conditional_create: false,
+    })
 }
 
 fn cluster() -> ClusterId {
@@ -95,7 +58,7 @@ async fn an_s3_service_keeps_the_contract() -> Result<()> {
     let dir = tempfile::tempdir()?;
     for locked in [false, true] {
         let bucket = service.bucket(locked)?;
-        let mut replica = service.replica("s3", &bucket, &dir.path().join("secret"))?;
+        let mut replica = replica_of(&service, "s3", &bucket, &dir.path().join("secret"))?;
         // radosgw 16 enforces create-if-absent in plain buckets only.
         replica.accept_without_conditional_create = locked;
         let config = RepositoryConfig {
@@ -121,7 +84,7 @@ async fn overwritten_and_deleted_objects_are_read_in_their_original_version() ->
     let dir = tempfile::tempdir()?;
     let bucket = service.bucket(true)?;
     let mut config = RepositoryConfig {
-        replicas: vec![service.replica("s3", &bucket, &dir.path().join("secret"))?],
+        replicas: vec![replica_of(&service, "s3", &bucket, &dir.path().join("secret"))?],
         trust_root: None,
     };
     config.replicas[0].accept_without_conditional_create = true;
@@ -155,6 +118,9 @@ async fn overwritten_and_deleted_objects_are_read_in_their_original_version() ->
         ensure!(replica.get_version(key, &versions[0]).await? == bytes);
         ensure!(replica.get(key).await? == "forged again");
     }
+    let mut rewritten = vec![pack.clone(), commit.clone()];
+    rewritten.sort();
+    ensure!(replica.rewritten(&layout::cluster(&cluster())).await? == rewritten);
     let fetched = repository.fetch(&pack, &sha256, bytes.len() as u64).await?;
     ensure!(fetched.bytes == bytes && fetched.findings[0].name == "object-overwritten");
     let found = repository.find(&commit, |b| Ok::<_, String>(b.len())).await?;
@@ -171,7 +137,7 @@ async fn wrong_credentials_are_refused_at_once() -> Result<()> {
     };
     let dir = tempfile::tempdir()?;
     let bucket = service.bucket(false)?;
-    let mut config = service.replica("s3", &bucket, &dir.path().join("secret"))?;
+    let mut config = replica_of(&service, "s3", &bucket, &dir.path().join("secret"))?;
     std::fs::write(dir.path().join("secret"), "wrong")?;
     let replica = Replica::open(&config)?;
     let error = replica
@@ -186,7 +152,7 @@ async fn wrong_credentials_are_refused_at_once() -> Result<()> {
         .expect_err("the secret is wrong");
     ensure!(error.class() == Class::Denied, "{}", error.explained());
     // A bucket that is not there is not an empty repository.
-    std::fs::write(dir.path().join("secret"), &service.secret)?;
+    std::fs::write(dir.path().join("secret"), service.owner().secret)?;
     config.url = "s3://holdfast-no-such-bucket/p".to_owned();
     let error = Repository::open(&RepositoryConfig {
         replicas: vec![config],

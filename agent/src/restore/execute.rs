@@ -125,6 +125,8 @@ pub struct Options {
     pub keep_archiving: bool,
     /// Refuse a target that has too little room before anything is written.
     pub check_room: bool,
+    /// What planning met: damaged and overwritten objects. Part of the outcome.
+    pub met: Vec<Finding>,
     /// Counts plaintext bytes.
     pub meter: Meter,
     /// Is told when a step begins.
@@ -140,6 +142,7 @@ impl Options {
             fetch,
             keep_archiving: false,
             check_room: true,
+            met: Vec::new(),
             meter: Meter::default(),
             watch: Arc::new(|_| {}),
         }
@@ -249,7 +252,7 @@ pub async fn execute(
         kept: 0,
         bytes: 0,
         filestores: Vec::new(),
-        findings: access.findings().cloned().collect(),
+        findings: access.findings().chain(&options.met).cloned().collect(),
         notes: Vec::new(),
         pin: taken.notes().join(PIN_FILE),
     };

@@ -20,6 +20,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use holdfast_plan::restore::{Candidate, Facts, Located, Place, Request, Target, candidates};
 use holdfast_proto::Timestamp;
+use holdfast_proto::finding::Finding;
 use holdfast_proto::names::ObjectKey;
 use holdfast_proto::pg::{BadWal, Lsn, SegmentSize, WalEvent, WalReader};
 use holdfast_proto::record::{CommitMark, WalBody};
@@ -52,19 +53,25 @@ pub enum LocateError {
 }
 
 /// Looks for the request's target from each candidate base, the most promising
-/// first, and notes the answers in the facts.
+/// first, and notes the answers in the facts. What was wrong with copies of the
+/// WAL that was looked at comes with them.
 ///
 /// # Errors
 /// The log cannot be read where it must be. That nothing can be planned is not
 /// an error here: the planner says it better.
-pub async fn locate(ledger: &Ledger, source: WalSource<'_>, request: &Request) -> Result<Facts, LocateError> {
+pub async fn locate(
+    ledger: &Ledger,
+    source: WalSource<'_>,
+    request: &Request,
+) -> Result<(Facts, Vec<Finding>), LocateError> {
     let mut facts = ledger.facts.clone();
     let Ok(candidates) = candidates(&facts, request) else {
-        return Ok(facts);
+        return Ok((facts, Vec::new()));
     };
     let headers = Headers {
         source,
         known: Mutex::new(HashMap::new()),
+        findings: Mutex::new(Vec::new()),
     };
     for candidate in candidates {
         let size = facts
@@ -91,16 +98,28 @@ pub async fn locate(ledger: &Ledger, source: WalSource<'_>, request: &Request) -
             break;
         }
     }
-    Ok(facts)
+    let findings = headers
+        .findings
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    Ok((facts, findings))
 }
 
 /// Headers that were read already: candidates overlap.
 struct Headers<'a> {
     source: WalSource<'a>,
     known: Mutex<HashMap<ObjectKey, WalBody>>,
+    findings: Mutex<Vec<Finding>>,
 }
 
 impl Headers<'_> {
+    fn met(&self, findings: Vec<Finding>) {
+        self.findings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(findings);
+    }
+
     async fn of(&self, piece: &Piece<'_>) -> Result<WalBody, WalReadError> {
         let key = &piece.object.key;
         let known = self
@@ -112,7 +131,8 @@ impl Headers<'_> {
         if let Some(body) = known {
             return Ok(body);
         }
-        let body = self.source.header(piece.object).await?;
+        let (body, findings) = self.source.header(piece.object).await?;
+        self.met(findings);
         self.known
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -299,7 +319,8 @@ impl Search<'_> {
                     .map(|wal| (piece, wal))
             })
             .buffered(OBJECTS);
-        while let Some((piece, wal)) = opened.try_next().await? {
+        while let Some((piece, mut wal)) = opened.try_next().await? {
+            self.headers.met(std::mem::take(&mut wal.findings));
             let cut = |at: Lsn| usize::try_from(at.bytes_since(wal.start).unwrap_or(0)).unwrap_or(usize::MAX);
             let bytes = wal.bytes.get(cut(piece.from)..cut(piece.to)).unwrap_or_default();
             reader.feed(piece.from, bytes, events)?;

@@ -71,12 +71,13 @@ pub async fn plan_request(
     request: &Request,
     now: Timestamp,
 ) -> Result<(RestorePlan, Ledger), PlanError> {
-    let ledger = Ledger::load(repository, trust, cluster).await?;
+    let mut ledger = Ledger::load(repository, trust, cluster).await?;
     let source = WalSource {
         repository,
         trust,
         keyring,
     };
-    let facts = locate(&ledger, source, request).await?;
+    let (facts, findings) = locate(&ledger, source, request).await?;
+    ledger.findings.extend(findings);
     Ok((plan(&facts, request, now)?, ledger))
 }

@@ -74,15 +74,16 @@ pub struct OpenWal {
 }
 
 impl WalSource<'_> {
-    /// The record in the header of `object`.
-    pub async fn header(&self, object: &WalObject) -> Result<WalBody, WalReadError> {
+    /// The record in the header of `object`, and what was wrong with copies that
+    /// were passed over.
+    pub async fn header(&self, object: &WalObject) -> Result<(WalBody, Vec<Finding>), WalReadError> {
         if let Some(body) = self.header_by_range(object).await {
-            return Ok(body);
+            return Ok((body, Vec::new()));
         }
         // Damaged, of another size than listed, or signed by a key that was
         // revoked since: the whole object decides.
-        let (signed, _) = self.whole(&object.key).await?;
-        Ok(signed.header.body)
+        let (signed, findings) = self.whole(&object.key).await?;
+        Ok((signed.header.body, findings))
     }
 
     async fn header_by_range(&self, object: &WalObject) -> Option<WalBody> {

@@ -83,8 +83,11 @@ async fn init(arguments: InitArguments) -> anyhow::Result<Exit> {
     let repository = Repository::init(&operator.repository_config(), root.fingerprint(), now)
         .await
         .or_unavailable()?;
-    let name = "root".parse().expect("a valid name");
-    let (key, bytes) = trust::genesis(&root, &name, repository.id(), now)?;
+    let signer = "root".parse().expect("a valid name");
+    // Of the repository's own age: run again after it died half way, init makes
+    // the same record.
+    let created = repository.document().created;
+    let (key, bytes) = trust::genesis(&root, &signer, repository.id(), created)?;
     create_everywhere(&repository, &key, bytes.into()).await?;
     let trust = Trust::load(&repository, &root.fingerprint()).await.or_no()?;
     if let Err(AuthorityError::None) = Authority::load(&repository, &trust).await {
@@ -95,9 +98,14 @@ async fn init(arguments: InitArguments) -> anyhow::Result<Exit> {
         let (key, bytes) = authority::record(&trust, None, first.region(), &root);
         create_everywhere(&repository, &key, bytes).await?;
     }
+    let name = holdfast_repository::opened::INIT.parse().expect("a valid name");
     println!("Repository {} is ready on:", repository.id());
-    for replica in repository.replicas() {
-        println!("  {}", replica.region());
+    let probed = repository.probe(&name).await.or_unavailable()?;
+    for replica in &probed {
+        println!("  {}", replica.region);
+        for finding in replica.findings(now) {
+            println!("    {:?} {}: {}", finding.severity, finding.name, finding.detail);
+        }
     }
     println!("Trust root {}", root.fingerprint());
     Ok(Exit::Done)

@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use holdfast_agent::restore::{self, Access, FetchBy, Options, Phase, PlanError, Target, plan_request};
 use holdfast_plan::restore::{FilestoreChoice, Request, RestorePlan, Target as Moment, TimelineChoice};
 use holdfast_proto::Timestamp;
+use holdfast_proto::finding::Finding;
 use holdfast_proto::names::{BackupId, ClusterId, FilestoreName, Lineage, Region};
 use holdfast_proto::pg::{Lsn, TimelineId};
 use holdfast_repository::clock;
@@ -159,7 +160,7 @@ impl RequestArguments {
         Ok(request)
     }
 
-    async fn plan(&self) -> anyhow::Result<(Operator, Access, RestorePlan)> {
+    async fn plan(&self) -> anyhow::Result<Planned> {
         let operator = self.operator.load()?;
         let access = open(&operator, &self.cluster).await?;
         let request = self.request()?;
@@ -173,13 +174,36 @@ impl RequestArguments {
             clock::now(),
         )
         .await;
-        let plan = match planned {
-            Ok((plan, _)) => plan,
+        let (plan, ledger) = match planned {
+            Ok(planned) => planned,
             Err(e @ PlanError::Impossible(_)) => return Err(e).or_no(),
             Err(e) => return Err(e).or_unavailable(),
         };
-        Ok((operator, access, plan))
+        let mut met: Vec<Finding> = access.findings().cloned().collect();
+        met.extend(ledger.findings);
+        Ok(Planned {
+            operator,
+            access,
+            plan,
+            met,
+        })
     }
+}
+
+/// A plan, and what it rests on.
+struct Planned {
+    operator: Operator,
+    access: Access,
+    plan: RestorePlan,
+    /// What planning met: damaged and overwritten objects.
+    met: Vec<Finding>,
+}
+
+fn finding_line(finding: &Finding) -> String {
+    format!(
+        "  {:?} {} {}: {}",
+        finding.severity, finding.name, finding.subject, finding.detail
+    )
 }
 
 /// Opens the repository with the operator's identity.
@@ -207,11 +231,16 @@ impl RestoreCommand {
     pub async fn run(self) -> anyhow::Result<Exit> {
         match self {
             RestoreCommand::Plan(arguments) => {
-                let (_, _, plan) = arguments.request.plan().await?;
+                let Planned { plan, met, .. } = arguments.request.plan().await?;
                 if arguments.request.json {
+                    // The plan alone goes to standard output: it can be carried out.
                     println!("{}", serde_json::to_string_pretty(&plan)?);
+                    met.iter()
+                        .for_each(|finding| eprintln!("{}", finding_line(finding)));
                 } else {
                     print!("{plan}");
+                    met.iter()
+                        .for_each(|finding| println!("{}", finding_line(finding)));
                 }
                 Ok(Exit::Done)
             }
@@ -221,7 +250,12 @@ impl RestoreCommand {
 }
 
 async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
-    let (operator, access, plan) = planned_or_resumed(&arguments).await?;
+    let Planned {
+        operator,
+        access,
+        plan,
+        met,
+    } = planned_or_resumed(&arguments).await?;
     let json = arguments.request.json;
     if !json {
         print!("{plan}");
@@ -237,6 +271,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
     };
     let mut options = Options::new(fetch_by(&operator)?);
     options.keep_archiving = arguments.keep_archiving;
+    options.met = met;
     if let Some(threads) = arguments.threads {
         options.threads = threads;
     }
@@ -271,10 +306,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
         );
     }
     for finding in &outcome.findings {
-        println!(
-            "  {:?} {} {}: {}",
-            finding.severity, finding.name, finding.subject, finding.detail
-        );
+        println!("{}", finding_line(finding));
     }
     for note in &outcome.notes {
         println!("  {note}");
@@ -291,7 +323,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
 
 /// An interrupted restore goes on by the plan that it began with: planning anew
 /// could choose differently.
-async fn planned_or_resumed(arguments: &RunArguments) -> anyhow::Result<(Operator, Access, RestorePlan)> {
+async fn planned_or_resumed(arguments: &RunArguments) -> anyhow::Result<Planned> {
     let request = &arguments.request;
     let Some(begun) = restore::begun(&arguments.target).or_usage()? else {
         return request.plan().await;
@@ -310,5 +342,10 @@ async fn planned_or_resumed(arguments: &RunArguments) -> anyhow::Result<(Operato
         "Going on with the restore that was begun in {}",
         arguments.target.display()
     );
-    Ok((operator, access, begun))
+    Ok(Planned {
+        operator,
+        access,
+        plan: begun,
+        met: Vec::new(),
+    })
 }

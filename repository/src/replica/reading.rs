@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use holdfast_proto::names::ObjectKey;
 use holdfast_proto::{Sha256Digest, Timestamp};
 use object_store::{GetOptions, GetRange, GetResult, GetResultPayload, ObjectMeta, ObjectStoreExt};
@@ -122,7 +122,28 @@ impl Replica {
     }
 
     async fn meta_once(&self, key: &ObjectKey) -> Result<ObjectMeta, Cause> {
-        Ok(self.shared.back.store.head(&Self::path(key)).await?)
+        match self.shared.back.store.head(&Self::path(key)).await {
+            Ok(meta) => Ok(meta),
+            Err(error) => Err(self.denied_or_absent(key, error).await),
+        }
+    }
+
+    /// S3 says "denied" instead of "not there" to whoever may not list the whole
+    /// bucket, which is how a policy confines an agent to its own prefix. The
+    /// versions of the one key may be listed: when there is no current one, the
+    /// object is absent. When they may not be listed either, it stays "denied".
+    async fn denied_or_absent(&self, key: &ObjectKey, error: object_store::Error) -> Cause {
+        if let (object_store::Error::PermissionDenied { .. }, Some(history)) =
+            (&error, &self.shared.back.history)
+            && let Ok(versions) = history.versions(&Self::path(key)).await
+            && !versions.iter().any(|version| version.latest)
+        {
+            return Cause::Store(object_store::Error::NotFound {
+                path: key.to_string(),
+                source: Box::new(error),
+            });
+        }
+        Cause::Store(error)
     }
 
     pub(super) async fn read_once(
@@ -131,7 +152,13 @@ impl Replica {
         options: GetOptions,
         expected: Option<u64>,
     ) -> Result<Bytes, Cause> {
-        let answer = self.shared.back.store.get_opts(&Self::path(key), options).await?;
+        let named = options.version.is_some();
+        let answer = match self.shared.back.store.get_opts(&Self::path(key), options).await {
+            Ok(answer) => answer,
+            // Whether one version may be read says nothing of the current one.
+            Err(error) if named => return Err(error.into()),
+            Err(error) => return Err(self.denied_or_absent(key, error).await),
+        };
         let announced = answer.range.end.saturating_sub(answer.range.start);
         let length = |expected, found| Cause::Length { expected, found };
         match expected {
@@ -166,6 +193,34 @@ impl Replica {
                 Ok(versions) => return Ok(versions),
                 Err(cause) if cause.class() == Class::Retry => attempts.pause_reading(cause).await?,
                 Err(cause) => return Err(attempts.failed(cause)),
+            }
+        }
+    }
+
+    /// The objects below `prefix` that are not as they were created: each has
+    /// more than one version, or was deleted. Sorted; empty where the store keeps
+    /// no versions.
+    pub async fn rewritten(&self, prefix: &str) -> Result<Vec<ObjectKey>, StoreError> {
+        let Some(history) = &self.shared.back.history else {
+            return Ok(Vec::new());
+        };
+        self.identified().await?;
+        let mut attempts = self.attempts(Operation::Versions, prefix, 0);
+        loop {
+            let rewritten: Result<Vec<ObjectKey>, Cause> = history
+                .rewritten(prefix)
+                .map(|key| Ok(ObjectKey::from_layout(key?)))
+                .try_collect()
+                .await;
+            match rewritten {
+                Ok(keys) => return Ok(keys),
+                Err(cause) => {
+                    attempts.made += 1;
+                    match cause.class() {
+                        Class::Retry => attempts.pause_reading(cause).await?,
+                        _ => return Err(attempts.failed(cause)),
+                    }
+                }
             }
         }
     }

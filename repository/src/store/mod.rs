@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use holdfast_proto::Timestamp;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
@@ -137,6 +138,11 @@ pub trait VersionHistory: fmt::Debug + Send + Sync {
     /// All versions of the object at `path` (relative to the replica's prefix),
     /// oldest first, without delete markers.
     async fn versions(&self, path: &Path) -> object_store::Result<Vec<Version>>;
+
+    /// The objects below `prefix` (relative to the replica's prefix, empty or
+    /// ending in `/`) that were overwritten or deleted since they were created,
+    /// in the order of their keys, relative to the replica's prefix.
+    fn rewritten(&self, prefix: &str) -> BoxStream<'_, object_store::Result<String>>;
 
     /// What the store does against overwriting and deleting.
     async fn protection(&self) -> object_store::Result<Protection>;

@@ -7,12 +7,16 @@
 //!
 //! Nothing here deletes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use holdfast_proto::Timestamp;
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsAuthorizer, AwsCredentialProvider};
+use object_store::aws::{
+    AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsAuthorizer, AwsCredentialProvider, Checksum,
+};
 use object_store::client::{HttpClient, HttpConnector, HttpRequest, HttpRequestBody, ReqwestConnector};
 use object_store::path::Path;
 use object_store::{ClientConfigKey, ClientOptions, Error, Result};
@@ -37,6 +41,11 @@ pub fn open(bucket: &str, prefix: &str, options: Resolved) -> Result<(AmazonS3, 
             AmazonS3ConfigKey::Client(key) => http = http.with_config(key, value),
             key => builder = builder.with_config(key, value),
         }
+    }
+    // Buckets with object lock refuse an upload without a checksum (S3's
+    // "PutObject": Content-MD5 or a checksum header is required there).
+    if builder.get_config_value(&AmazonS3ConfigKey::Checksum).is_none() {
+        builder = builder.with_checksum_algorithm(Checksum::SHA256);
     }
     let endpoint = bucket_endpoint(&builder, bucket);
     let signed = builder
@@ -190,6 +199,41 @@ struct VersionsPage {
     next_version_id_marker: Option<String>,
     #[serde(default)]
     version: Vec<VersionElement>,
+    #[serde(default)]
+    delete_marker: Vec<DeleteMarkerElement>,
+}
+
+impl VersionsPage {
+    /// The keys of the page with what stands at each: versions and deletions.
+    fn counts(&self) -> BTreeMap<&str, usize> {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for version in &self.version {
+            *counts.entry(&version.key).or_default() += 1;
+        }
+        // A deletion alone makes a key one that was rewritten.
+        for marker in &self.delete_marker {
+            *counts.entry(&marker.key).or_default() += 2;
+        }
+        counts
+    }
+
+    /// Where to go on; `None` at the end.
+    fn next(&self) -> Result<Option<(String, String)>> {
+        match (self.is_truncated, &self.next_key_marker) {
+            (false, _) => Ok(None),
+            (true, None) => Err(generic("a truncated listing without a marker to go on from")),
+            (true, Some(key)) => Ok(Some((
+                key.clone(),
+                self.next_version_id_marker.clone().unwrap_or_default(),
+            ))),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DeleteMarkerElement {
+    key: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -216,22 +260,46 @@ struct ObjectLockConfiguration {
     object_lock_enabled: Option<String>,
 }
 
+impl S3Versions {
+    /// `path` in the bucket.
+    fn in_bucket(&self, path: &str) -> String {
+        match self.prefix.as_str() {
+            "" => path.to_owned(),
+            prefix => format!("{prefix}/{path}"),
+        }
+    }
+
+    /// One page of the versions of all keys that begin with `prefix`.
+    async fn page(&self, prefix: &str, marker: Option<&(String, String)>) -> Result<VersionsPage> {
+        let mut query = vec![("versions", ""), ("prefix", prefix)];
+        if let Some((key_marker, version_marker)) = marker {
+            query.push(("key-marker", key_marker));
+            // Without a version the listing goes on behind the key.
+            if !version_marker.is_empty() {
+                query.push(("version-id-marker", version_marker));
+            }
+        }
+        self.ask(&query).await
+    }
+}
+
+/// How far a listing of rewritten objects has come.
+enum Rewritten {
+    /// From here on; the last key of the page before and what it had there.
+    At(Option<(String, String)>, Option<(String, usize)>),
+    /// All was listed.
+    Over,
+}
+
 #[async_trait]
 impl VersionHistory for S3Versions {
     async fn versions(&self, path: &Path) -> Result<Vec<Version>> {
-        let key = match self.prefix.as_str() {
-            "" => path.to_string(),
-            prefix => format!("{prefix}/{path}"),
-        };
+        let key = self.in_bucket(path.as_ref());
         let mut found = Vec::new();
-        let mut marker: Option<(String, String)> = None;
+        let mut marker = None;
         loop {
-            let mut query = vec![("versions", ""), ("prefix", key.as_str())];
-            if let Some((key_marker, version_marker)) = &marker {
-                query.push(("key-marker", key_marker));
-                query.push(("version-id-marker", version_marker));
-            }
-            let page: VersionsPage = self.ask(&query).await?;
+            let page = self.page(&key, marker.as_ref()).await?;
+            let next = page.next()?;
             // Other keys may begin with this one; they sort behind it.
             let mut passed = false;
             for version in page.version {
@@ -246,11 +314,8 @@ impl VersionHistory for S3Versions {
                     passed |= version.key > key;
                 }
             }
-            match (page.is_truncated, page.next_key_marker) {
-                (true, Some(next)) if !passed => {
-                    marker = Some((next, page.next_version_id_marker.unwrap_or_default()));
-                }
-                (true, None) => return Err(generic("a truncated listing without a marker to go on from")),
+            match next {
+                Some(next) if !passed => marker = Some(next),
                 _ => break,
             }
         }
@@ -258,6 +323,41 @@ impl VersionHistory for S3Versions {
         // better: several versions may have the same.
         found.reverse();
         Ok(found)
+    }
+
+    fn rewritten(&self, prefix: &str) -> BoxStream<'_, Result<String>> {
+        let (prefix, own) = (self.in_bucket(prefix), self.in_bucket("").len());
+        let begin = Rewritten::At(None, None);
+        futures::stream::try_unfold(begin, move |at| {
+            let prefix = prefix.clone();
+            async move {
+                let Rewritten::At(marker, carried) = at else {
+                    return Ok(None);
+                };
+                let page = self.page(&prefix, marker.as_ref()).await?;
+                let next = page.next()?;
+                let mut counts: BTreeMap<String, usize> = carried.into_iter().collect();
+                for (key, count) in page.counts() {
+                    *counts.entry(key.to_owned()).or_default() += count;
+                }
+                // The last key may go on in the next page.
+                let carried = match next {
+                    Some(_) => counts.pop_last(),
+                    None => None,
+                };
+                let keys = counts.into_iter().filter(|(_, count)| *count > 1);
+                let keys: Vec<Result<String>> = keys
+                    .map(|(key, _)| Ok(key.get(own..).unwrap_or(&key).to_owned()))
+                    .collect();
+                let then = match next {
+                    Some(next) => Rewritten::At(Some(next), carried),
+                    None => Rewritten::Over,
+                };
+                Ok::<_, Error>(Some((futures::stream::iter(keys), then)))
+            }
+        })
+        .try_flatten()
+        .boxed()
     }
 
     async fn protection(&self) -> Result<Protection> {
@@ -316,6 +416,19 @@ mod tests {
                 .collect::<Vec<_>>(),
             [("v1", 5), ("v0", 4)]
         );
+        assert_eq!(page.counts().into_iter().collect::<Vec<_>>(), [("k", 4)]);
+        assert_eq!(page.next().unwrap(), Some(("k".to_owned(), "v0".to_owned())));
+        let deleted: VersionsPage = quick_xml::de::from_str(
+            "<ListVersionsResult><IsTruncated>false</IsTruncated><Version><Key>a</Key><VersionId>1</VersionId>\
+             <IsLatest>true</IsLatest><LastModified>2026-11-22T00:00:00Z</LastModified><Size>1</Size></Version>\
+             <DeleteMarker><Key>b</Key><VersionId>2</VersionId></DeleteMarker></ListVersionsResult>",
+        )
+        .unwrap();
+        assert_eq!(
+            deleted.counts().into_iter().collect::<Vec<_>>(),
+            [("a", 1), ("b", 2)]
+        );
+        assert_eq!(deleted.next().unwrap(), None);
         let empty: VersionsPage = quick_xml::de::from_str(
             "<ListVersionsResult><IsTruncated>false</IsTruncated></ListVersionsResult>",
         )
