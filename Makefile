@@ -1,7 +1,7 @@
 # Every target is one line that anyone can read. What a target needs is installed
 # by name first (Debian), or named if it is missing (elsewhere).
 
-.PHONY: demo test lint build
+.PHONY: demo test bench lint build
 
 # The main job, end to end, under target/demo. SERVE=1 leaves the coordinator's page open.
 demo:
@@ -10,6 +10,10 @@ demo:
 # Every test, with the servers that they need.
 test:
 	scripts/need test && scripts/test
+
+# Backup, restore and storage next to pgBackRest and restic, into docs/BENCHMARKS.md.
+bench:
+	scripts/need bench && cargo build --release --bin holdfast && python3 tests/bench/compare.py --write docs/BENCHMARKS.md
 
 lint:
 	cargo fmt --all --check && cargo clippy --workspace --all-targets -- -D warnings
