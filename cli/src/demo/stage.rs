@@ -281,7 +281,7 @@ impl Stage {
                 "# The operator's view: where backups are, whom to trust, what opens them.\n\
                  identity = \"keys/recovery.agekey\"\ncoordinator = \"http://127.0.0.1:{}\"\n\n\
                  [repository]\ntrust_root = \"{trust_root}\"\nreplicas = {replicas}\n\n\
-                 [runner]\nname = \"runner-1\"\nsigning_key = \"keys/runner-1.key\"\nscratch = \"drills\"\n",
+                 [runner]\nname = \"runner-1\"\nsigning_key = \"keys/runner-1.key\"\nscratch = \"drills\"\npolicy = \"policy.toml\"\n",
                 self.http_port
             ),
         )?;
