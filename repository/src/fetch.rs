@@ -13,9 +13,10 @@
 //! | `replica-unreachable` | a replica did not answer: nothing is known of its copy |
 //! | `healed`, `heal-failed` | the copy was replaced by the good one, or could not be |
 //!
-//! Order: preferred regions, then as configured; a replica that failed within
-//! the last seconds is asked last and only once, so a dead region costs one
-//! deadline and not one for each object.
+//! Order: preferred regions, then as configured; a replica that failed a short
+//! while ago is asked last, and as long as no call to it succeeds, only once. The
+//! while grows with each failure, so a dead region costs one deadline now and then
+//! and not one for each object.
 //!
 //! Healing, when the repository was opened for it, replaces a damaged copy and
 //! creates a missing one. A missing *commit point* is not created: a replica may

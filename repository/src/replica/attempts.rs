@@ -81,7 +81,7 @@ impl Replica {
             subject,
             until: Instant::now() + self.deadlines.call + allowance,
             each: self.patience() + allowance,
-            patient: !self.is_ailing(),
+            patient: !self.has_failed(),
             made: 0,
             uncertain: false,
         }
@@ -133,8 +133,8 @@ impl Attempts<'_> {
         Ok(())
     }
 
-    /// As [`Attempts::pause`], but gives up at once on a replica that has just
-    /// failed other calls: there may be another one to read from.
+    /// As [`Attempts::pause`], but gives up at once on a replica whose last call
+    /// failed: there may be another one to read from.
     pub async fn pause_reading(&mut self, cause: Cause) -> Result<(), StoreError> {
         if self.patient {
             self.pause(cause).await

@@ -58,8 +58,12 @@ pub use error::{Cause, Class, Operation, StoreError, explained};
 /// smaller; bundles of settings are what this leaves room for.
 pub const MAX_OBJECT: u64 = 256 << 20;
 
-/// How long a replica that failed is asked last and once only.
+/// How long a replica that failed is asked last.
 const AILING_FOR: Duration = Duration::from_secs(10);
+
+/// How long one that goes on failing is asked last: the time doubles with each
+/// failure after it was up, to this.
+const AILING_AT_MOST: Duration = Duration::from_secs(300);
 
 /// How long one attempt on such a replica may take.
 const AILING_PATIENCE: Duration = Duration::from_secs(3);
@@ -102,10 +106,39 @@ struct Shared {
     /// The repository that must lie here; unset while a replica stands alone.
     expected: OnceLock<RepositoryId>,
     sight: Mutex<Option<Sight>>,
-    /// Until when the replica counts as ailing.
-    ailing: Mutex<Option<Instant>>,
+    /// The failure of the last call; absent when it succeeded.
+    ailing: Mutex<Option<Ailing>>,
     /// The store does not refuse to overwrite: look before creating.
     looks_first: AtomicBool,
+}
+
+/// A replica whose last call failed.
+#[derive(Debug, Clone, Copy)]
+struct Ailing {
+    failed: Instant,
+    /// It is asked last for this long.
+    span: Duration,
+}
+
+impl Ailing {
+    /// A failure at `failed`, after what was known of an earlier one.
+    fn since(failed: Instant, before: Option<Self>) -> Self {
+        let span = match before {
+            None => AILING_FOR,
+            Some(before) if before.is_asked_last(failed) => before.span,
+            // It had its turn again, and failed again.
+            Some(before) => AILING_AT_MOST.min(before.span * 2),
+        };
+        Self { failed, span }
+    }
+
+    fn is_asked_last(&self, now: Instant) -> bool {
+        now < self.failed + self.span
+    }
+
+    fn has_just_failed(&self, now: Instant) -> bool {
+        now < self.failed + AILING_FOR
+    }
 }
 
 /// The last time that `repository.json` was seen to be the right one.
@@ -164,15 +197,25 @@ impl Replica {
         self.shared.back.directory.as_ref()
     }
 
-    /// Whether it failed within the last seconds.
+    fn ailing(&self) -> Option<Ailing> {
+        *self.shared.ailing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is asked last: it failed a short while ago, or goes on failing.
     pub fn is_ailing(&self) -> bool {
-        let ailing = self.shared.ailing.lock().unwrap_or_else(PoisonError::into_inner);
-        ailing.is_some_and(|until| Instant::now() < until)
+        self.ailing()
+            .is_some_and(|ailing| ailing.is_asked_last(Instant::now()))
+    }
+
+    /// Whether its last call failed, however long ago. Reading does not wait for
+    /// such a replica to come back: there may be another.
+    fn has_failed(&self) -> bool {
+        self.ailing().is_some()
     }
 
     fn note_health(&self, well: bool) {
         let mut ailing = self.shared.ailing.lock().unwrap_or_else(PoisonError::into_inner);
-        *ailing = (!well).then(|| Instant::now() + AILING_FOR);
+        *ailing = (!well).then(|| Ailing::since(Instant::now(), *ailing));
     }
 
     /// Whether to look before each create, because the store would overwrite.
@@ -183,10 +226,11 @@ impl Replica {
     /// How long one attempt may take, without what its bytes earn. A replica
     /// that has just failed gets little: it may be gone without a word.
     fn patience(&self) -> Duration {
-        if self.is_ailing() {
-            self.deadlines.attempt.min(AILING_PATIENCE)
-        } else {
-            self.deadlines.attempt
+        match self.ailing() {
+            Some(ailing) if ailing.has_just_failed(Instant::now()) => {
+                self.deadlines.attempt.min(AILING_PATIENCE)
+            }
+            _ => self.deadlines.attempt,
         }
     }
 
@@ -382,5 +426,31 @@ impl Replica {
                 },
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_replica_is_asked_less_and_less_often() {
+        let mut now = Instant::now();
+        let mut ailing = Ailing::since(now, None);
+        let mut spans = Vec::new();
+        for _ in 0..7 {
+            assert!(ailing.is_asked_last(now + ailing.span - Duration::from_millis(1)));
+            assert!(!ailing.is_asked_last(now + ailing.span));
+            spans.push(ailing.span.as_secs());
+            now += ailing.span;
+            ailing = Ailing::since(now, Some(ailing));
+        }
+        assert_eq!(spans, [10, 20, 40, 80, 160, 300, 300]);
+        // A failure while it is asked last anyway says nothing new.
+        let again = Ailing::since(now + Duration::from_secs(1), Some(ailing));
+        assert_eq!(again.span, ailing.span);
+        // A single attempt is kept short only just after a failure.
+        assert!(ailing.has_just_failed(now + Duration::from_secs(9)));
+        assert!(!ailing.has_just_failed(now + AILING_FOR));
     }
 }
