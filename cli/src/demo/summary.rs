@@ -220,11 +220,11 @@ impl Summary {
         let directory = self.measured.directory.display();
         out.push_str(&format!("\nWhere everything lies: {directory}\n"));
         for (name, what) in PLACES {
-            out.push_str(&format!("  {name:<22} {what}\n"));
+            out.push_str(&format!("  {name:<15} {what}\n"));
         }
         out.push_str("\nWhat to look at next, in that directory:\n");
         for (line, what) in NEXT {
-            out.push_str(&format!("  {line:<46} {what}\n"));
+            out.push_str(&format!("  {line:<36} {what}\n"));
         }
         out
     }
@@ -290,25 +290,21 @@ fn rows(facts: &Facts) -> Vec<Row> {
         Some(loss.joint_span_ms <= targets.rpo_ms),
     );
     row(
-        "  commits missing before that",
-        format!("{} missing, {} undone deletions", loss.holes, loss.undead),
-        "0".into(),
+        "  holes, undone deletions",
+        format!("{}, {}", loss.holes, loss.undead),
+        "0, 0".into(),
         Some(loss.holes == 0 && loss.undead == 0),
     );
     // A writer that stands still loses nothing, and proves nothing.
     row(
-        "  work meanwhile",
-        format!(
-            "{} posted, longest pause {}",
-            work.posted,
-            span(work.longest_pause_ms)
-        ),
+        "  invoices posted meanwhile",
+        format!("{}, longest pause {}", work.posted, span(work.longest_pause_ms)),
         span(targets.rpo_ms),
         Some(work.posted > 0 && work.longest_pause_ms < targets.rpo_ms),
     );
     let restored = &facts.restored;
     row(
-        "RTO: all gone to a running copy",
+        "RTO: all gone to running copy",
         span(restored.measured_ms),
         span(targets.rto_ms),
         Some(restored.measured_ms <= targets.rto_ms),
@@ -369,7 +365,7 @@ fn rows(facts: &Facts) -> Vec<Row> {
 
 fn compared(row: &mut impl FnMut(&str, String, String, Option<bool>), c: &Comparison) {
     row(
-        "invoices as the writer knew them",
+        "invoices as they were posted",
         format!("{} of {}", c.invoices_found, c.invoices_expected),
         String::new(),
         Some(c.invoices_found == c.invoices_expected && c.invoices_missing == 0 && c.invoices_found > 0),
@@ -500,11 +496,13 @@ mod tests {
         let spoilt: [(&str, Spoil); 32] = [
             ("RPO: lost at the end", |f| f.loss.span_ms = 15_001),
             ("  database and attachments", |f| f.loss.joint_span_ms = 15_001),
-            ("  commits missing before that", |f| f.loss.holes = 1),
-            ("  commits missing before that", |f| f.loss.undead = 1),
-            ("  work meanwhile", |f| f.work.posted = 0),
-            ("  work meanwhile", |f| f.work.longest_pause_ms = 15_000),
-            ("RTO: all gone to a running copy", |f| {
+            ("  holes, undone deletions", |f| f.loss.holes = 1),
+            ("  holes, undone deletions", |f| f.loss.undead = 1),
+            ("  invoices posted meanwhile", |f| f.work.posted = 0),
+            ("  invoices posted meanwhile", |f| {
+                f.work.longest_pause_ms = 15_000
+            }),
+            ("RTO: all gone to running copy", |f| {
                 f.restored.measured_ms = 1_800_001
             }),
             ("  before a mistake, collected", |f| f.work.deleted = 0),
@@ -512,13 +510,13 @@ mod tests {
             ("  before a mistake, collected", |f| {
                 f.restored.moment = f.work.mistake
             }),
-            ("invoices as the writer knew them", |f| {
+            ("invoices as they were posted", |f| {
                 f.restored.comparison.invoices_found -= 1
             }),
-            ("invoices as the writer knew them", |f| {
+            ("invoices as they were posted", |f| {
                 f.restored.comparison.invoices_missing = 1
             }),
-            ("invoices as the writer knew them", |f| {
+            ("invoices as they were posted", |f| {
                 f.restored.comparison.invoices_found = 0;
                 f.restored.comparison.invoices_expected = 0;
             }),
