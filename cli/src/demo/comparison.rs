@@ -51,7 +51,8 @@ pub async fn compare(
             &[],
         )
         .await?;
-    let mut found: BTreeMap<i32, (Option<String>, Option<String>, Option<i32>)> = rows
+    type Row = (Option<String>, Option<String>, Option<i32>);
+    let mut found: BTreeMap<i32, Row> = rows
         .iter()
         .map(|r| (r.get(0), (r.get(1), r.get(2), r.get(3))))
         .collect();
