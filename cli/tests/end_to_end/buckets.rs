@@ -42,6 +42,10 @@ fn no_user_deletes_or_unlocks_anything() -> Result<()> {
     keeps_to_its_prefix(&service, &bucket)
 }
 
+/// A way to remove something: what it is, the method, the path, the query, headers
+/// and the body.
+type Removal<'a> = (&'a str, &'a str, &'a str, String, &'a [&'a str], &'a str);
+
 /// Everything by which `user` could remove `version` of `key`, or shorten what
 /// keeps it, is refused.
 fn refuses_to_remove(user: &User, bucket: &str, key: &str, version: &str) -> Result<()> {
@@ -65,7 +69,7 @@ fn refuses_to_remove(user: &User, bucket: &str, key: &str, version: &str) -> Res
     let expiring = "<LifecycleConfiguration><Rule><ID>x</ID><Prefix></Prefix><Status>Enabled</Status>\
         <NoncurrentVersionExpiration><NoncurrentDays>1</NoncurrentDays></NoncurrentVersionExpiration></Rule>\
         </LifecycleConfiguration>";
-    let calls: [(&str, &str, &str, String, &[&str], &str); 11] = [
+    let calls: [Removal<'_>; 11] = [
         ("delete", "DELETE", &path, String::new(), &[], ""),
         ("delete a version", "DELETE", &path, of(""), &[], ""),
         ("delete past governance", "DELETE", &path, of(""), &[bypass], ""),
@@ -282,11 +286,11 @@ fn a_plain_bucket_enforces_it_and_nothing_is_to_be_accepted() -> Result<()> {
     let names = [service.bucket(false)?, service.bucket(false)?];
     let owner = service.owner();
     let lines = [Line::to(&service)?, Line::to(&service)?];
-    let stage = Stage::set(Place::S3(Buckets {
+    let stage = Stage::set(Place::S3(Box::new(Buckets {
         service,
         names,
         lines,
-    }))?;
+    })))?;
     take_back_acceptance(&stage)?;
     // These buckets have no policy: their owner works in them.
     for who in ["operator", "agent", "restorer"] {

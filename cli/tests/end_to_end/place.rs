@@ -17,7 +17,7 @@ pub enum Place {
     /// In directories of the stage.
     Directories,
     /// In buckets.
-    S3(Buckets),
+    S3(Box<Buckets>),
 }
 
 /// A bucket for each region, made and guarded as the manual says.
@@ -44,11 +44,11 @@ impl Place {
         };
         let names = [service.documented_bucket()?, service.documented_bucket()?];
         let lines = [Line::to(&service)?, Line::to(&service)?];
-        Ok(Some(Place::S3(Buckets {
+        Ok(Some(Place::S3(Box::new(Buckets {
             service,
             names,
             lines,
-        })))
+        }))))
     }
 
     /// The replicas as `who` (an S3 user) names them in a configuration file.
