@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use holdfast_tests::postgres::{Options, TestPostgres, wait_until};
+use holdfast_tests::scene::promoted;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -295,10 +296,7 @@ impl Stage {
     /// Starts PostgreSQL on a restored copy and waits until it was promoted.
     pub fn start_copy(&self, name: &str) -> Result<TestPostgres> {
         let copy = TestPostgres::open(&self.path(&format!("{name}/data")), false)?;
-        wait_until("the copy has left recovery", || {
-            Ok(copy.psql("SELECT pg_is_in_recovery()")? == "f")
-        })
-        .with_context(|| copy.log())?;
+        promoted(&copy)?;
         Ok(copy)
     }
 }
