@@ -47,10 +47,11 @@ pub fn filestore() -> FilestoreName {
 
 /// Deadlines for replicas that a test takes away.
 pub fn impatient() -> Deadlines {
-    let tenth = std::time::Duration::from_millis(100);
+    // Long enough for a busy disk's fsync, which these directories wait for.
+    let patience = std::time::Duration::from_secs(3);
     Deadlines {
-        call: tenth,
-        attempt: tenth,
+        call: patience,
+        attempt: patience,
         ..Deadlines::default()
     }
 }
