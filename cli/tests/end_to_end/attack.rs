@@ -2,7 +2,7 @@
 //! a store that stalls while it is written to.
 
 use anyhow::{Context, Result, ensure};
-use holdfast_tests::postgres::{StopMode, wait_until};
+use holdfast_tests::postgres::StopMode;
 use serde_json::Value;
 
 use super::books::{Journal, Office, compare};
@@ -34,10 +34,7 @@ fn a_thief_of_the_agents_credentials_destroys_nothing() -> Result<()> {
     let Protection { coordinator, agent } = protection;
     agent.stop()?;
     shut(office)?;
-    wait_until("both regions hold the same, down to the last byte", || {
-        let line = ["verify", "--cluster", CLUSTER, "--deep"];
-        Ok(stage.attempt("restorer", &line)?.status.success())
-    })?;
+    stage.wait_sound()?;
     coordinator.stop()?;
 
     let Place::S3(buckets) = &stage.place else {

@@ -91,13 +91,18 @@ impl Stage {
                 "[repository]\ntrust_root = \"{trust_root}\"\nreplicas = {replicas}\n"
             ))
         };
-        for who in ["operator", "restorer"] {
+        // Whoever replicates by hand may create everywhere, as the coordinator may.
+        for (who, user) in [
+            ("operator", "operator"),
+            ("restorer", "restorer"),
+            ("replicator", "coordinator"),
+        ] {
             fs::write(
                 self.path(&format!("{who}.toml")),
                 format!(
                     "identity = \"keys/recovery.agekey\"\ncoordinator = \"http://127.0.0.1:{http}\"\n{}\n[runner]\n\
                      name = \"runner-1\"\nsigning_key = \"keys/runner-1.key\"\nscratch = \"drills\"\n",
-                    repository(who)?
+                    repository(user)?
                 ),
             )?;
         }
@@ -237,6 +242,21 @@ impl Stage {
         let clusters = status["clusters"].as_array();
         let found = clusters.and_then(|all| all.iter().find(|c| c["cluster"] == CLUSTER));
         Ok(found.cloned().unwrap_or(Value::Null))
+    }
+
+    /// Brings the regions up to each other, as `verify` advises, and waits until
+    /// every byte of every copy verifies.
+    pub fn wait_sound(&self) -> Result<()> {
+        let mut report = String::new();
+        let waited = wait_until("both regions hold the same, down to the last byte", || {
+            let replicated = self.attempt("replicator", &["repo", "replicate", "--cluster", CLUSTER])?;
+            let verified = self.attempt("restorer", &["verify", "--cluster", CLUSTER, "--deep"])?;
+            report = [replicated.stdout, replicated.stderr, verified.stdout]
+                .map(|text| String::from_utf8_lossy(&text).into_owned())
+                .concat();
+            Ok(replicated.status.success() && verified.status.success())
+        });
+        waited.with_context(|| report)
     }
 
     /// Starts a daemon of the program.

@@ -3,7 +3,6 @@
 use anyhow::{Context, Result, ensure};
 use holdfast_proto::Timestamp;
 use holdfast_proto::pg::Lsn;
-use holdfast_tests::postgres::wait_until;
 use serde_json::Value;
 
 use super::books::{DATABASE, Journal, MISTAKEN, Office, compare};
@@ -36,10 +35,7 @@ pub fn tell(place: Place) -> Result<()> {
     let Protection { coordinator, agent } = protection;
     office.server.kill9()?;
     agent.kill()?;
-    wait_until("both regions hold the same, down to the last byte", || {
-        let verified = stage.attempt("restorer", &["verify", "--cluster", CLUSTER, "--deep"])?;
-        Ok(verified.status.success())
-    })?;
+    stage.wait_sound()?;
     std::fs::remove_dir_all(office.server.data_dir())?;
     std::fs::remove_dir_all(&office.filestore)?;
     stage.lose_the_first_region()?;
