@@ -2,7 +2,7 @@
 //! knows `docs/FORMAT.md`, `age`, `zstd` and `openssl`, and a real server opens
 //! the result.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -117,12 +117,18 @@ async fn a_hole_in_the_wal_and_a_damaged_pack_are_refused() -> Result<()> {
     scene.lose_source().await?;
     let prefix = holdfast_repository::layout::wal_of(&scene.vault.cluster, scene.lineage());
     let listing = scene.vault.repository.list(&prefix).await?;
-    let wal: Vec<_> = listing
+    // All of the segment before the last: one object of it may be held by another.
+    let segments: BTreeSet<&Path> = listing
         .keys()
         .filter(|key| !key.as_str().ends_with(".history"))
+        .filter_map(|key| Path::new(key.as_str()).parent())
         .collect();
-    let lost = wal[wal.len() - 2];
-    fs::remove_file(scene.vault.place(0).join(lost.as_str()))?;
+    let lost = segments
+        .iter()
+        .rev()
+        .nth(1)
+        .context("a segment before the last")?;
+    fs::remove_dir_all(scene.vault.place(0).join(lost))?;
     let at = |part: &str| scene.vault.dir().join(part).display().to_string();
     let output = read(&scene, 0, &["--data", &at("holed"), "--wal", &at("holed-wal")]).await?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -15,8 +15,8 @@ use holdfast_repository::{
 };
 use holdfast_tests::faulty::{Call, Fault, FaultPlan, FaultyStore};
 use holdfast_tests::versioned::VersionedStore;
-use object_store::memory::InMemory;
 use object_store::ObjectStoreExt;
+use object_store::memory::InMemory;
 use object_store::path::Path;
 
 fn impatient() -> Deadlines {
