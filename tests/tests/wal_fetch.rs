@@ -242,9 +242,8 @@ async fn what_was_fetched_ahead_is_checked_before_it_is_handed_over() -> Result<
             "segment {n}"
         );
     }
-    assert!(
-        !second.exists() && !third.exists(),
-        "what was handed over is not kept"
-    );
-    Ok(())
+    // One that was on its way again while it was handed over goes with the next look.
+    wait_until("what was handed over is not kept", || {
+        Ok(!second.exists() && !third.exists())
+    })
 }
