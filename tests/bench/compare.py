@@ -2,8 +2,8 @@
 """Compares Holdfast with pgBackRest and restic on this machine, in one run.
 
 One database and one filestore are made; then each program in turn backs them up and
-restores them, several times, and the medians are printed as a table. Every restored
-copy is compared with the original: a program that restores something else has no time.
+restores them, several times, and the medians are printed as a table. The first restored
+copies are compared with the original: when one differs, there is no table.
 
 Everything lies below --directory, which is cleared first.
 """
@@ -66,8 +66,7 @@ class Results:
 
 def restored_is_equal(target, original):
     """Starts the restored copy and asks it what the original answers."""
-    copy = Cluster.__new__(Cluster)
-    copy.__init__(target.parent / "opened", {"archive_mode": "off", "shared_buffers": "256MB"})
+    copy = Cluster(target.parent / "opened", {"archive_mode": "off", "shared_buffers": "256MB"})
     copy.socket.parent.mkdir(exist_ok=True)
     copy.data = target
     copy.start()
@@ -83,7 +82,7 @@ def databases(options, results):
     place = options.directory
     reference = PgBackRest(place / "pgbackrest", None)
     cluster = Cluster(place / "cluster", {
-        "archive_mode": "on", "archive_command": reference.archive_command(), "wal_level": "replica",
+        "archive_mode": "on", "archive_command": "true", "wal_level": "replica",
         "max_wal_size": "8GB", "checkpoint_timeout": "1h", "shared_buffers": "1GB", "autovacuum": "off",
         "fsync": "off",
     })
@@ -91,7 +90,6 @@ def databases(options, results):
     subject = Holdfast(options.program, place / "holdfast", cluster)
     print(f"A cluster: pgbench at scale {options.scale} and {options.rows} documents", flush=True)
     cluster.make()
-    cluster.settings["archive_command"] = "true"
     cluster.start()
     cluster.fill(options.scale, options.rows)
     cluster.stop()
