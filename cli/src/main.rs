@@ -18,6 +18,9 @@ use clap::Parser;
 use commands::Command;
 use exit::Exit;
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Keeps PostgreSQL and the files beside it recoverable, and proves it.
 #[derive(Debug, Parser)]
 #[command(

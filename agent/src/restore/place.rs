@@ -3,11 +3,12 @@
 //! Each pack that the part needs is fetched once and whole, opened on a thread
 //! for such work, and its extents are written where they belong; no byte is
 //! written before its block's digest was checked, and a file's own digest is
-//! checked when its last extent is there. Memory: `threads` packs being opened, at
-//! about 20 MiB each, and [`AHEAD`] more that are fetched meanwhile.
+//! checked by whoever writes its last extent. Memory: `threads` packs being opened,
+//! at about 20 MiB each, and [`AHEAD`] more that are fetched meanwhile.
 //!
-//! Nothing is synced here: whoever restores syncs the file system when all is
-//! written, and only then makes the result usable. What an earlier run wrote is
+//! Nothing is synced here, but the kernel is asked to begin writing what a pack
+//! brought, so that little is left at the end: whoever restores syncs the file
+//! system when all is written, and only then makes the result usable. What an earlier run wrote is
 //! known by the file's digest or by the keyed identity of each extent, and is left
 //! as it is.
 
@@ -15,10 +16,13 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use base64::Engine;
@@ -34,6 +38,7 @@ use holdfast_repository::manifest::{ManifestError, OpenPart, read_part};
 use holdfast_repository::pack::{KnownPack, PackError, PackReader};
 use holdfast_repository::seal::IndexKey;
 
+use rustix::fs::Advice;
 use tokio::sync::Semaphore;
 
 use super::access::Access;
@@ -46,6 +51,8 @@ use in_place::{is_whole, without_finished};
 
 /// Packs that are fetched while others are opened.
 const AHEAD: usize = 3;
+/// Bytes of one file from which it is worth asking that they be written now.
+const HAND_ON: u64 = 256 << 10;
 
 /// Files that could not be put in their places.
 #[derive(Debug, thiserror::Error)]
@@ -121,11 +128,29 @@ struct Begun {
     wanted: Wanted,
     /// Which of its extents are in place already; empty when none are.
     done: Vec<bool>,
+    /// Extents that are still to be written.
+    left: AtomicU32,
 }
 
 impl Begun {
+    fn new(wanted: Wanted, done: Vec<bool>) -> Self {
+        let in_place = done.iter().filter(|d| **d).count();
+        let left =
+            u32::try_from(wanted.extents.len() - in_place).expect("a file has fewer extents than 2^32");
+        Self {
+            wanted,
+            done,
+            left: AtomicU32::new(left),
+        }
+    }
+
     fn has(&self, extent: usize) -> bool {
         self.done.get(extent).copied().unwrap_or(false)
+    }
+
+    /// Notes that one more extent is in place; whether it was the last.
+    fn one_less(&self) -> bool {
+        self.left.fetch_sub(1, Ordering::AcqRel) == 1
     }
 }
 
@@ -256,10 +281,7 @@ pub async fn place(
     } else {
         files
             .into_iter()
-            .map(|wanted| Begun {
-                wanted,
-                done: Vec::new(),
-            })
+            .map(|wanted| Begun::new(wanted, Vec::new()))
             .collect()
     };
     let files = Arc::new(files);
@@ -315,11 +337,6 @@ pub async fn place(
         placed.read += read;
         placed.findings.extend(findings);
     }
-    drop(done);
-    let finished = Arc::clone(&files);
-    tokio::task::spawn_blocking(move || finish(&finished))
-        .await
-        .map_err(|_| PlaceError::Worker)??;
     Ok(placed)
 }
 
@@ -336,6 +353,9 @@ async fn prepare(files: &Arc<Vec<Begun>>) -> Result<(), PlaceError> {
             let wanted = &begun.wanted;
             let file = create(wanted, begun.done.is_empty())?;
             file.set_len(wanted.size).map_err(local("write", &wanted.path))?;
+            if wanted.extents.is_empty() {
+                finish(wanted)?;
+            }
         }
         Ok(())
     });
@@ -357,6 +377,59 @@ fn no_follow() -> i32 {
     i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0)
 }
 
+/// A file that is written now.
+struct Writing<'a> {
+    number: usize,
+    begun: &'a Begun,
+    file: File,
+    /// What was written of it, from the first byte to the last.
+    span: Range<u64>,
+}
+
+impl<'a> Writing<'a> {
+    fn open(number: usize, begun: &'a Begun) -> Result<Self, PlaceError> {
+        let wanted = &begun.wanted;
+        let file = if is_one_extent(wanted) {
+            create(wanted, true)?
+        } else {
+            OpenOptions::new()
+                .write(true)
+                .custom_flags(no_follow())
+                .open(&wanted.path)
+                .map_err(local("open", &wanted.path))?
+        };
+        Ok(Self {
+            number,
+            begun,
+            file,
+            span: Range {
+                start: u64::MAX,
+                end: 0,
+            },
+        })
+    }
+
+    fn write(&mut self, bytes: &[u8], to: u64) -> Result<(), PlaceError> {
+        let path = &self.begun.wanted.path;
+        self.file.write_all_at(bytes, to).map_err(local("write", path))?;
+        self.span.start = self.span.start.min(to);
+        self.span.end = self.span.end.max(to + bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Asks the kernel to begin writing: it would otherwise wait until a good
+    /// part of memory is dirty, and the sync at the end for the whole disk. That
+    /// pages which are clean already may leave the cache is no loss.
+    fn hand_on(self) {
+        if let Some(length) = NonZeroU64::new(self.span.end.saturating_sub(self.span.start))
+            && length.get() >= HAND_ON
+        {
+            // An advice: a file system that does not take it writes later.
+            let _ = rustix::fs::fadvise(&self.file, self.span.start, Some(length), Advice::DontNeed);
+        }
+    }
+}
+
 /// Writes the extents that one pack holds.
 fn carry_out(
     reader: &mut PackReader,
@@ -368,13 +441,14 @@ fn carry_out(
     moves.sort_by_key(|m| (m.block, m.file, m.to));
     let mut block: Vec<u8> = Vec::new();
     let mut at_block = None;
-    let mut open: Option<(usize, File)> = None;
+    let mut open: Option<Writing> = None;
     for step in moves {
         if at_block != Some(step.block) {
             reader.block_into(step.block, &mut block)?;
             at_block = Some(step.block);
         }
-        let wanted = &files[step.file].wanted;
+        let begun = &files[step.file];
+        let wanted = &begun.wanted;
         let (from, length) = (step.from as usize, step.length as usize);
         let bytes = block.get(from..from + length).ok_or_else(|| {
             ManifestError::Contradiction(format!(
@@ -382,52 +456,43 @@ fn carry_out(
                 wanted.path.display()
             ))
         })?;
-        if open.as_ref().is_none_or(|(file, _)| *file != step.file) {
-            let file = if is_one_extent(wanted) {
-                create(wanted, true)?
-            } else {
-                OpenOptions::new()
-                    .write(true)
-                    .custom_flags(no_follow())
-                    .open(&wanted.path)
-                    .map_err(local("open", &wanted.path))?
-            };
-            open = Some((step.file, file));
+        let mut writing = match open.take() {
+            Some(same) if same.number == step.file => same,
+            other => {
+                if let Some(other) = other {
+                    other.hand_on();
+                }
+                Writing::open(step.file, begun)?
+            }
+        };
+        writing.write(bytes, step.to)?;
+        if is_one_extent(wanted) {
+            let differs = |b3: Blake3Digest| blake3::hash(bytes).as_bytes() != b3.as_bytes();
+            if wanted.b3.is_some_and(differs) {
+                return Err(PlaceError::Content(wanted.path.clone()));
+            }
+            set_time(&writing.file, wanted)?;
+        } else if begun.one_less() {
+            finish(wanted)?;
         }
-        if let Some((_, file)) = &open {
-            file.write_all_at(bytes, step.to)
-                .map_err(local("write", &wanted.path))?;
-        }
-        let whole = wanted.extents.len() == 1;
-        if whole
-            && wanted
-                .b3
-                .is_some_and(|b3| blake3::hash(bytes).as_bytes() != b3.as_bytes())
-        {
-            return Err(PlaceError::Content(wanted.path.clone()));
-        }
-        if is_one_extent(wanted)
-            && let Some((_, file)) = &open
-        {
-            set_time(file, wanted)?;
-        }
+        open = Some(writing);
         meter.advance(u64::from(step.length));
+    }
+    if let Some(last) = open {
+        last.hand_on();
     }
     Ok(())
 }
 
-/// Checks the files of several extents as wholes, and gives all their times.
-fn finish(files: &[Begun]) -> Result<(), PlaceError> {
-    for Begun { wanted, .. } in files {
-        if !is_one_extent(wanted) && !is_whole(wanted)? {
-            return Err(PlaceError::Content(wanted.path.clone()));
-        }
-        if !is_one_extent(wanted) && wanted.mtime.is_some() {
-            set_time(
-                &File::open(&wanted.path).map_err(local("open", &wanted.path))?,
-                wanted,
-            )?;
-        }
+/// Checks a file of several extents, or of none, as a whole and gives it its
+/// time.
+fn finish(wanted: &Wanted) -> Result<(), PlaceError> {
+    if !is_whole(wanted)? {
+        return Err(PlaceError::Content(wanted.path.clone()));
+    }
+    if wanted.mtime.is_some() {
+        let file = File::open(&wanted.path).map_err(local("open", &wanted.path))?;
+        set_time(&file, wanted)?;
     }
     Ok(())
 }

@@ -67,10 +67,7 @@ pub(super) fn without_finished(
             kept += 1;
         } else {
             let some = done.iter().any(|d| *d);
-            left.push(Begun {
-                wanted,
-                done: if some { done } else { Vec::new() },
-            });
+            left.push(Begun::new(wanted, if some { done } else { Vec::new() }));
         }
     }
     Ok((left, kept))
