@@ -1,5 +1,7 @@
 //! Real servers restored to every kind of target, with the production code.
 
+use std::fs;
+
 use anyhow::Result;
 use holdfast_plan::restore::{Request, Target};
 use holdfast_tests::postgres::Options;
@@ -45,6 +47,12 @@ async fn every_kind_of_target_is_reached_exactly() -> Result<()> {
         assert_eq!((counted.as_str(), last.as_str()), (rows, newest), "{name}");
         restored.psql("insert into t values (9)")?;
         assert_eq!(restored.psql("show archive_mode")?, "off");
+        // Nothing of the recovery is left for a standby to inherit.
+        let settings = fs::read_to_string(scene.target(name).data.join("postgresql.auto.conf"))?;
+        assert!(
+            !settings.contains("recovery_target") && !settings.contains("hot_standby"),
+            "{settings}"
+        );
     }
 
     let mut exclusive = to(Target::Lsn(at));

@@ -305,6 +305,10 @@ pub async fn execute(
     let settings = RecoverySettings {
         replay: &plan.replay,
         restore_command: restore_command(&options.fetch, &outcome.pin),
+        recovery_end_command: format!(
+            "{} wal conclude",
+            shell_word(&options.fetch.program.display().to_string())
+        ),
         source: &data.details.settings,
         keep_archiving: options.keep_archiving,
     };

@@ -270,7 +270,10 @@ mod tests {
         }
     }
 
-    fn run(state_at: Option<u64>, entries: &[(u64, JournalKind, Vec<(u8, EntryType)>)]) -> BTreeMap<u8, u32> {
+    /// An entry's number, what it is, and its lines.
+    type Written = (u64, JournalKind, Vec<(u8, EntryType)>);
+
+    fn run(state_at: Option<u64>, entries: &[Written]) -> BTreeMap<u8, u32> {
         let mut union = Union {
             state_at,
             moment: None,

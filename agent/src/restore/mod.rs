@@ -38,6 +38,7 @@ pub use filestore_files::FilesError;
 pub use locate::{LocateError, locate};
 pub use pin::{Decision, PIN_FILE, Pin};
 pub use place::PlaceError;
+pub use recovery::conclude;
 pub use segment::SegmentError;
 pub use target::{Target, TargetError, begun, plan_digest};
 pub use wal_source::{OpenWal, WalReadError, WalSource};

@@ -14,6 +14,10 @@
 //! that the source was given more connections or workers after the base was taken
 //! (`CheckRequiredParameterValues` in `xlogrecovery.c`); without it the
 //! server turns everybody away until recovery is over, and then is what it should be.
+//!
+//! What serves recovery alone is taken out again by [`conclude`], which PostgreSQL
+//! calls as its `recovery_end_command`: a standby made from the restored cluster
+//! would otherwise inherit a target that it has passed, and no queries.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -26,6 +30,9 @@ use holdfast_plan::restore::Replay;
 use crate::durable::{self, LocalFileError};
 
 const AUTO_CONF: &str = "postgresql.auto.conf";
+
+/// The line before what is written here.
+const OURS_BEGIN: &str = "# Written by holdfast restore.";
 
 /// Settings that are taken out of `postgresql.auto.conf` wherever they come from.
 const OURS: [&str; 15] = [
@@ -46,8 +53,13 @@ const OURS: [&str; 15] = [
     "synchronous_standby_names",
 ];
 
-/// Those of them that every restore sets anew.
-const SET_ANEW: [&str; 2] = ["hot_standby", "restore_command"];
+/// Those of them that every restore sets anew, beside the target.
+const SET_ANEW: [&str; 3] = ["hot_standby", "recovery_end_command", "restore_command"];
+
+/// Whether a setting has no meaning once recovery is over.
+fn serves_recovery(name: &str) -> bool {
+    name.starts_with("recovery_target") || SET_ANEW.contains(&name)
+}
 
 /// Settings below whose value at the source recovery refuses to go.
 const MINIMA: [&str; 5] = [
@@ -65,6 +77,8 @@ pub struct RecoverySettings<'a> {
     pub replay: &'a Replay,
     /// The command for each WAL segment, with PostgreSQL's `%f` and `%p`.
     pub restore_command: String,
+    /// The command that calls [`conclude`].
+    pub recovery_end_command: String,
     /// Settings at the source, by name.
     pub source: &'a BTreeMap<String, String>,
     /// Leave archiving as it was configured at the source.
@@ -125,8 +139,7 @@ fn auto_conf_text(
     for line in before.lines() {
         match setting(line) {
             Some((name, _)) if OURS.contains(&name.as_str()) => {
-                let expected = name.starts_with("recovery_target") || SET_ANEW.contains(&name.as_str());
-                if !expected {
+                if !serves_recovery(&name) {
                     notes.push(format!("{name} was taken out of {AUTO_CONF}"));
                 }
             }
@@ -143,7 +156,8 @@ fn auto_conf_text(
         .chain(text.clone().lines())
         .filter_map(setting)
         .collect();
-    text.push_str("# Written by holdfast restore.\n");
+    text.push_str(OURS_BEGIN);
+    text.push('\n');
     for name in MINIMA {
         let Some(source) = settings.source.get(name).and_then(|v| v.parse::<i64>().ok()) else {
             continue;
@@ -161,7 +175,6 @@ fn auto_conf_text(
         "primary_conninfo",
         "primary_slot_name",
         "synchronous_standby_names",
-        "recovery_end_command",
     ] {
         if present.contains_key(name) {
             notes.push(format!(
@@ -172,6 +185,7 @@ fn auto_conf_text(
     }
     text.push_str(&line("hot_standby", "off"));
     text.push_str(&line("restore_command", &settings.restore_command));
+    text.push_str(&line("recovery_end_command", &settings.recovery_end_command));
     for name in [
         "recovery_target",
         "recovery_target_name",
@@ -189,6 +203,31 @@ fn auto_conf_text(
     text.push_str(&line("recovery_target_action", "promote"));
     text.push_str(&line("recovery_target_lsn", &replay.target_lsn.to_string()));
     text
+}
+
+/// Takes out of a recovered cluster's settings what served its recovery alone.
+/// The server is about to end recovery and lets nobody in yet, so nobody else
+/// writes the file. A file that no restore wrote is left as it is.
+///
+/// # Errors
+/// The file system refuses. The cluster is none the worse for it: the settings
+/// stay.
+pub fn conclude(data: &Path) -> Result<(), LocalFileError> {
+    let auto_conf = data.join(AUTO_CONF);
+    let Some(before) = durable::read(&auto_conf)? else {
+        return Ok(());
+    };
+    let before = String::from_utf8_lossy(&before);
+    let mut ours = false;
+    let text: String = before
+        .lines()
+        .filter(|line| {
+            ours |= *line == OURS_BEGIN;
+            !(ours && setting(line).is_some_and(|(name, _)| serves_recovery(&name)))
+        })
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    durable::replace(&auto_conf, text.as_bytes())
 }
 
 fn line(name: &str, value: &str) -> String {
@@ -273,6 +312,7 @@ mod tests {
         let settings = RecoverySettings {
             replay: &replay,
             restore_command: "hold 'x' %f".to_owned(),
+            recovery_end_command: "hold done".to_owned(),
             source: &source,
             keep_archiving: false,
         };
@@ -308,6 +348,40 @@ mod tests {
         let again = auto_conf_text(&text, Some(main), &settings, &mut Vec::new());
         assert_eq!(again.matches("recovery_target_lsn").count(), 1);
         assert_eq!(again.matches("archive_mode").count(), 1);
+    }
+
+    #[test]
+    fn nothing_of_the_recovery_is_left_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let replay = replay();
+        let settings = RecoverySettings {
+            replay: &replay,
+            restore_command: "hold %f".to_owned(),
+            recovery_end_command: "hold done".to_owned(),
+            source: &BTreeMap::new(),
+            keep_archiving: false,
+        };
+        let text = auto_conf_text("work_mem = '8MB'\n", None, &settings, &mut Vec::new());
+        fs::write(directory.path().join(AUTO_CONF), text).unwrap();
+        conclude(directory.path()).unwrap();
+        let left = fs::read_to_string(directory.path().join(AUTO_CONF)).unwrap();
+        for gone in ["recovery_", "restore_command", "hot_standby"] {
+            assert!(!left.contains(gone), "{gone}: {left}");
+        }
+        for stays in [
+            "work_mem = '8MB'",
+            "archive_mode = 'off'",
+            "primary_conninfo = ''",
+        ] {
+            assert!(left.contains(stays), "{stays}: {left}");
+        }
+        let foreign = "restore_command = 'somebody else'\n";
+        fs::write(directory.path().join(AUTO_CONF), foreign).unwrap();
+        conclude(directory.path()).unwrap();
+        assert_eq!(
+            fs::read_to_string(directory.path().join(AUTO_CONF)).unwrap(),
+            foreign
+        );
     }
 
     #[test]

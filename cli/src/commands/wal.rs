@@ -1,7 +1,7 @@
 //! `holdfast wal`: what PostgreSQL calls while it recovers.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -19,6 +19,10 @@ pub enum WalCommand {
     /// Hand over one file: restore_command = 'holdfast wal fetch %f "%p" --pin FILE'.
     /// Exits with 0 when it is there, 1 when it is proven not to exist, 126 otherwise.
     Fetch(FetchArguments),
+    /// Take what served recovery alone out of the settings: PostgreSQL's
+    /// recovery_end_command, in the data directory.
+    #[command(hide = true)]
+    Conclude,
     /// Fetch ahead of what is asked for; started by `wal fetch`.
     #[command(hide = true)]
     Prefetch(PrefetchArguments),
@@ -80,6 +84,10 @@ impl WalCommand {
     pub async fn run(self) -> anyhow::Result<Exit> {
         match self {
             WalCommand::Fetch(_) => anyhow::bail!("wal fetch does not run here"),
+            WalCommand::Conclude => {
+                holdfast_agent::restore::conclude(Path::new("."))?;
+                Ok(Exit::Done)
+            }
             WalCommand::Prefetch(arguments) => {
                 holdfast_agent::restore::prefetch::run(&arguments.pin).await?;
                 Ok(Exit::Done)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use holdfast_agent::restore::{Access, execute, fetch, prefetch};
+use holdfast_agent::restore::{Access, conclude, execute, fetch, prefetch};
 use holdfast_tests::scene::RestoreJob;
 
 fn main() -> ExitCode {
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         ["wal", "prefetch", "--pin", pin] => done(blocking(async {
             prefetch::run(Path::new(pin)).await.context("prefetching ended")
         })),
+        ["wal", "conclude"] => done(conclude(Path::new(".")).context("concluding failed")),
         ["restore", job] => done(blocking(restore(PathBuf::from(job)))),
         _ => ExitCode::from(fetch::FAILED),
     }
