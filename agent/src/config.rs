@@ -41,6 +41,7 @@ use holdfast_proto::record::SealedTo;
 use holdfast_repository::config::{ReplicaConfig, RepositoryConfig};
 
 use crate::postgres::{PgTarget, SlotName};
+use crate::wal::ValveLimits;
 
 use reader::{Document, Gathered, Section};
 pub use reader::{Problem, Setting, Source};
@@ -113,6 +114,8 @@ pub struct ClusterConfig {
     pub data_directory: Option<PathBuf>,
     /// Its replication slot.
     pub slot: SlotName,
+    /// When the slot may no longer hold all WAL that is not stored.
+    pub valve: ValveLimits,
     /// The generation to begin, after a restore or a rollback.
     pub generation: Option<u32>,
     /// The agent whose lease is taken over.
@@ -443,6 +446,8 @@ fn read_cluster(section: Section<'_, '_>, coordinated: bool) -> Option<ClusterCo
     );
     let data_directory = section.optional("data_directory");
     let slot = section.or("slot", "holdfast".parse().expect("it is a slot's name"));
+    let valve = section.section("wal_valve");
+    let valve = valve.map_or(Some(ValveLimits::default()), read_valve);
     let generation = section.optional("generation");
     let take_over = section.optional("take_over");
     let filestores: Vec<Option<FilestoreConfig>> = section
@@ -478,10 +483,33 @@ fn read_cluster(section: Section<'_, '_>, coordinated: bool) -> Option<ClusterCo
         postgres: postgres?,
         data_directory,
         slot,
+        valve: valve?,
         generation,
         take_over,
         filestores: filestores.into_iter().collect::<Option<_>>()?,
         configuration: configuration.unwrap_or_default(),
+    })
+}
+
+fn read_valve(section: Section<'_, '_>) -> Option<ValveLimits> {
+    let shipped = ValveLimits::default();
+    let one_copy_at = section.or("one_copy_at", shipped.one_copy_at);
+    let give_up_at = section.or("give_up_at", shipped.give_up_at);
+    let sound = (1..=99).contains(&one_copy_at) && (one_copy_at..=100).contains(&give_up_at);
+    if !sound {
+        section.complain(
+            "give_up_at",
+            format!(
+                "one_copy_at = {one_copy_at} and give_up_at = {give_up_at} are percents of the volume of pg_wal in use: \
+                 write 1 to 99, and at least as much for give_up_at (100 is never)"
+            ),
+        );
+    }
+    section.finish(&[]);
+    sound.then_some(ValveLimits {
+        one_copy_at,
+        give_up_at,
+        ..shipped
     })
 }
 

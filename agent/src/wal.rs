@@ -24,6 +24,7 @@
 //! - A shutdown of the primary waits for at most a second or so ([`stream`]).
 //! - A server that is a copy of the past, or has another future, is refused
 //!   ([`start`]).
+//! - WAL that waits for the replicas does not fill the server's disk ([`valve`]).
 //! - WAL that is gone from the server is a gap with a name, never passed over in
 //!   silence.
 //!
@@ -66,10 +67,12 @@ pub mod start;
 pub mod state;
 mod stream;
 mod trouble;
+mod valve;
 
 pub use courier::REPLICA_FAILS;
 pub use shared::MEMORY;
 pub use state::{FrontierPublisher, NotAcknowledged, WalFrontier, WalState, frontier};
+pub use valve::{Valve, ValveLimits};
 
 /// What the tier asks of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +105,8 @@ pub struct WalContext {
     pub target: PgTarget,
     /// The slot; it is made when it is missing.
     pub slot: SlotName,
+    /// What keeps the slot from filling the server's disk.
+    pub valve: Valve,
     /// The line of descent that is written.
     pub lineage: Lineage,
     /// The tier's numbers, as they change.
@@ -165,6 +170,12 @@ pub async fn run(context: WalContext) -> Result<(), WalError> {
     }
     tasks.spawn(attest::attest(shared.clone(), context.directives.clone()));
     tasks.spawn(follow_copies(shared.clone(), context.directives.clone()));
+    tasks.spawn(valve::watch(
+        shared.clone(),
+        context.target.clone(),
+        context.slot.clone(),
+        context.valve.clone(),
+    ));
     let publisher = context.publisher.clone();
     let line = line::Line::new(context, shared);
     tokio::select! {

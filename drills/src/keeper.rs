@@ -96,8 +96,10 @@ impl EvidenceKeeper {
     ) -> Result<EvidencePass, EvidencePassError> {
         let store = EvidenceStore::open(repository, trust).await?;
         self.catch_up(&store, now).await?;
-        let mut done = EvidencePass::default();
-        done.abandoned = self.answer_abandoned(&store, keys, now).await?;
+        let mut done = EvidencePass {
+            abandoned: self.answer_abandoned(&store, keys, now).await?,
+            ..EvidencePass::default()
+        };
         if done.abandoned > 0 {
             self.catch_up(&store, now).await?;
         }

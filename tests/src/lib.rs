@@ -2,6 +2,7 @@
 //! that needs them.
 
 pub mod faulty;
+pub mod line;
 pub mod postgres;
 pub mod s3;
 pub mod scene;

@@ -16,7 +16,7 @@ use holdfast_agent::progress::Meter;
 use holdfast_agent::restore::{
     Access, FetchBy, Options as RestoreOptions, Outcome, Target, execute, plan_request,
 };
-use holdfast_agent::wal::{self, LineDirectives, WalContext, WalError, WalFrontier, WalState};
+use holdfast_agent::wal::{self, LineDirectives, Valve, WalContext, WalError, WalFrontier, WalState};
 use holdfast_plan::restore::{Request, RestorePlan};
 use holdfast_proto::Timestamp;
 use holdfast_proto::names::{BackupId, Lineage};
@@ -121,6 +121,7 @@ impl Scene {
             keys,
             target,
             slot: "holdfast".parse::<SlotName>()?,
+            valve: Valve::default(),
             lineage: self.lineage,
             directives: told,
             frontier: says,

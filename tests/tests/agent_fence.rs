@@ -12,7 +12,7 @@ use holdfast_agent::filestore::{Asked, Filestore, Writing};
 use holdfast_agent::findings::Findings;
 use holdfast_agent::postgres::{SlotName, sql_connect};
 use holdfast_agent::progress::Meter;
-use holdfast_agent::wal::{self, LineDirectives, WalContext, WalFrontier};
+use holdfast_agent::wal::{self, LineDirectives, Valve, WalContext, WalFrontier};
 use holdfast_proto::names::Lineage;
 use holdfast_proto::record::{JointClaim, PointBody};
 use holdfast_tests::postgres::{Options, TestPostgres};
@@ -64,6 +64,7 @@ impl Stage {
             keys: watch::channel(vault.data_key().await?).1,
             target: pg.conninfo("postgres").parse()?,
             slot: "holdfast".parse::<SlotName>()?,
+            valve: Valve::default(),
             lineage,
             directives: told,
             frontier: publishing,

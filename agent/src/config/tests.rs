@@ -67,8 +67,7 @@ fn ten_lines_suffice() {
 
 #[test]
 fn everything_that_is_wrong_is_said_at_once() {
-    let text = format!(
-        r#"name = "Agent 1"
+    let text = r#"name = "Agent 1"
 state_dir = "relative"
 identity = "AGE-SECRET-KEY-1"
 thread = 4
@@ -76,7 +75,7 @@ thread = 4
 [repository]
 trust_root = "abc"
 replicas = [
-  {{ url = "ftp://x", region = "a" }},
+  { url = "ftp://x", region = "a" },
 ]
 
 [recipients]
@@ -90,15 +89,15 @@ ca = "/etc/holdfast/ca.pem"
 cluster = "erp"
 tier = 7
 postgres = "host=/run/postgresql user=holdfast password=hunter2"
+wal_valve = { one_copy_at = 90, give_up_at = 80 }
 
 [[cluster.filestore]]
 name = "attachments"
 path = "/srv/files"
 adapter = "oddo"
 collector_delay = 3600
-"#
-    );
-    let error = AgentConfig::parse("agent.toml".as_ref(), &text).expect_err("it must be refused");
+"#;
+    let error = AgentConfig::parse("agent.toml".as_ref(), text).expect_err("it must be refused");
     let found: Vec<(usize, &str)> = error.problems.iter().map(|p| (p.line, p.path.as_str())).collect();
     assert_eq!(
         found,
@@ -118,8 +117,9 @@ collector_delay = 3600
             (20, "cluster[0].cluster"),
             (21, "cluster[0].tier"),
             (22, "cluster[0].postgres"),
-            (27, "cluster[0].filestore[0].adapter"),
-            (28, "cluster[0].filestore[0].collector_delay"),
+            (23, "cluster[0].wal_valve.give_up_at"),
+            (28, "cluster[0].filestore[0].adapter"),
+            (29, "cluster[0].filestore[0].collector_delay"),
         ],
         "{error}"
     );

@@ -10,7 +10,7 @@ use super::jobs::Jobs;
 use super::session::{Session, SessionError, unprotected};
 use super::supervisor::{Failure, Group, Pause};
 use super::{Agent, fences};
-use crate::wal::{self, WalContext, WalError};
+use crate::wal::{self, Valve, WalContext, WalError};
 
 /// Keeps one cluster's session going.
 pub async fn protect(agent: Arc<Agent>, at: usize, scheduled: bool, shutdown: CancellationToken) {
@@ -100,6 +100,10 @@ async fn session_of(
                 keys: session.keys.watch_data(),
                 target: session.config.postgres.clone(),
                 slot: session.config.slot.clone(),
+                valve: Valve {
+                    limits: session.config.valve,
+                    data_directory: session.config.data_directory.clone(),
+                },
                 lineage: session.lineage,
                 directives: session.numbers.line(),
                 frontier: publishing.clone(),

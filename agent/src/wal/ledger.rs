@@ -110,6 +110,8 @@ pub struct Ledger {
     timeline: TimelineId,
     anchor: Lsn,
     copies: usize,
+    /// Fewer copies at which WAL is let go of, while the valve is open.
+    let_go_at: Option<usize>,
     replicas: Vec<ReplicaLedger>,
     pending: VecDeque<Arc<SealedChunk>>,
     commits: VecDeque<Unsafe>,
@@ -123,6 +125,7 @@ impl Ledger {
             timeline: TimelineId::FIRST,
             anchor: Lsn::new(0),
             copies,
+            let_go_at: None,
             replicas: regions
                 .into_iter()
                 .map(|region| ReplicaLedger { region, held: None })
@@ -146,6 +149,12 @@ impl Ledger {
     /// Sets k.
     pub fn set_copies(&mut self, copies: usize) {
         self.copies = copies;
+    }
+
+    /// Lets go of WAL that fewer replicas hold than k; `None` ends that. What is
+    /// acknowledged does not change.
+    pub fn let_go_at(&mut self, copies: Option<usize>) {
+        self.let_go_at = copies;
     }
 
     /// k.
@@ -236,12 +245,12 @@ impl Ledger {
             .count()
     }
 
-    /// Drops the oldest chunk from memory if it is acknowledged, and returns the
+    /// Drops the oldest chunk from memory if it is let go of, and returns the
     /// bytes that it had.
     pub fn evict(&mut self) -> Option<usize> {
-        let acknowledged = self.acknowledged()?;
+        let let_go = self.let_go()?;
         let oldest = self.pending.front()?;
-        if oldest.end > acknowledged {
+        if oldest.end > let_go {
             return None;
         }
         self.pending.pop_front().map(|chunk| chunk.object.len())
@@ -310,10 +319,18 @@ impl Ledger {
 
     /// The k-th highest frontier.
     pub fn acknowledged(&self) -> Option<Lsn> {
-        acknowledged(
-            (0..self.replicas.len()).map(|place| self.frontier(place)),
-            self.copies,
-        )
+        self.held_by(self.copies)
+    }
+
+    /// How far WAL is let go of: what is acknowledged, and more while the valve
+    /// is open.
+    pub fn let_go(&self) -> Option<Lsn> {
+        self.held_by(self.let_go_at.map_or(self.copies, |fewer| fewer.min(self.copies)))
+    }
+
+    /// What so many replicas hold.
+    pub fn held_by(&self, copies: usize) -> Option<Lsn> {
+        acknowledged((0..self.replicas.len()).map(|place| self.frontier(place)), copies)
     }
 
     /// The earliest time of a transaction's end that is not acknowledged, among

@@ -98,6 +98,7 @@ impl Line {
                     tracing::info!("memory is full, the stream pauses");
                     self.until_room().await;
                 }
+                Ok(End::GivenUp) => tracing::warn!("the disk valve gives the slot up, the stream rests"),
                 Ok(End::Released) => tracing::info!("the server shuts down and was released"),
                 Err(Trouble::Fatal(error)) => return Err(error),
                 Err(Trouble::Postgres(error)) if error.class() == PgErrorClass::Gap => {
@@ -133,9 +134,13 @@ impl Line {
     /// One connection, from its checks to its end.
     async fn attempt(&mut self) -> Result<End, Trouble> {
         let cancel = self.context.cancel.clone();
+        let shared = self.shared.clone();
         let prepared = tokio::select! {
             () = cancel.cancelled() => return Ok(End::Cancelled),
-            prepared = self.prepare() => prepared?,
+            prepared = async {
+                shared.until_given_up(false).await;
+                self.prepare().await
+            } => prepared?,
         };
         let (connection, slot) = prepared;
         let session = self.session.as_mut().expect("prepare has made a session");

@@ -17,6 +17,7 @@ use super::archive::Archive;
 use super::ledger::{Errand, Holdings, Ledger, SealedChunk};
 use super::start::Place;
 use super::state::{FrontierPublisher, WalState};
+use super::valve::Position;
 use crate::findings::Findings;
 
 /// The most bytes of WAL and of its objects that are held in memory.
@@ -54,6 +55,7 @@ pub(super) struct Shared {
     frontier: FrontierPublisher,
     book: Mutex<Book>,
     revision: watch::Sender<u64>,
+    valve: watch::Sender<Position>,
 }
 
 impl Shared {
@@ -79,6 +81,7 @@ impl Shared {
                 sealing: 0,
             }),
             revision: watch::channel(0).0,
+            valve: watch::channel(Position::Shut).0,
         })
     }
 
@@ -133,6 +136,24 @@ impl Shared {
 
     pub fn set_copies(&self, copies: usize) {
         self.change(|book| book.ledger.set_copies(copies));
+    }
+
+    /// How far the disk valve is open.
+    pub fn valve(&self) -> Position {
+        *self.valve.borrow()
+    }
+
+    pub fn set_valve(&self, position: Position) {
+        let fewer = (position != Position::Shut).then_some(1);
+        self.change(|book| book.ledger.let_go_at(fewer));
+        self.valve.send_replace(position);
+    }
+
+    /// Resolves when the slot is given up (`true`) or is not (`false`).
+    pub async fn until_given_up(&self, given_up: bool) {
+        let is = |position: &Position| (*position == Position::GivenUp) == given_up;
+        // The sender lives as long as this.
+        let _ = self.valve.subscribe().wait_for(is).await;
     }
 
     pub fn listed(&self, place: usize, holdings: Holdings) {
@@ -241,7 +262,7 @@ impl Shared {
         book.sealing + book.ledger.undelivered()
     }
 
-    /// Whether there is room in memory for more; what is acknowledged makes way.
+    /// Whether there is room in memory for more; what is let go of makes way.
     pub fn has_room(&self) -> bool {
         let mut book = self.book();
         loop {

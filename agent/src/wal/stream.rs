@@ -58,6 +58,8 @@ pub(super) enum End {
     Released,
     /// There is no room for more WAL until a replica takes some.
     Full,
+    /// The disk valve gives the slot up.
+    GivenUp,
 }
 
 /// Why a stream ended with an error.
@@ -114,7 +116,7 @@ impl Flow<'_> {
         loop {
             let room = self.shared.has_room();
             pace.note_room(room);
-            if let Some(end) = pace.given_up(self.acknowledged(), self.received()) {
+            if let Some(end) = pace.given_up(self.let_go(), self.received()) {
                 return Ok(end);
             }
             // While chunks wait for the first replica that takes them, the open one
@@ -126,6 +128,7 @@ impl Flow<'_> {
                 .map(due);
             tokio::select! {
                 () = self.cancel.cancelled() => return Ok(End::Cancelled),
+                () = self.shared.until_given_up(true) => return Ok(End::GivenUp),
                 _ = ticks.tick() => {
                     let quiet = pace.heard.elapsed() >= STATUS_EVERY;
                     if room && pace.heard.elapsed() > SILENCE {
@@ -141,7 +144,7 @@ impl Flow<'_> {
                     if changed.is_err() {
                         return Ok(End::Cancelled);
                     }
-                    if self.acknowledged() != pace.last_flush {
+                    if self.let_go() != pace.last_flush {
                         self.status(stream, &mut pace, false).await?;
                     }
                 }
@@ -186,7 +189,7 @@ impl Flow<'_> {
                 if reply_requested {
                     // Only a server that shuts down asks although it hears from
                     // us every second.
-                    if self.acknowledged().is_none_or(|safe| safe < end) {
+                    if self.let_go().is_none_or(|safe| safe < end) {
                         self.close_tip(pace)?;
                         pace.asks(Instant::now());
                     }
@@ -207,8 +210,9 @@ impl Flow<'_> {
         self.cutter.received()
     }
 
-    fn acknowledged(&self) -> Option<Lsn> {
-        self.shared.ledger(|ledger| ledger.acknowledged())
+    /// How far the server need not keep WAL for us.
+    fn let_go(&self) -> Option<Lsn> {
+        self.shared.ledger(|ledger| ledger.let_go())
     }
 
     fn close_wanted(&mut self, pace: &mut Pace) -> Result<(), StreamError> {
@@ -238,9 +242,17 @@ impl Flow<'_> {
     }
 
     /// Tells the server how far we are.
-    async fn status(&self, stream: &mut WalStream, pace: &mut Pace, ask: bool) -> Result<(), StreamError> {
-        let safe = self.acknowledged();
+    async fn status(
+        &mut self,
+        stream: &mut WalStream,
+        pace: &mut Pace,
+        ask: bool,
+    ) -> Result<(), StreamError> {
+        let safe = self.let_go();
+        // A slot would follow back to where the server keeps nothing any more:
+        // the valve has shut, and the copies are not all there yet.
         let flush = safe.filter(|safe| self.slot.is_none_or(|slot| *safe >= slot));
+        self.slot = self.slot.max(flush);
         pace.last_flush = safe;
         pace.last_status = Instant::now();
         pace.reply_due = None;

@@ -38,7 +38,7 @@ pub enum Command {
     Points(points::PointsArguments),
     /// Plan a restore, and carry it out.
     #[command(subcommand)]
-    Restore(restore::RestoreCommand),
+    Restore(Box<restore::RestoreCommand>),
     /// What PostgreSQL's restore_command calls.
     #[command(subcommand)]
     Wal(wal::WalCommand),

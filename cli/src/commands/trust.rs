@@ -1,6 +1,6 @@
 //! `holdfast trust`: who is believed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
@@ -114,7 +114,7 @@ impl TrustCommand {
     }
 }
 
-async fn append(operator: &OperatorArguments, root_key: &PathBuf, acts: Vec<TrustAct>) -> anyhow::Result<()> {
+async fn append(operator: &OperatorArguments, root_key: &Path, acts: Vec<TrustAct>) -> anyhow::Result<()> {
     let operator = operator.load()?;
     let repository = operator.open().await?;
     let current = operator.trust(&repository).await?;

@@ -262,7 +262,8 @@ mod tests {
 
     #[test]
     fn whatever_came_out_wrong_fails_unless_accepted() {
-        let wrongs: [(&str, fn(&mut RecoveryDrill)); 8] = [
+        type Change = fn(&mut RecoveryDrill);
+        let wrongs: [(&str, Change); 8] = [
             ("collation-versions", |d| {
                 d.results.checks[2].result = CheckOutcome::Fail
             }),

@@ -1,0 +1,156 @@
+//! The WAL line when its server has another past or future than the archive:
+//! followed, refused, or a gap with a name.
+
+use anyhow::{Context, Result};
+use holdfast_proto::finding::Severity;
+use holdfast_proto::names::Lineage;
+use holdfast_proto::pg::{Lsn, TimelineId};
+use holdfast_proto::record::{HistoryBody, WalBody};
+use holdfast_repository::layout;
+use holdfast_tests::line::{
+    Line, QUICK, check_regions, lineage, names, position, segment_size, stored, write_rows,
+};
+use holdfast_tests::postgres::{Options, StopMode, TestPostgres};
+use holdfast_tests::vault::Vault;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_is_followed_with_its_history() -> Result<()> {
+    let vault = Vault::new(2).await?;
+    let (a, b) = (vault.dir().join("a"), vault.dir().join("b"));
+    let options = || {
+        Options::default()
+            .initdb("--wal-segsize=1")
+            .set("wal_keep_size", "1GB")
+    };
+    let mut primary = TestPostgres::start(&a, options())?;
+    let line = Line::start(&vault, &primary, 2, QUICK).await?;
+    line.until_safe(&primary).await?;
+    let standby = primary.standby(&b)?;
+    write_rows(&primary, 5_000)?;
+    line.until_safe(&primary).await?;
+    primary.stop(StopMode::Fast)?;
+    line.stop().await?;
+
+    let line = Line::start_as(&vault, &standby, 2, QUICK, None, lineage(&standby)?).await?;
+    line.until_finding("server-in-recovery").await?;
+    standby.promote()?;
+    write_rows(&standby, 5_000)?;
+    standby.psql("checkpoint")?;
+    let mut line = line;
+    line.until("it follows timeline 2", |state| state.timeline.get() == 2)
+        .await?;
+    let safe = line.until_safe(&standby).await?.acknowledged;
+    check_regions(&vault, &standby, &[0, 1], safe).await?;
+    let lineage = lineage(&standby)?;
+    let second = TimelineId::new(2).context("two")?;
+    let history = vault
+        .signed::<HistoryBody>(&layout::history(&vault.cluster, lineage, second))
+        .await?;
+    let file = std::fs::read(standby.data_dir().join("pg_wal/00000002.history"))?;
+    assert_eq!(&history.payload[..], &file[..]);
+
+    // Timeline 1 is whole up to the fork; timeline 2 begins with its segment.
+    let size = segment_size(&standby)?;
+    let text = String::from_utf8(file)?;
+    let fork: Lsn = text.split_whitespace().nth(1).context("the fork")?.parse()?;
+    let first = stored(&vault.repository, &vault, lineage, TimelineId::FIRST).await?;
+    assert!(first.start.get() + first.bytes.len() as u64 >= fork.get());
+    let newer = stored(&vault.repository, &vault, lineage, second).await?;
+    assert_eq!(newer.start, size.start_of(size.segment_of(fork)));
+    let named = newer.names.first().context("no object")?;
+    let signed = vault
+        .signed::<WalBody>(&layout::wal(&vault.cluster, lineage, named))
+        .await?;
+    assert!(
+        signed.header.previous.is_some(),
+        "the chain goes on over the fork"
+    );
+    assert_eq!(line.findings.snapshot(), []);
+    line.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_the_past_is_refused() -> Result<()> {
+    let vault = Vault::new(2).await?;
+    let mut pg = TestPostgres::start(&vault.dir().join("a"), Options::default())?;
+    let old = vault.dir().join("old");
+    pg.pg_basebackup(&old, &["-X", "stream", "-c", "fast"])?;
+    let line = Line::start(&vault, &pg, 1, QUICK).await?;
+    write_rows(&pg, 5_000)?;
+    line.until_safe(&pg).await?;
+    line.stop().await?;
+    let lineage = lineage(&pg)?;
+    pg.stop(StopMode::Fast)?;
+
+    let copy = TestPostgres::open(&old, false)?;
+    let line = Line::start(&vault, &copy, 1, QUICK).await?;
+    let detail = line.until_finding("server-behind-archive").await?;
+    assert!(detail.contains("rolled back"), "{detail}");
+    let before = names(&vault.repository, &vault, lineage).await?.len();
+    line.stop().await?;
+    assert_eq!(names(&vault.repository, &vault, lineage).await?.len(), before);
+
+    let line = Line::start_as(
+        &vault,
+        &copy,
+        1,
+        QUICK,
+        None,
+        Lineage {
+            system: "77".parse()?,
+            generation: 1,
+        },
+    )
+    .await?;
+    line.until_finding("wrong-system").await?;
+    line.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wal_that_is_gone_is_a_gap_with_a_name() -> Result<()> {
+    let vault = Vault::new(2).await?;
+    let options = Options::default()
+        .initdb("--wal-segsize=1")
+        .set("max_wal_size", "2MB")
+        .set("min_wal_size", "2MB")
+        .set("wal_recycle", "off");
+    let pg = TestPostgres::start(vault.dir(), options)?;
+    let line = Line::start(&vault, &pg, 2, QUICK).await?;
+    write_rows(&pg, 1_000)?;
+    let state = line.until_safe(&pg).await?;
+    let first = state.contiguous_from;
+    line.stop().await?;
+
+    // Somebody drops the slot, and the server goes on.
+    pg.psql("select pg_drop_replication_slot('holdfast')")?;
+    write_rows(&pg, 20_000)?;
+    pg.psql("checkpoint; select pg_switch_wal(); checkpoint")?;
+    let line = Line::start(&vault, &pg, 2, QUICK).await?;
+    let detail = line.until_finding("wal-gap").await?;
+    assert!(detail.contains("base backup"), "{detail}");
+    write_rows(&pg, 1_000)?;
+    let after = line.until_safe(&pg).await?;
+    assert!(after.contiguous_from > first);
+    let gap = line
+        .findings
+        .snapshot()
+        .into_iter()
+        .find(|f| f.name == "wal-gap")
+        .context("the finding stays")?;
+    assert_eq!(gap.severity, Severity::Critical);
+    line.stop().await?;
+
+    let (timeline, _) = position(&pg)?;
+    let refused = stored(&vault.repository, &vault, lineage(&pg)?, timeline)
+        .await
+        .err()
+        .context("the hole was not seen")?;
+    assert!(refused.to_string().contains("a hole"), "{refused}");
+
+    // After a restart the line goes on behind the gap.
+    let line = Line::start(&vault, &pg, 2, QUICK).await?;
+    write_rows(&pg, 1_000)?;
+    let again = line.until_safe(&pg).await?;
+    assert_eq!(again.contiguous_from, after.contiguous_from);
+    line.stop().await
+}
