@@ -69,6 +69,7 @@ pub mod keyring;
 pub mod layout;
 pub mod listing;
 pub mod manifest;
+mod needs;
 pub mod opened;
 pub mod pack;
 pub mod packer;

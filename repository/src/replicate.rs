@@ -29,17 +29,13 @@ use futures::stream::FuturesUnordered;
 use holdfast_proto::finding::{Finding, Severity};
 use holdfast_proto::manifest::Part;
 use holdfast_proto::names::{ClusterId, KeyKind, Lineage, ObjectKey, Region};
-use holdfast_proto::record::{
-    AuthorityBody, BaseBody, BundleBody, FrontierBody, HistoryBody, InflightBody, JournalBody, JournalKind,
-    KeyBody, LeaseBody, PointBody, TrustBody, WalBody,
-};
 use holdfast_proto::{Fingerprint, Sha256Digest};
 
 use crate::layout::{self, BundleKind, Located};
 use crate::listing::{ListError, Presence};
 use crate::manifest::read_index;
+use crate::needs::{self, Needs};
 use crate::replica::{Replica, explained};
-use crate::signed;
 use crate::trust::Trust;
 use crate::{Repository, clock};
 
@@ -138,14 +134,6 @@ struct Run<'a> {
     cluster: &'a ClusterId,
     trust: &'a Trust,
     state: Mutex<State>,
-}
-
-/// What a verified object needs on its replica.
-#[derive(Default)]
-struct Needs {
-    keys: Vec<Fingerprint>,
-    objects: Vec<ObjectKey>,
-    parts: Vec<Part>,
 }
 
 impl Run<'_> {
@@ -256,7 +244,7 @@ impl Run<'_> {
                 continue;
             };
             let refused = match replica.get(key).await {
-                Ok(bytes) => match self.judge(key, located, &bytes) {
+                Ok(bytes) => match needs::verified(self.trust, key, located, &bytes) {
                     Ok(needs) => return Some((bytes, needs)),
                     Err(why) => why,
                 },
@@ -268,68 +256,10 @@ impl Run<'_> {
         // Perhaps an older version is good.
         let found = self
             .repository
-            .find(key, |bytes| self.judge(key, located, bytes))
+            .find(key, |bytes| needs::verified(self.trust, key, located, bytes))
             .await
             .ok()?;
         Some((found.bytes, found.value))
-    }
-
-    /// Verifies an object and tells what it needs.
-    fn judge(&self, key: &ObjectKey, located: &Located, bytes: &Bytes) -> Result<Needs, String> {
-        macro_rules! verified {
-            ($body:ty) => {
-                signed::verify::<$body>(bytes, key, self.trust).map_err(|e| e.to_string())?
-            };
-        }
-        let mut needs = Needs::default();
-        match located {
-            Located::Pack { sha256, .. } | Located::Index { sha256, .. } => {
-                if Sha256Digest::of(bytes) != *sha256 {
-                    return Err("its SHA-256 is not its name".to_owned());
-                }
-            }
-            Located::Trust { n } => {
-                // Record 0 verifies only as the chain's begin; the loaded chain
-                // has the digest of each record.
-                let digest = Sha256Digest::of(bytes);
-                let known = usize::try_from(*n).ok().and_then(|n| self.trust.records().get(n));
-                if known.is_none_or(|link| link.sha256 != digest) {
-                    let _: holdfast_proto::envelope::Header<TrustBody> = verified!(TrustBody).header;
-                    return Err("it is not the record of the trust chain that was loaded".to_owned());
-                }
-            }
-            Located::Authority { .. } => drop(verified!(AuthorityBody)),
-            Located::Key { .. } => drop(verified!(KeyBody)),
-            Located::Lease { .. } => drop(verified!(LeaseBody)),
-            Located::Inflight { .. } => drop(verified!(InflightBody)),
-            Located::Frontier { .. } => drop(verified!(FrontierBody)),
-            Located::History { .. } => drop(verified!(HistoryBody)),
-            Located::Bundle { .. } => needs.keys.extend(verified!(BundleBody).header.payload.sealed_to),
-            Located::Wal { .. } => needs
-                .keys
-                .extend(verified!(WalBody).body().chunks.iter().map(|c| c.sealed_to)),
-            Located::Journal { .. } => {
-                let signed = verified!(JournalBody);
-                if signed.body().entry == JournalKind::Delta {
-                    needs.objects.extend(signed.header.previous.map(|link| link.key));
-                }
-                needs.parts = signed.header.body.parts;
-            }
-            Located::Base { .. } => {
-                let signed = verified!(BaseBody);
-                needs.keys.extend(signed.header.payload.sealed_to);
-                needs.parts = signed.header.body.parts;
-            }
-            Located::Point { .. } => {
-                let body = verified!(PointBody).header.body;
-                needs
-                    .objects
-                    .extend(body.filestores.into_iter().map(|f| f.entry.key));
-                needs.objects.extend(body.config.map(|link| link.key));
-            }
-            _ => return Err("objects of this kind are not replicated here".to_owned()),
-        }
-        Ok(needs)
     }
 
     /// Something that `needs` names and `target` lacks.

@@ -1,32 +1,31 @@
 //! Scrubbing: looks at every copy of every object of a cluster.
 //!
 //! Without depth it lists, knows every key, checks that each object is on every
-//! replica with the same size, and verifies the signatures of all records but
-//! WAL. With depth it also reads WAL, packs and indexes and compares them with
+//! replica with the same size, verifies the signatures of all records but WAL, and
+//! follows them: everything that a base, a journal entry or a point needs must be
+//! on some replica, down to the last pack. With depth it also reads WAL, packs and indexes and compares them with
 //! their names and signatures. Where a store keeps versions it asks, at any
 //! depth, which objects were overwritten or deleted, and says whether their
 //! original is still there. It needs no identity and changes nothing: what it
 //! finds is a finding with a name.
 
-use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
-use holdfast_proto::envelope::Record;
+use holdfast_proto::Timestamp;
 use holdfast_proto::finding::{Finding, Severity};
 use holdfast_proto::names::{ClusterId, ObjectKey, Region};
-use holdfast_proto::record::{
-    BaseBody, BundleBody, FrontierBody, HistoryBody, InflightBody, JournalBody, KeyBody, LeaseBody,
-    PointBody, WalBody,
-};
-use holdfast_proto::{Sha256Digest, Timestamp};
 use serde::Serialize;
 
 use crate::layout::{self, Located};
 use crate::listing::Presence;
-use crate::signed;
+use crate::needs::{self, Needs};
 use crate::store::Version;
 use crate::trust::Trust;
 use crate::{Class, Replica, Repository, StoreError};
+
+mod census;
+
+use census::Census;
 
 /// How much is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -54,9 +53,9 @@ pub struct ScrubReport {
 }
 
 impl ScrubReport {
-    /// Whether nothing is wrong.
+    /// Whether nothing is wrong; what is only told is not.
     pub fn is_sound(&self) -> bool {
-        self.findings.is_empty()
+        self.findings.iter().all(|f| f.severity == Severity::Info)
     }
 }
 
@@ -80,6 +79,7 @@ pub async fn scrub(
     };
     let mut listing = repository.list_stream(&layout::cluster(cluster));
     let mut work = Vec::new();
+    let mut census = Census::default();
     loop {
         let next = listing.next().await;
         let over = next.is_none();
@@ -94,7 +94,11 @@ pub async fn scrub(
                 now,
                 &mut report.findings,
             );
-            match layout::parse(key.as_str()) {
+            let located = layout::parse(key.as_str());
+            if let Some(located) = &located {
+                census.count(&key, located);
+            }
+            match located {
                 Some(located) if wants_reading(&located, depth) => work.push((key, located, copies)),
                 Some(_) => {}
                 None => report
@@ -106,7 +110,8 @@ pub async fn scrub(
             }
         }
         if work.len() >= 64 || over {
-            verify_batch(repository, trust, std::mem::take(&mut work), now, &mut report).await;
+            let batch = std::mem::take(&mut work);
+            verify_batch(repository, trust, batch, now, &mut report, &mut census).await;
         }
         if over {
             break;
@@ -121,6 +126,19 @@ pub async fn scrub(
             since: now,
         });
     }
+    if report.objects == 0 && listing.unlisted().is_empty() {
+        report.findings.push(Finding {
+            name: "nothing-stored".into(),
+            subject: cluster.to_string(),
+            severity: Severity::Critical,
+            detail: "the repository holds nothing of this cluster: check its name".to_owned(),
+            since: now,
+        });
+    }
+    let blind = !listing.unlisted().is_empty();
+    report
+        .findings
+        .extend(census.look(repository, cluster, blind, now).await);
     for replica in repository.replicas() {
         look_for_rewritten(replica, trust, cluster, now, &mut report.findings).await;
     }
@@ -212,7 +230,7 @@ async fn standing_versions(
     let mut original = None;
     for version in &versions {
         let bytes = replica.get_version(key, version).await?;
-        if judge(trust, key, located, &bytes).is_ok() {
+        if needs::verified(trust, key, located, &bytes).is_ok() {
             original = Some((version, bytes));
             break;
         }
@@ -297,6 +315,7 @@ async fn verify_batch(
     work: Vec<(ObjectKey, Located, Vec<Presence>)>,
     now: Timestamp,
     report: &mut ScrubReport,
+    census: &mut Census,
 ) {
     let copies = work.iter().flat_map(|(key, located, copies)| {
         copies
@@ -307,7 +326,10 @@ async fn verify_batch(
     let mut results = stream::iter(copies).buffer_unordered(PARALLEL);
     while let Some((key, region, result)) = results.next().await {
         match result {
-            Ok(()) => report.copies_verified += 1,
+            Ok(needs) => {
+                report.copies_verified += 1;
+                census.needs(key, needs);
+            }
             Err(why) => {
                 report
                     .findings
@@ -324,37 +346,10 @@ async fn verify_copy<'a>(
     trust: &'a Trust,
     key: &'a ObjectKey,
     located: &'a Located,
-) -> (ObjectKey, String, Result<(), String>) {
+) -> (ObjectKey, String, Result<Needs, String>) {
     let result = match replica.get(key).await {
-        Ok(bytes) => judge(trust, key, located, &bytes),
+        Ok(bytes) => needs::verified(trust, key, located, &bytes),
         Err(e) => Err(e.explained()),
     };
     (key.clone(), replica.region().to_string(), result)
-}
-
-/// Whether `bytes` are what belongs at `key`, by its digest or its signature.
-fn judge(trust: &Trust, key: &ObjectKey, located: &Located, bytes: &Bytes) -> Result<(), String> {
-    match located {
-        Located::Pack { sha256, .. } | Located::Index { sha256, .. } => match Sha256Digest::of(bytes) {
-            found if found == *sha256 => Ok(()),
-            found => Err(format!("its bytes have the SHA-256 {found}")),
-        },
-        Located::Key { .. } => signed_copy::<KeyBody>(trust, key, bytes),
-        Located::Lease { .. } => signed_copy::<LeaseBody>(trust, key, bytes),
-        Located::Inflight { .. } => signed_copy::<InflightBody>(trust, key, bytes),
-        Located::Journal { .. } => signed_copy::<JournalBody>(trust, key, bytes),
-        Located::Bundle { .. } => signed_copy::<BundleBody>(trust, key, bytes),
-        Located::Wal { .. } => signed_copy::<WalBody>(trust, key, bytes),
-        Located::History { .. } => signed_copy::<HistoryBody>(trust, key, bytes),
-        Located::Frontier { .. } => signed_copy::<FrontierBody>(trust, key, bytes),
-        Located::Base { .. } => signed_copy::<BaseBody>(trust, key, bytes),
-        Located::Point { .. } => signed_copy::<PointBody>(trust, key, bytes),
-        _ => Ok(()),
-    }
-}
-
-fn signed_copy<B: Record>(trust: &Trust, key: &ObjectKey, bytes: &Bytes) -> Result<(), String> {
-    signed::verify::<B>(bytes, key, trust)
-        .map(drop)
-        .map_err(|e| e.to_string())
 }

@@ -39,6 +39,8 @@ async fn every_kind_of_target_is_reached_exactly() -> Result<()> {
         ("latest", Target::Latest, "12004", "3004"),
     ];
     for (name, target, rows, newest) in cases {
+        let plan = scene.plan(&to(target.clone())).await?;
+        assert_eq!(plan.replay.first_left_out.is_none(), name == "latest", "{plan}");
         let outcome = scene.restore(&to(target), name).await?;
         assert_eq!(outcome.findings, [], "{name}");
         let restored = scene.open(name)?;
@@ -57,6 +59,16 @@ async fn every_kind_of_target_is_reached_exactly() -> Result<()> {
 
     let mut exclusive = to(Target::Lsn(at));
     exclusive.exclusive = true;
+    let plan = scene.plan(&exclusive).await?;
+    let (kept, left_out) = (plan.replay.last_commit, plan.replay.first_left_out);
+    assert!(
+        kept.is_some_and(|c| c.lsn < at) && left_out.is_some_and(|c| c.lsn >= at),
+        "{plan}"
+    );
+    // Inclusive at the very start of a transaction's end, it is kept.
+    let commit = left_out.map(|c| c.lsn).unwrap_or(at);
+    let plan = scene.plan(&to(Target::Lsn(commit))).await?;
+    assert_eq!(plan.replay.last_commit.map(|c| c.lsn), Some(commit), "{plan}");
     scene.restore(&exclusive, "lsn").await?;
     let restored = scene.open("lsn")?;
     assert_eq!(

@@ -154,3 +154,31 @@ async fn wal_that_is_gone_is_a_gap_with_a_name() -> Result<()> {
     assert_eq!(again.contiguous_from, after.contiguous_from);
     line.stop().await
 }
+
+/// What a server says that is not followed must not lead restores: the history
+/// of its timeline is not stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_in_the_past_is_refused_and_leaves_no_trace() -> Result<()> {
+    let vault = Vault::new(2).await?;
+    let pg = TestPostgres::start(&vault.dir().join("a"), Options::default())?;
+    let fork = pg.standby(&vault.dir().join("b"))?;
+    fork.promote()?;
+    let line = Line::start(&vault, &pg, 1, QUICK).await?;
+    write_rows(&pg, 5_000)?;
+    line.until_safe(&pg).await?;
+    line.stop().await?;
+
+    let keys = async || -> Result<Vec<String>> {
+        let listing = vault.repository.list(&layout::lineages(&vault.cluster)).await?;
+        let keys = listing.objects.keys().map(ToString::to_string);
+        // Attestations come and go with every line.
+        Ok(keys.filter(|key| !key.contains("/frontier/")).collect())
+    };
+    let before = keys().await?;
+    let line = Line::start(&vault, &fork, 1, QUICK).await?;
+    let detail = line.until_finding("history-diverged").await?;
+    assert!(detail.contains("new lineage generation"), "{detail}");
+    line.stop().await?;
+    assert_eq!(keys().await?, before);
+    Ok(())
+}

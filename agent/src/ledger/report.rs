@@ -4,7 +4,7 @@ use std::fmt;
 
 use holdfast_plan::restore::{PointFact, ReplicaFact, Restorable};
 use holdfast_proto::Timestamp;
-use holdfast_proto::finding::Finding;
+use holdfast_proto::finding::{Finding, Severity};
 use holdfast_proto::names::ClusterId;
 use serde::Serialize;
 
@@ -28,6 +28,46 @@ pub struct PointsReport {
     pub findings: Vec<Finding>,
 }
 
+impl PointsReport {
+    /// What keeps moments from being restored, as findings: holes in the WAL, bases
+    /// that are of no use, and that there is nothing at all.
+    pub fn departures(&self, now: Timestamp) -> Vec<Finding> {
+        let critical = |name: &str, subject: String, detail: String| Finding {
+            name: name.to_owned(),
+            subject,
+            severity: Severity::Critical,
+            detail,
+            since: now,
+        };
+        let holes = self.restorable.gaps.iter().map(|hole| {
+            critical(
+                "wal-gap",
+                format!("{} {} timeline {}", self.cluster, hole.lineage, hole.gap.timeline),
+                format!(
+                    "WAL from {} to {} is missing: {}. Moments behind it need a base backup that was taken behind it",
+                    hole.gap.from, hole.gap.to, hole.cause
+                ),
+            )
+        });
+        let broken = self.restorable.broken.iter().map(|broken| {
+            critical(
+                "base-unusable",
+                format!("{} {} base {}", self.cluster, broken.lineage, broken.base),
+                format!("nothing can be restored from it: {}", broken.why),
+            )
+        });
+        let mut all: Vec<Finding> = holes.chain(broken).collect();
+        if self.restorable.intervals.is_empty() {
+            all.push(critical(
+                "nothing-restorable",
+                self.cluster.to_string(),
+                "no base backup with its WAL is in the repository".to_owned(),
+            ));
+        }
+        all
+    }
+}
+
 impl fmt::Display for PointsReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.cluster)?;
@@ -36,7 +76,8 @@ impl fmt::Display for PointsReport {
         }
         for interval in &self.restorable.intervals {
             let (from, to) = (&interval.from, &interval.to);
-            let time = |t: Option<Timestamp>| t.map_or_else(|| "?".to_owned(), |t| t.to_string());
+            let time =
+                |t: Option<Timestamp>| t.map_or_else(|| "(no later commit)".to_owned(), |t| t.to_string());
             writeln!(
                 f,
                 "  {} to {}  lineage {} timeline {}  LSN {} to {}  {} bases, {} joint points",

@@ -164,8 +164,7 @@ impl Search<'_> {
                 let end = self.end(&pieces).await?;
                 match end {
                     Place::End { last_record, .. } if *lsn <= last_record => {
-                        let last = self.last_commit_before(&pieces, *lsn).await?;
-                        Ok(Place::End { last_record, last })
+                        self.within(&pieces, *lsn, request.exclusive).await
                     }
                     end => Ok(end),
                 }
@@ -404,6 +403,74 @@ impl Search<'_> {
         self.last_commit_in(&pieces[..n]).await
     }
 
+    /// The first transaction's end at `lsn` or behind it.
+    async fn first_commit_from(
+        &self,
+        pieces: &[Piece<'_>],
+        lsn: Lsn,
+    ) -> Result<Option<CommitMark>, LocateError> {
+        for (n, piece) in pieces.iter().enumerate().skip_while(|(_, p)| p.to <= lsn) {
+            if piece.object.name.latest_commit.is_none() {
+                continue;
+            }
+            let body = self.headers.of(piece).await?;
+            let within = |mark: &CommitMark| mark.lsn >= lsn && mark.lsn < piece.to;
+            if let Some(first) = body.first_commit.filter(within) {
+                return Ok(Some(first));
+            }
+            if body.last_commit.is_some_and(|last| last.lsn >= lsn) {
+                let marks = self.commits(pieces, n, &body).await?;
+                if let Some(mark) = marks.iter().find(|m| within(m)) {
+                    return Ok(Some(*mark));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// What is kept and left out on both sides of a position. Recovery stops
+    /// behind the first record that begins there or later, or in front of it.
+    async fn within(&self, pieces: &[Piece<'_>], lsn: Lsn, exclusive: bool) -> Result<Place, LocateError> {
+        let last = self.last_commit_before(pieces, lsn).await?;
+        let next = self.first_commit_from(pieces, lsn).await?;
+        match next {
+            Some(mark) if !exclusive && self.is_first_from(pieces, lsn, mark.lsn).await? => {
+                Ok(Place::Within {
+                    last: Some(mark),
+                    next: self
+                        .first_commit_from(pieces, Lsn::new(mark.lsn.get() + 1))
+                        .await?,
+                })
+            }
+            next => Ok(Place::Within { last, next }),
+        }
+    }
+
+    /// Whether no record begins at `lsn` or behind it and in front of `record`.
+    async fn is_first_from(&self, pieces: &[Piece<'_>], lsn: Lsn, record: Lsn) -> Result<bool, LocateError> {
+        let segment_start = self.size.start_of(self.size.segment_of(lsn));
+        let needed: Vec<Piece> = pieces
+            .iter()
+            .filter(|p| p.to > segment_start && p.from < record)
+            .map(|p| Piece {
+                to: p.to.min(record),
+                ..p.clone()
+            })
+            .collect();
+        let Some(first) = needed.first() else {
+            return Ok(true);
+        };
+        let mut reader = self.reader(first.from);
+        for piece in &needed {
+            self.feed(std::slice::from_ref(piece), &mut reader, &mut Vec::new())
+                .await?;
+            if reader.last_record_start() >= Some(lsn) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The restore point called `name`.
     async fn name(&self, pieces: &[Piece<'_>], name: &str, facts: &Facts) -> Result<Place, LocateError> {
         // Our own points say where they are.
@@ -436,6 +503,7 @@ impl Search<'_> {
                     end: one.end,
                     time: one.time,
                     last,
+                    next: self.first_commit_from(pieces, one.end).await?,
                 })
             }
             _ => Ok(Place::Several { places }),
@@ -476,6 +544,7 @@ impl Search<'_> {
                         end: *end,
                         time: *time,
                         last,
+                        next: self.first_commit_from(pieces, *end).await?,
                     });
                 }
                 last = Some(CommitMark {

@@ -2,7 +2,10 @@
 //!
 //! A history is small, the same for ever, and without it recovery goes astray:
 //! it is on as many replicas as the tier wants copies before the stream begins.
-//! The same timeline with another history is another future of the cluster.
+//! The same timeline with another history is another future of the cluster. A
+//! history leads restores along its timeline, so that of a server that is not to
+//! be followed must never be stored: reading and storing are two steps, and the
+//! decision lies between them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,6 +24,14 @@ use super::start::Refusal;
 use super::trouble::Trouble;
 use crate::postgres::{PgError, ReplicationConnection};
 
+/// What a server says of its timeline's past.
+pub(super) struct ServerHistory {
+    /// Parsed.
+    pub history: TimelineHistory,
+    /// The files of the timeline and of its ancestors.
+    files: Vec<(TimelineId, Bytes)>,
+}
+
 /// The histories of one line.
 pub(super) struct Histories {
     shared: Arc<Shared>,
@@ -36,14 +47,13 @@ impl Histories {
         }
     }
 
-    /// The history of `timeline`, after it and those of its ancestors were
-    /// stored; what is archived under the same number must be the same.
+    /// What the server says of `timeline` and its ancestors. Nothing is stored.
     pub async fn of_server(
-        &mut self,
         connection: &mut ReplicationConnection,
         timeline: TimelineId,
-    ) -> Result<TimelineHistory, Trouble> {
+    ) -> Result<ServerHistory, Trouble> {
         let mut newest = TimelineHistory::root(timeline);
+        let mut files = Vec::new();
         let mut wanted = vec![timeline];
         while let Some(next) = wanted.pop() {
             let Some(file) = connection.timeline_history(next).await? else {
@@ -55,12 +65,24 @@ impl Histories {
                 wanted.extend(parsed.ancestors().iter().map(|switch| switch.timeline));
                 newest = parsed;
             }
-            if self.stored.get(&next) != Some(&file.content) {
-                self.store_history(next, &file.content).await?;
-                self.stored.insert(next, file.content);
+            files.push((next, file.content));
+        }
+        Ok(ServerHistory {
+            history: newest,
+            files,
+        })
+    }
+
+    /// Stores what a server that is followed says of its timelines; what is
+    /// archived under the same numbers must be the same.
+    pub async fn store(&mut self, said: ServerHistory) -> Result<(), Trouble> {
+        for (timeline, content) in said.files {
+            if self.stored.get(&timeline) != Some(&content) {
+                self.store_history(timeline, &content).await?;
+                self.stored.insert(timeline, content);
             }
         }
-        Ok(newest)
+        Ok(())
     }
 
     async fn store_history(&self, timeline: TimelineId, content: &[u8]) -> Result<(), Trouble> {

@@ -182,10 +182,8 @@ impl Line {
         }
         let size = connection.show_segment_size().await?;
         let slot = self.reserve(&mut connection).await?;
-        let history = self
-            .histories
-            .of_server(&mut connection, identity.timeline)
-            .await?;
+        let said = Histories::of_server(&mut connection, identity.timeline).await?;
+        let history = said.history.clone();
         let server = Server {
             timeline: identity.timeline,
             flush: identity.flush,
@@ -193,9 +191,16 @@ impl Line {
             slot,
             segment_size: size,
         };
-        match &self.session {
-            Some(session) => check_still_ours(session, &server)?,
-            None => self.begin(&mut connection, &identity, server).await?,
+        let start = match &self.session {
+            Some(session) => {
+                check_still_ours(session, &server)?;
+                None
+            }
+            None => Some(self.shared.ledger(|ledger| start::plan(ledger, server))?),
+        };
+        self.histories.store(said).await?;
+        if let Some(start) = start {
+            self.begin(&mut connection, &identity, server, start).await?;
         }
         for name in SERVER_FINDINGS {
             self.shared.findings.clear(name, &self.subject());
@@ -249,9 +254,9 @@ impl Line {
         connection: &mut ReplicationConnection,
         identity: &SystemIdentity,
         server: Server<'_>,
+        start: Start,
     ) -> Result<(), Trouble> {
         let size = server.segment_size;
-        let start = self.shared.ledger(|ledger| start::plan(ledger, server))?;
         let untried = start
             .places
             .iter()

@@ -1,6 +1,8 @@
-//! `holdfast verify`: the repository's integrity.
+//! `holdfast verify`: the repository's integrity, and whether what it should hold
+//! is there.
 
 use clap::Args;
+use holdfast_agent::ledger::Ledger;
 use holdfast_proto::names::ClusterId;
 use holdfast_repository::clock;
 use holdfast_repository::scrub::{Depth, scrub};
@@ -9,7 +11,8 @@ use crate::exit::Exit;
 use crate::operator::OperatorArguments;
 use crate::screen;
 
-/// The repository's integrity: every copy of every object. Needs no identity.
+/// The repository's integrity: every copy of every object, everything that a
+/// backup needs, and the WAL without a hole. Needs no identity.
 #[derive(Debug, Args)]
 pub struct VerifyArguments {
     #[command(flatten)]
@@ -32,7 +35,13 @@ impl VerifyArguments {
         let repository = operator.open().await?.healing(false);
         let trust = operator.trust(&repository).await?;
         let depth = if self.deep { Depth::Bytes } else { Depth::Records };
-        let report = scrub(&repository, &trust, &self.cluster, depth, clock::now()).await;
+        let mut report = scrub(&repository, &trust, &self.cluster, depth, clock::now()).await;
+        if report.objects > 0
+            && let Ok(ledger) = Ledger::load(&repository, &trust, &self.cluster).await
+        {
+            // What the ledger could not read was found above already.
+            report.findings.extend(ledger.points().departures(clock::now()));
+        }
         if self.json {
             println!("{}", serde_json::to_string_pretty(&report)?);
         } else {

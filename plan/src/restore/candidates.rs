@@ -37,7 +37,7 @@ impl Candidate {
         match place {
             Place::Before { stop, .. } => stop.lsn >= self.stop_lsn && stop.lsn < self.until,
             Place::Behind { lsn, end, .. } => *lsn >= self.stop_lsn && *end <= self.until,
-            Place::End { .. } => self.until >= self.stop_lsn,
+            Place::End { .. } | Place::Within { .. } => self.until >= self.stop_lsn,
             Place::Several { .. } | Place::Nowhere => false,
         }
     }

@@ -233,8 +233,17 @@ pub enum Place {
         end: Lsn,
         /// Its time.
         time: Timestamp,
+        /// The last transaction's end in front of it, where known.
+        last: Option<CommitMark>,
+        /// The first transaction's end behind it, where one is known.
+        next: Option<CommitMark>,
+    },
+    /// At the position that the target names: the WAL goes on behind it.
+    Within {
         /// The last transaction's end that is kept, where known.
         last: Option<CommitMark>,
+        /// The first one that is left out, where one is known.
+        next: Option<CommitMark>,
     },
     /// Nothing stops it: the WAL without a hole ends first.
     End {
@@ -284,9 +293,13 @@ impl LineageFacts {
         self.timelines.iter().find(|t| t.timeline == timeline)
     }
 
-    /// The timeline with the highest number.
+    /// The timeline with the highest number of which there is WAL, or a base: one
+    /// that is known by its history alone leads nowhere that its parent does not.
     pub fn latest_timeline(&self) -> Option<TimelineId> {
-        self.timelines.iter().map(|t| t.timeline).max()
+        let has =
+            |t: &&TimelineFacts| !t.wal.is_empty() || self.bases.iter().any(|b| b.timeline == t.timeline);
+        let written = self.timelines.iter().filter(has).map(|t| t.timeline).max();
+        written.or(self.timelines.iter().map(|t| t.timeline).max())
     }
 
     /// The segment size that its bases state.

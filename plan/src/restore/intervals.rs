@@ -179,7 +179,11 @@ fn intervals_of(lineage: &LineageFacts, path: &Path) -> Vec<Interval> {
         points.sort_by_key(|p| (p.lsn, p.id));
         found.push(Interval {
             from: moment(base.stop_lsn, Some(base.stopped)),
-            to: moment(run.end, attested.max(run.last_commit)),
+            // Nothing is known to have happened since the base was complete.
+            to: moment(
+                run.end,
+                attested.max(run.last_commit).filter(|to| *to >= base.stopped),
+            ),
             attested: attested >= run.last_commit && attested.is_some(),
             bases: vec![base.id],
             points: points.into_iter().map(|p| p.id).collect(),

@@ -95,7 +95,7 @@ fn choose(facts: &Facts, request: &Request, now: Timestamp) -> Result<RestorePla
                     lsn: *lsn,
                 });
             }
-            Place::Behind { .. } | Place::End { .. } => {}
+            Place::Behind { .. } | Place::Within { .. } | Place::End { .. } => {}
         }
     }
     if let Some(base) = request.base {
@@ -177,6 +177,7 @@ impl Chosen<'_> {
                 base.pages_bad
             ));
         }
+        warnings.extend(self.left_on_other_timelines());
         for region in unreachable(self.facts) {
             warnings.push(format!(
                 "replica {region} did not answer: what only it holds is not considered"
@@ -240,6 +241,25 @@ impl Chosen<'_> {
         })
     }
 
+    /// WAL of other timelines of the lineage that this history leaves behind.
+    fn left_on_other_timelines(&self) -> Vec<String> {
+        let others = self.lineage.timelines.iter().filter_map(|other| {
+            let end = other.wal.last()?.end;
+            let on_path = self.path.stretches.iter().find(|s| s.timeline == other.timeline);
+            let left_at = match on_path {
+                Some(stretch) => stretch.end.filter(|left_at| end > *left_at)?,
+                // Where it forked from this history, or from one of its own.
+                None => other.ancestors.as_ref()?.last()?.end,
+            };
+            Some(format!(
+                "timeline {0} has WAL from {left_at} to {end} that this history does not follow: --timeline {0} restores \
+                 along it",
+                other.timeline
+            ))
+        });
+        others.collect()
+    }
+
     fn reasons(&self, why_not: Vec<String>) -> Vec<String> {
         let mut reasons = Vec::new();
         let others = self.facts.lineages.iter().filter(|l| !l.bases.is_empty()).count();
@@ -284,25 +304,39 @@ impl Chosen<'_> {
                     stop.lsn, stop.time
                 ),
             }),
-            (Place::Behind { lsn, end, time, last }, _) => Ok(StopAt {
-                target_lsn: *lsn,
-                inclusive: !self.request.exclusive,
-                reach: if self.request.exclusive { *lsn } else { *end },
-                everything: false,
-                last_commit: *last,
-                first_left_out: None,
-                why: format!(
-                    "{} is the record from {lsn} to {end}, of {time}",
-                    self.request.target
-                ),
-            }),
-            (Place::End { last_record, last }, Target::Lsn(lsn)) if lsn <= last_record => Ok(StopAt {
+            (
+                Place::Behind {
+                    lsn,
+                    end,
+                    time,
+                    last,
+                    next,
+                },
+                target,
+            ) => {
+                let exclusive = self.request.exclusive;
+                // A transaction that is named is an end itself.
+                let own = matches!(target, Target::Xid(_)).then_some(CommitMark {
+                    lsn: *lsn,
+                    time: *time,
+                });
+                Ok(StopAt {
+                    target_lsn: *lsn,
+                    inclusive: !exclusive,
+                    reach: if exclusive { *lsn } else { *end },
+                    everything: false,
+                    last_commit: own.filter(|_| !exclusive).or(*last),
+                    first_left_out: own.filter(|_| exclusive).or(*next),
+                    why: format!("{target} is the record from {lsn} to {end}, of {time}"),
+                })
+            }
+            (Place::Within { last, next }, Target::Lsn(lsn)) => Ok(StopAt {
                 target_lsn: *lsn,
                 inclusive: !self.request.exclusive,
                 reach: *lsn,
                 everything: false,
                 last_commit: *last,
-                first_left_out: None,
+                first_left_out: *next,
                 why: format!("the WAL reaches beyond it, to {}", self.candidate.until),
             }),
             (Place::End { last_record, last }, _) => {
@@ -317,9 +351,11 @@ impl Chosen<'_> {
                     why,
                 })
             }
-            (Place::Several { .. } | Place::Nowhere, target) => Err(Reason::NotLocated {
-                target: target.clone(),
-            }),
+            (Place::Several { .. } | Place::Within { .. } | Place::Nowhere, target) => {
+                Err(Reason::NotLocated {
+                    target: target.clone(),
+                })
+            }
         }
     }
 

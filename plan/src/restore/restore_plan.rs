@@ -216,6 +216,9 @@ impl fmt::Display for RestorePlan {
                 "  leaves    everything from the transaction that ended at {} (LSN {})",
                 c.time, c.lsn
             )?,
+            None if self.accepted_gap.is_some() => {
+                writeln!(f, "  leaves    what lies behind the hole in the WAL")?
+            }
             None => writeln!(f, "  leaves    nothing that is known")?,
         }
         for files in &self.filestores {

@@ -134,6 +134,7 @@ fn locate(facts: &mut Facts, request: &Request) {
                     end: lsn(n + 1),
                     time: at(n),
                     last: None,
+                    next: Some(mark((n / 10 + 1) * 10)),
                 },
                 None if name == "twice" => {
                     let place = |n| RestorePointMark {
@@ -148,6 +149,13 @@ fn locate(facts: &mut Facts, request: &Request) {
                 }
                 None => Place::Nowhere,
             },
+            Target::Lsn(target) if target.get() / 1000 < until - 1 => {
+                let second = target.get() / 1000;
+                Place::Within {
+                    last: Some(mark(second / 10 * 10)),
+                    next: Some(mark((second / 10 + 1) * 10)).filter(|next| next.lsn < candidate.until),
+                }
+            }
             _ => end,
         };
         let usable = candidate.leads_to(&place);
@@ -176,6 +184,51 @@ fn refused(result: Result<RestorePlan, Impossible>) -> Impossible {
     match result {
         Err(why) => why,
         Ok(plan) => panic!("expected a refusal, got\n{plan}"),
+    }
+}
+
+/// A server that was never followed may have left the history of its timeline.
+#[test]
+fn a_history_alone_leads_nowhere() {
+    let mut forked = facts();
+    let fork = TimelineSwitch {
+        timeline: timeline(1),
+        end: lsn(6000),
+    };
+    forked.lineages[0].timelines.push(TimelineFacts {
+        timeline: timeline(2),
+        ancestors: Some(vec![fork]),
+        wal: Vec::new(),
+    });
+    let plan = planned(forked.clone(), &Request::new(Target::Latest)).unwrap();
+    assert_eq!(plan.replay.timeline, timeline(1));
+    assert_eq!(plan.replay.target_lsn, lsn(8999));
+    // With WAL of its own it is the cluster's present, and what the other
+    // timeline has beyond the fork is said.
+    forked.lineages[0].timelines[1].wal = vec![span(6000, 7000)];
+    let plan = planned(forked, &Request::new(Target::Latest)).unwrap();
+    assert_eq!(plan.replay.timeline, timeline(2));
+    assert!(
+        plan.warnings
+            .iter()
+            .any(|w| w.contains("--timeline 1 restores along it")),
+        "{:?}",
+        plan.warnings
+    );
+}
+
+/// Every kind of target says what it leaves out.
+#[test]
+fn what_is_left_out_is_named() {
+    for (target, left_out) in [
+        (Target::Lsn(lsn(6005)), Some(at(6010))),
+        (Target::Name("at-6005".into()), Some(at(6010))),
+        (Target::Latest, None),
+    ] {
+        let plan = planned(facts(), &Request::new(target.clone())).unwrap();
+        assert_eq!(plan.replay.first_left_out.map(|c| c.time), left_out, "{target}");
+        let says = plan.to_string().contains("leaves    nothing that is known");
+        assert_eq!(says, left_out.is_none(), "{plan}");
     }
 }
 
