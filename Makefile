@@ -1,7 +1,7 @@
 # Every target is one line that anyone can read. What a target needs is installed
 # by name first (Debian), or named if it is missing (elsewhere).
 
-.PHONY: demo test bench lint build
+.PHONY: demo test bench bench-wal lint build
 
 # The main job, end to end, under target/demo. SERVE=1 leaves the coordinator's page open.
 demo:
@@ -14,6 +14,10 @@ test:
 # Backup, restore and storage next to pgBackRest and restic, into docs/BENCHMARKS.md.
 bench:
 	scripts/need bench && cargo build --release --bin holdfast && python3 tests/bench/compare.py --write docs/BENCHMARKS.md
+
+# The WAL path next to pgBackRest and pg_receivewal, into docs/BENCHMARKS.md.
+bench-wal:
+	scripts/need bench && cargo build --release --bin holdfast && python3 tests/bench/wal.py --write docs/BENCHMARKS.md
 
 lint:
 	cargo fmt --all --check && cargo clippy --workspace --all-targets -- -D warnings

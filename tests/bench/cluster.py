@@ -8,7 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from measured import Failed
+from measured import Failed, tethered
 
 PORT = "5432"
 
@@ -73,7 +73,8 @@ class Cluster:
         for name, value in options.items():
             command += ["-c", f"{name}={value}"]
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(not_root(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            # Tethered inside: the kernel forgets it where a process gets other rights.
+            self.process = subprocess.Popen(not_root(tethered(command, "INT")), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         atexit.register(self.stop)
         deadline = time.monotonic() + 600
         while True:
@@ -108,7 +109,7 @@ class Cluster:
 
     def pgbench(self, *options):
         where = ["-h", str(self.socket), "-p", PORT, "-U", "postgres"]
-        quietly([self.bin / "pgbench", *where, *options, "bench"])
+        return quietly([self.bin / "pgbench", *where, *options, "bench"])
 
     def fill(self, scale, rows):
         self.sql("CREATE DATABASE bench")

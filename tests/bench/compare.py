@@ -177,9 +177,9 @@ def processor():
     return f"{len(names)} × {names[0]}" if names else platform.machine()
 
 
-def write(path, text):
+def write(path, text, marks="measured"):
     """Puts the text between the marks of a page."""
-    begin, end = "<!-- measured: begin -->", "<!-- measured: end -->"
+    begin, end = f"<!-- {marks}: begin -->", f"<!-- {marks}: end -->"
     page = path.read_text()
     head, _, rest = page.partition(begin)
     _, _, tail = rest.partition(end)

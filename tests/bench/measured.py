@@ -24,6 +24,11 @@ class Figures:
     output: str = ""
 
 
+def tethered(command, signal="TERM"):
+    """A command that gets `signal` when this program dies, however it dies."""
+    return ["setpriv", "--pdeathsig", signal, *command]
+
+
 def descendants(roots):
     """Process ids of `roots` and all that descend from them, as /proc tells now."""
     parents = {}
@@ -56,17 +61,19 @@ def proportional_memory(pid):
 
 
 class MemoryWatch(threading.Thread):
-    """Samples the memory of processes and what they started; remembers the most."""
+    """Samples the memory of processes and what they started; remembers the most.
+    `without` are processes among them that do not count."""
 
     EVERY = 0.05
 
-    def __init__(self, roots):
+    def __init__(self, roots, without=()):
         super().__init__(daemon=True)
-        self.roots, self.most, self.done = roots, 0, threading.Event()
+        self.roots, self.without, self.most, self.done = roots, set(without), 0, threading.Event()
 
     def run(self):
         while not self.done.wait(self.EVERY):
-            self.most = max(self.most, sum(map(proportional_memory, descendants(self.roots))))
+            counted = set(descendants(self.roots)) - self.without
+            self.most = max(self.most, sum(map(proportional_memory, counted)))
 
 
 def processor_time(pid):

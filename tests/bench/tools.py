@@ -8,16 +8,17 @@ import shutil
 import subprocess
 
 from cluster import PORT, quietly
-from measured import run
+from measured import run, tethered
 
 THREADS = os.cpu_count() or 2
 
 
 class Holdfast:
-    """The release build of this checkout."""
+    """The release build of this checkout. One repository directory for each region."""
 
-    def __init__(self, program, directory, cluster, filestore=None):
+    def __init__(self, program, directory, cluster, filestore=None, tier="bronze", regions=("here",)):
         self.program, self.directory, self.cluster, self.filestore = program, directory, cluster, filestore
+        self.tier, self.regions = tier, regions
         self.env = {"HOLDFAST_CONFIG": str(directory / "holdfast.toml")}
         self.agent = None
 
@@ -31,26 +32,36 @@ class Holdfast:
         self.directory.mkdir(parents=True)
         self.cluster.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
         keys = self.directory / "keys"
-        made = quietly([self.program, "keys", "generate", "--directory", keys, "--agent", "agent", "--json"])
-        root = json.loads(made)["trust_root"]
-        replicas = f'[{{ url = "file://{self.repository()}", region = "here" }}]'
-        repository = f'[repository]\ntrust_root = "{root}"\nreplicas = {replicas}\n'
+        made = quietly([self.program, "keys", "generate", "--directory", keys, *self.actors(), "--json"])
+        repository = self.replicas(json.loads(made)["trust_root"])
         (self.directory / "holdfast.toml").write_text(f'identity = "keys/recovery.agekey"\n{repository}')
         filestore = ""
         if self.filestore:
             filestore = f'[[cluster.filestore]]\nname = "files"\npath = "{self.filestore}"\nadapter = "none"\n'
         (self.directory / "agent.toml").write_text(
             f'name = "agent"\nstate_dir = "{self.directory}/state"\nsigning_key = "{keys}/agent.key"\n'
-            f'recipients.file = "{keys}/recipients.toml"\n{repository}'
-            f'[[cluster]]\ncluster = "bench/erp"\ntier = "bronze"\n'
+            f'recipients.file = "{keys}/recipients.toml"\n{repository}{self.coordinator(repository)}'
+            f'[[cluster]]\ncluster = "bench/erp"\ntier = "{self.tier}"\n'
             f'postgres = "host={self.cluster.socket} port={PORT} user=postgres dbname=postgres"\n{filestore}'
         )
         self.operator("repo", "init", "--root-key", keys / "root.key")
         self.operator("trust", "enrol", "--root-key", keys / "root.key", "--name", "agent", "--role", "agent",
                       "--public", keys / "agent.pub", "--cluster", "bench/erp")
 
-    def repository(self):
-        return self.directory / "repository"
+    def actors(self):
+        """Who gets keys."""
+        return ["--agent", "agent"]
+
+    def coordinator(self, _repository):
+        """The agent's section about its coordinator: it has none."""
+        return ""
+
+    def replicas(self, root):
+        replicas = [f'{{ url = "file://{self.repository(n)}", region = "{name}" }}' for n, name in enumerate(self.regions)]
+        return f'[repository]\ntrust_root = "{root}"\nreplicas = [{", ".join(replicas)}]\n'
+
+    def repository(self, n=0):
+        return self.directory / f"repository{n or ''}"
 
     def operator(self, *arguments):
         return quietly([self.program, *arguments], env={**os.environ, **self.env})
@@ -58,8 +69,8 @@ class Holdfast:
     def start(self):
         """The agent as it runs in production: it streams WAL, and is asked for backups."""
         with open(self.directory / "agent.log", "ab") as log:
-            self.agent = subprocess.Popen([self.program, "agent", "run", "--config", self.directory / "agent.toml"],
-                                          stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            command = [self.program, "agent", "run", "--config", self.directory / "agent.toml"]
+            self.agent = subprocess.Popen(tethered(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         atexit.register(self.stop)
         self.caught_up()
 
@@ -93,10 +104,11 @@ class Holdfast:
 
 
 class PgBackRest:
-    """pgBackRest as Debian ships it: zstd level 3, AES-256, all processors."""
+    """pgBackRest as Debian ships it: zstd level 3, AES-256, all processors. `more` are
+    lines for its configuration."""
 
-    def __init__(self, directory, cluster):
-        self.directory, self.cluster = directory, cluster
+    def __init__(self, directory, cluster, more=""):
+        self.directory, self.cluster, self.more = directory, cluster, more
 
     def version(self):
         return quietly(["pgbackrest", "version"]).strip()
@@ -117,7 +129,7 @@ class PgBackRest:
             f"[global]\nrepo1-path={self.repository()}\nrepo1-cipher-type=aes-256-cbc\n"
             f"repo1-cipher-pass=a-passphrase-for-this-comparison\ncompress-type=zst\ncompress-level=3\n"
             f"process-max={THREADS}\nstart-fast=y\nlog-level-file=off\nlog-level-console=warn\n"
-            f"lock-path={self.directory}/lock\nspool-path={self.directory}/spool\nlog-path={self.directory}\n"
+            f"lock-path={self.directory}/lock\nspool-path={self.directory}/spool\nlog-path={self.directory}\n{self.more}"
             f"[main]\npg1-path={self.cluster.data}\npg1-socket-path={self.cluster.socket}\npg1-port={PORT}\n"
             f"pg1-user=postgres\n"
         )
