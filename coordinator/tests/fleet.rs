@@ -19,6 +19,11 @@ time_zone = "Europe/Berlin"
 [cluster.schedule]
 base_backup = "0 3 29 2 *"
 configuration = "0 3 29 2 *"
+
+[[tiers.platinum.drill]]
+scenario = "accidental-deletion"
+level = "L4"
+every = "7d"
 "#;
 
 const START: u64 = 3 * SEGMENT + 40;

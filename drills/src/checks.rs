@@ -72,17 +72,15 @@ impl Check {
         };
         self.result.expected = Some(expected.to_string());
         self.result.actual = Some(actual.to_string());
-        self.end()
-    }
-
-    /// It was to run and could not.
-    pub fn could_not_run(self, why: &dyn std::fmt::Display) -> CheckResult {
-        tracing::warn!(check = %self.result.id, err = %why, "a check could not run");
-        self.end()
-    }
-
-    fn end(mut self) -> CheckResult {
         self.result.duration_ms = Some(self.began.elapsed().as_millis() as u64);
+        self.result
+    }
+
+    /// It was to run and could not: without a duration, as the statement demands.
+    /// The reason goes to the log alone, it may quote data.
+    pub fn could_not_run(self, why: &dyn std::fmt::Display) -> CheckResult {
+        let why = format!("{why:#}");
+        tracing::warn!(check = %self.result.id, %why, "a check could not run");
         self.result
     }
 }

@@ -91,6 +91,15 @@ pub struct FetchError {
 }
 
 impl FetchError {
+    /// Whether every replica answered, and none has a good copy: it will not come
+    /// back by itself.
+    pub fn is_lost(&self) -> bool {
+        !self
+            .copies
+            .iter()
+            .any(|(_, copy)| matches!(copy, Copy::Unknown(_)))
+    }
+
     /// [`Class::NotFound`] only when every replica said so; [`Class::Retry`]
     /// when one that might have it did not answer.
     pub fn class(&self) -> Class {

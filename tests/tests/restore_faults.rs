@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use holdfast_agent::ledger::Ledger;
-use holdfast_agent::restore::PlanError;
 use holdfast_agent::restore::fetch::read_findings;
+use holdfast_agent::restore::{PlanError, execute};
 use holdfast_plan::restore::{Reason, Request, Target};
 use holdfast_proto::Timestamp;
 use holdfast_proto::names::{KeyKind, ObjectKey};
-use holdfast_proto::record::{BaseBody, KeyBody, WalBody};
+use holdfast_proto::record::{BaseBody, JournalBody, KeyBody, WalBody};
 use holdfast_repository::layout;
 use holdfast_repository::signed::Draft;
 use holdfast_repository::signing::SigningKey;
@@ -426,4 +426,68 @@ fn objects_of(path: &Path) -> Vec<(PathBuf, u64)> {
     }
     all.sort();
     all
+}
+
+/// One pack of a filestore that is lost everywhere costs the files in it, by name,
+/// and not all the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_pack_costs_its_own_files_alone() -> Result<()> {
+    let mut scene = Scene::start(PROGRAM, Options::default()).await?;
+    scene.sql("create table ir_attachment (store_fname text, checksum text, file_size bigint)")?;
+    let mut filestore = scene.filestore()?;
+    scene.base().await?;
+    let kept = scene.attach(b"a drawing")?;
+    let first = scene.fence(&mut filestore, None).await?;
+    let before = objects(&scene, 0, "tenants");
+    let lost = scene.attach(b"an invoice")?;
+    scene.fence(&mut filestore, Some(&first)).await?;
+    scene.safe().await?;
+    scene.lose_source().await?;
+
+    let journals = scene
+        .vault
+        .repository
+        .list(&layout::filestores(&scene.vault.cluster))
+        .await?;
+    let newest = journals.objects.keys().next_back().context("no journal")?.clone();
+    let entry = scene.vault.signed::<JournalBody>(&newest).await?;
+    let catalogues: Vec<String> = (entry.body().parts.iter())
+        .map(|part| part.catalogue.sha256.to_string())
+        .collect();
+    let place = scene.vault.place(0).to_owned();
+    let packs: Vec<PathBuf> = objects(&scene, 0, "tenants")
+        .into_iter()
+        .filter(|path| !before.contains(path) && path.display().to_string().contains("/packs/"))
+        .filter(|path| !catalogues.iter().any(|sha256| path.ends_with(sha256)))
+        .map(|path| path.strip_prefix(&place).map(Path::to_owned))
+        .collect::<Result<_, _>>()?;
+    let [pack] = packs.as_slice() else {
+        anyhow::bail!("one pack holds the invoice, not {packs:?}");
+    };
+    for region in [0, 1] {
+        fs::remove_file(scene.vault.place(region).join(pack))?;
+    }
+
+    let plan = scene.plan(&latest()).await?;
+    let (access, mut options) = (scene.access().await?, scene.options().await?);
+    let stopped = execute(&plan, &access, &scene.target("stopped"), &options).await;
+    let said = stopped.err().context("it must not pass over it")?.to_string();
+    assert!(
+        said.contains(&lost) && said.contains("--accept-lost-files"),
+        "{said}"
+    );
+
+    options.accept_lost_files = true;
+    let target = scene.target("rest");
+    let outcome = execute(&plan, &access, &target, &options).await?;
+    let files = &outcome.filestores[0];
+    assert_eq!((files.files, files.lost_count), (1, 1), "{outcome:?}");
+    assert!(files.lost[0].ends_with(&lost), "{:?}", files.lost);
+    assert!(outcome.findings.iter().any(|f| f.name == "files-lost"));
+    let directory = &files.directory;
+    assert_eq!(fs::read(directory.join(&kept))?, b"a drawing");
+    assert!(!directory.join(&lost).exists());
+    let restored = scene.open("rest")?;
+    assert_eq!(restored.psql("select count(*) from ir_attachment")?, "2");
+    Ok(())
 }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use holdfast_plan::restore::RestorePlan;
-use holdfast_proto::finding::Finding;
+use holdfast_proto::finding::{Finding, Severity};
 use holdfast_proto::names::FilestoreName;
 use holdfast_proto::{Fingerprint, Sha256Digest, Timestamp};
 use holdfast_repository::{RepositoryConfig, clock};
@@ -123,6 +123,9 @@ pub struct Options {
     pub fetch: FetchBy,
     /// Leave archiving as it was configured at the source.
     pub keep_archiving: bool,
+    /// Restore a filestore without the files whose packs are on no replica, and
+    /// name them.
+    pub accept_lost_files: bool,
     /// Refuse a target that has too little room before anything is written.
     pub check_room: bool,
     /// What planning met: damaged and overwritten objects. Part of the outcome.
@@ -141,6 +144,7 @@ impl Options {
             threads: threads.clamp(2, MOST_THREADS),
             fetch,
             keep_archiving: false,
+            accept_lost_files: false,
             check_room: true,
             met: Vec::new(),
             meter: Meter::default(),
@@ -189,6 +193,11 @@ pub struct FilestoreOutcome {
     pub dirty: Vec<String>,
     /// How many were not whole at the source.
     pub dirty_count: u64,
+    /// Files that were left out because their packs are on no replica: named up to
+    /// a hundred.
+    pub lost: Vec<String>,
+    /// How many were left out.
+    pub lost_count: u64,
 }
 
 struct Clocked {
@@ -241,6 +250,8 @@ pub async fn execute(
     let placing = Placing {
         threads: options.threads.clamp(1, MOST_THREADS),
         resumed: taken.resumed(),
+        // A database without one of its files is no database.
+        accept_lost: false,
         meter: options.meter.clone(),
     };
     options.meter.expect(plan.write);
@@ -273,6 +284,10 @@ pub async fn execute(
     if !plan.filestores.is_empty() {
         let timing = Clocked::begin(options, Phase::FilestoreRestore);
         let before = (outcome.bytes, outcome.files);
+        let placing = Placing {
+            accept_lost: options.accept_lost_files,
+            ..placing.clone()
+        };
         let read = restore_filestores(plan, access, target, &placing, &mut outcome).await?;
         outcome
             .phases
@@ -343,6 +358,20 @@ async fn restore_filestores(
                 source,
             })?;
         read += restored.placed.read;
+        let lost = restored.placed.lost;
+        if let Some(first) = lost.first() {
+            outcome.findings.push(Finding {
+                name: "files-lost".to_owned(),
+                subject: filestore.to_string(),
+                severity: Severity::Critical,
+                detail: format!(
+                    "{} files are not in the restored filestore, because no replica has their content: {} is the first",
+                    lost.len(),
+                    first.display()
+                ),
+                since: clock::now(),
+            });
+        }
         outcome.files += restored.placed.files;
         outcome.kept += restored.placed.kept;
         outcome.bytes += restored.placed.bytes;
@@ -355,6 +384,12 @@ async fn restore_filestores(
             bytes: restored.placed.bytes,
             dirty: restored.dirty,
             dirty_count: restored.dirty_count,
+            lost: lost
+                .iter()
+                .take(filestore_files::NAMED)
+                .map(|p| p.display().to_string())
+                .collect(),
+            lost_count: lost.len() as u64,
         });
     }
     Ok(read)

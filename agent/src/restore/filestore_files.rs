@@ -24,7 +24,7 @@ use super::data_directory::read_linked;
 use super::place::{self, PlaceError, Placed, Placing, Wanted};
 
 /// Names of dirty files that are reported; more are counted.
-const NAMED: usize = 100;
+pub(super) const NAMED: usize = 100;
 
 /// A filestore that could not be restored.
 #[derive(Debug, thiserror::Error)]

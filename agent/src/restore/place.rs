@@ -12,7 +12,7 @@
 //! known by the file's digest or by the keyed identity of each extent, and is left
 //! as it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -60,6 +60,14 @@ pub enum PlaceError {
     /// No replica returned a good copy.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// A pack that no replica has, and files that are in it.
+    #[error("{source}. {}; --accept-lost-files restores the rest of a filestore and names what is missing", Lost(.files))]
+    Lost {
+        /// The pack.
+        source: FetchError,
+        /// The files.
+        files: Vec<PathBuf>,
+    },
     /// A part of the manifest cannot be believed.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -84,6 +92,19 @@ pub enum PlaceError {
     /// A worker died.
     #[error("a restore worker died: this is a defect, please report it")]
     Worker,
+}
+
+/// Files, for a sentence.
+struct Lost<'a>(&'a [PathBuf]);
+
+impl std::fmt::Display for Lost<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            [] => f.write_str("No file needs it"),
+            [one] => write!(f, "{} is in it", one.display()),
+            [first, rest @ ..] => write!(f, "{} and {} more files are in it", first.display(), rest.len()),
+        }
+    }
 }
 
 fn local(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PlaceError {
@@ -167,6 +188,8 @@ pub struct Placed {
     pub read: u64,
     /// What was wrong with copies, and was healed.
     pub findings: Vec<Finding>,
+    /// Files that were left out because a pack of theirs is on no replica.
+    pub lost: Vec<PathBuf>,
 }
 
 impl Placed {
@@ -177,6 +200,7 @@ impl Placed {
         self.kept += other.kept;
         self.read += other.read;
         self.findings.extend(other.findings);
+        self.lost.extend(other.lost);
     }
 }
 
@@ -248,6 +272,8 @@ pub struct Placing {
     pub threads: usize,
     /// Look first for files that an earlier run finished.
     pub resumed: bool,
+    /// Leave out files whose packs are lost, instead of stopping.
+    pub accept_lost: bool,
     /// Bytes written are noted here.
     pub meter: Meter,
 }
@@ -260,6 +286,24 @@ struct Move {
     length: u32,
     file: usize,
     to: u64,
+}
+
+/// What came of a pack.
+enum Brought {
+    /// It was opened, and what it holds is in place.
+    Pack {
+        /// Its bytes.
+        read: u64,
+        /// What was wrong with other copies.
+        findings: Vec<Finding>,
+    },
+    /// No replica has it.
+    Lost {
+        /// Why.
+        source: FetchError,
+        /// The files that need it.
+        files: BTreeSet<usize>,
+    },
 }
 
 /// Puts `files` in their places. Their directories exist.
@@ -319,7 +363,14 @@ pub async fn place(
                 })?;
                 let pack = &known.pack;
                 let key = layout::pack(cluster, &pack.sha256);
-                let fetched = access.repository.fetch(&key, &pack.sha256, pack.size).await?;
+                let fetched = match access.repository.fetch(&key, &pack.sha256, pack.size).await {
+                    Ok(fetched) => fetched,
+                    Err(source) if source.is_lost() => {
+                        let files: BTreeSet<usize> = moves.iter().map(|step| step.file).collect();
+                        return Ok(Brought::Lost { source, files });
+                    }
+                    Err(error) => return Err(error.into()),
+                };
                 let read = pack.size;
                 let keyring = access.keyring.clone();
                 let _turn = turns.acquire().await.map_err(|_| PlaceError::Worker)?;
@@ -329,13 +380,44 @@ pub async fn place(
                     carry_out(&mut reader, moves, &files, &meter)
                 });
                 worked.await.map_err(|_| PlaceError::Worker)??;
-                Ok::<_, PlaceError>((read, fetched.findings))
+                Ok::<_, PlaceError>(Brought::Pack {
+                    read,
+                    findings: fetched.findings,
+                })
             }
         })
         .buffer_unordered(threads + AHEAD);
-    while let Some((read, findings)) = done.try_next().await? {
-        placed.read += read;
-        placed.findings.extend(findings);
+    let mut lost: BTreeSet<usize> = BTreeSet::new();
+    while let Some(brought) = done.try_next().await? {
+        match brought {
+            Brought::Pack { read, findings } => {
+                placed.read += read;
+                placed.findings.extend(findings);
+            }
+            Brought::Lost { files, .. } if placing.accept_lost => lost.extend(files),
+            Brought::Lost {
+                source,
+                files: numbers,
+            } => {
+                let paths = numbers.into_iter().map(|n| files[n].wanted.path.clone());
+                return Err(PlaceError::Lost {
+                    source,
+                    files: paths.collect(),
+                });
+            }
+        }
+    }
+    drop(done);
+    for number in lost {
+        // What its other packs brought of it is no file.
+        let wanted = &files[number].wanted;
+        match fs::remove_file(&wanted.path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(local("remove", &wanted.path)(e)),
+            _ => {}
+        }
+        placed.files -= 1;
+        placed.bytes = placed.bytes.saturating_sub(wanted.size);
+        placed.lost.push(wanted.path.clone());
     }
     Ok(placed)
 }

@@ -61,8 +61,8 @@ pub enum TargetError {
     NotDirectory(PathBuf),
     /// It holds an unfinished restore of another plan.
     #[error(
-        "{} holds an unfinished restore of another plan (digest {found}): remove the directory, or go on with that \
-         plan", path.display()
+        "{} holds an unfinished restore by another plan (digest {found}): give the same command as for that one, and it \
+         goes on; or remove the directory", path.display()
     )]
     OtherPlan {
         /// The directory.
@@ -71,7 +71,7 @@ pub enum TargetError {
         found: Sha256Digest,
     },
     /// It holds a restore that was carried out.
-    #[error("{} holds a finished restore of this plan already: choose another directory", .0.display())]
+    #[error("{} holds a finished restore already: choose another directory", .0.display())]
     Finished(PathBuf),
     /// Another restore is at work in it.
     #[error("another restore is at work in {}: wait for it", .0.display())]
@@ -84,7 +84,7 @@ pub enum TargetError {
     Tablespaces(Vec<u32>),
     /// Nobody said where a filestore goes.
     #[error(
-        "nobody said where filestore {0} goes: give --filestore {0}=DIRECTORY, or leave it out of the plan"
+        "nobody said where filestore {0} goes: give --filestore {0}=DIRECTORY, or --no-filestores to leave them out"
     )]
     Filestore(FilestoreName),
     /// Two things would go to one place.
@@ -222,13 +222,13 @@ impl Target {
         let state = durable::read(&notes.join("state.json"))?
             .and_then(|bytes| serde_json::from_slice::<State>(&bytes).ok());
         match &state {
+            Some(state) if state.finished => return Err(TargetError::Finished(self.data.clone())),
             Some(state) if state.plan != digest => {
                 return Err(TargetError::OtherPlan {
                     path: self.data.clone(),
                     found: state.plan,
                 });
             }
-            Some(state) if state.finished => return Err(TargetError::Finished(self.data.clone())),
             Some(_) => {}
             None => {
                 for directory in &directories {
@@ -273,7 +273,10 @@ impl Target {
             entry.1 = entry.1.saturating_add(bytes);
             Ok(())
         };
-        need(&self.data, plan.base.bytes)?;
+        // With tablespaces elsewhere the data directory needs less than all.
+        if plan.base.tablespaces.is_empty() {
+            need(&self.data, plan.base.bytes)?;
+        }
         for filestore in &plan.filestores {
             if let Some(path) = self.filestores.get(&filestore.filestore) {
                 need(path, filestore.bytes)?;
@@ -283,8 +286,7 @@ impl Target {
             let vfs =
                 rustix::fs::statvfs(&path).map_err(|e| LocalFileError::new("examine", &path, e.into()))?;
             let available = vfs.f_bavail.saturating_mul(vfs.f_frsize);
-            // With tablespaces elsewhere the data directory needs less than all.
-            if available < needed && plan.base.tablespaces.is_empty() {
+            if available < needed {
                 return Err(TargetError::NoRoom {
                     path,
                     available,

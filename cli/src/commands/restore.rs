@@ -128,6 +128,14 @@ pub struct RunArguments {
     /// Packs worked on at the same time.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// Where tablespaces that are not named go: into a directory here for each,
+    /// named by its OID.
+    #[arg(long, value_name = "DIR")]
+    tablespaces_under: Option<PathBuf>,
+    /// Restore a filestore without the files whose content is on no replica, and
+    /// name them.
+    #[arg(long)]
+    accept_lost_files: bool,
     /// Leave archiving as it was configured at the source.
     #[arg(long)]
     keep_archiving: bool,
@@ -181,6 +189,14 @@ impl RequestArguments {
         };
         let mut met: Vec<Finding> = access.findings().cloned().collect();
         met.extend(ledger.findings);
+        // Every step that meets a replica that is away says so; the plan has it.
+        let said = |region: &str| {
+            let mut away = plan.replicas.iter().filter(|r| r.unreachable.is_some());
+            away.any(|r| r.region.as_str() == region)
+        };
+        met.retain(|f| f.name != "replica-unreachable" || !said(&f.subject));
+        let mut seen = BTreeSet::new();
+        met.retain(|f| seen.insert((f.name.clone(), f.subject.clone())));
         Ok(Planned {
             operator,
             access,
@@ -264,13 +280,14 @@ async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
     let target = Target {
         data: absolute(&arguments.target)?,
         tablespaces: arguments.tablespace.iter().cloned().collect::<BTreeMap<_, _>>(),
-        tablespaces_under: None,
+        tablespaces_under: arguments.tablespaces_under.as_ref().map(absolute).transpose()?,
         filestores: arguments.filestore.iter().cloned().collect(),
         config: arguments.settings.as_ref().map(absolute).transpose()?,
         secrets: arguments.secrets.as_ref().map(absolute).transpose()?,
     };
     let mut options = Options::new(fetch_by(&operator)?);
     options.keep_archiving = arguments.keep_archiving;
+    options.accept_lost_files = arguments.accept_lost_files;
     options.met = met;
     if let Some(threads) = arguments.threads {
         options.threads = threads;
@@ -304,6 +321,22 @@ async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
             screen::span(phase.ended.millis_since(phase.started)),
             screen::bytes(phase.bytes)
         );
+    }
+    for files in &outcome.filestores {
+        println!(
+            "  {}: {} files in {}",
+            files.filestore,
+            files.files,
+            files.directory.display()
+        );
+        if files.dirty_count > 0 {
+            println!(
+                "  {} of them were not captured whole at the source:",
+                files.dirty_count
+            );
+            files.dirty.iter().for_each(|file| println!("    {file}"));
+        }
+        files.lost.iter().for_each(|file| println!("    LOST {file}"));
     }
     for finding in &outcome.findings {
         println!("{}", finding_line(finding));

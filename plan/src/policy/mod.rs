@@ -271,7 +271,7 @@ mod tests {
             "30min",
             "5s",
             (2, 2),
-            &["accidental-deletion L4 7d", "region-loss L5 92d"],
+            &["accidental-deletion L3 7d"],
         );
         check(
             "gold",
@@ -289,7 +289,14 @@ mod tests {
             (2, 1),
             &["accidental-deletion L3 31d"],
         );
-        check("bronze", "24h", "24h", "12h", (1, 1), &["integrity L1 7d"]);
+        check(
+            "bronze",
+            "24h",
+            "24h",
+            "12h",
+            (1, 1),
+            &["accidental-deletion L3 92d"],
+        );
     }
 
     #[test]
