@@ -5,9 +5,11 @@
 //! and above: PostgreSQL stops. There is no other code: every error, a panic
 //! and a misuse of the command included, is [`FAILED`].
 //!
-//! A file is handed over by renaming it into place after its bytes are on disk,
-//! so PostgreSQL never sees half of one. Dying here at any moment leaves at most
-//! a temporary file, and the exit status of a signal, which stops PostgreSQL.
+//! A file is handed over by renaming it into place when it is whole, so
+//! PostgreSQL never sees half of one. It is not synced here: PostgreSQL does so
+//! itself before it gives the file its own name (`KeepFileRestoredFromArchive`).
+//! Dying here at any moment leaves at most a temporary file, and the exit status of
+//! a signal, which stops PostgreSQL.
 //!
 //! Findings (damaged copies, healed ones, replicas out of reach) are appended to
 //! `findings.jsonl` beside the pin.
@@ -69,6 +71,9 @@ pub enum FetchFailed {
 /// within an async runtime.
 pub fn run(name: &str, path: &Path, pin: &Path) -> u8 {
     let outcome = std::panic::catch_unwind(|| {
+        if from_ahead(name, path, pin) {
+            return SERVED;
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -95,15 +100,36 @@ pub fn run(name: &str, path: &Path, pin: &Path) -> u8 {
     outcome.unwrap_or(FAILED)
 }
 
+/// Hands over what was fetched ahead, which is most of a recovery, without a
+/// runtime and without a look at the repository.
+fn from_ahead(name: &str, path: &Path, pin_path: &Path) -> bool {
+    let Ok(pin) = Pin::load(pin_path) else {
+        return false;
+    };
+    let Decision::Segment { .. } = pin.decide(name) else {
+        return false;
+    };
+    let ahead = prefetch::Ahead::at(&notes_of(pin_path));
+    let served = ahead.take(name, path);
+    if served {
+        ahead.follow(name, &pin, pin_path);
+    }
+    served
+}
+
+fn notes_of(pin_path: &Path) -> PathBuf {
+    pin_path
+        .parent()
+        .map_or_else(|| PathBuf::from("."), Path::to_owned)
+}
+
 /// Hands over `name` at `path`, as [`run`] does.
 ///
 /// # Errors
 /// PostgreSQL must stop.
 pub async fn fetch(name: &str, path: &Path, pin_path: &Path) -> Result<Answer, FetchFailed> {
     let pin = Pin::load(pin_path).map_err(FetchFailed::Pin)?;
-    let notes = pin_path
-        .parent()
-        .map_or_else(|| PathBuf::from("."), Path::to_owned);
+    let notes = notes_of(pin_path);
     match pin.decide(name) {
         Decision::Absent(why) => Ok(Answer::Absent(why)),
         Decision::Refuse(why) => Err(FetchFailed::Refused(why)),
@@ -120,7 +146,12 @@ pub async fn fetch(name: &str, path: &Path, pin_path: &Path) -> Result<Answer, F
             until,
         } => {
             let ahead = prefetch::Ahead::at(&notes);
-            if !ahead.take(name, path).await {
+            let taking = {
+                let (name, path) = (name.to_owned(), path.to_owned());
+                let ahead = prefetch::Ahead::at(&notes);
+                tokio::task::spawn_blocking(move || ahead.take(&name, &path))
+            };
+            if !taking.await.unwrap_or(false) {
                 let access = access(&pin).await?;
                 let whole = segment::segment(&access, &pin, timeline, segment, until).await?;
                 note_all(&notes, access.findings().chain(&whole.findings));
@@ -146,9 +177,9 @@ pub(super) async fn access(pin: &Pin) -> Result<Access, AccessError> {
     Ok(access)
 }
 
-/// Writes the file whole and durable, then gives it its name.
+/// Writes the file whole, then gives it its name.
 fn hand_over(path: &Path, whole: &Whole) -> Result<(), LocalFileError> {
-    crate::durable::replace(path, &whole.bytes)
+    crate::durable::replace_without_sync(path, &whole.bytes)
 }
 
 /// Appends findings that are not there yet. Best effort: a note that cannot be

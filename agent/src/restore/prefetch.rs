@@ -11,6 +11,7 @@
 //! assembled; the file itself is not synced, so after a crash of the machine the
 //! digest tells, and the segment is fetched again.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
@@ -19,6 +20,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use holdfast_proto::pg::SegmentName;
 use rustix::fs::{FlockOperation, flock};
 
@@ -32,10 +34,12 @@ use crate::durable::{self, LocalFileError};
 const IDLE: Duration = Duration::from_secs(30);
 /// How often it looks whether PostgreSQL went on.
 const TICK: Duration = Duration::from_millis(20);
+/// How often a fetch looks whether a segment has come.
+const LOOK: Duration = Duration::from_millis(2);
 /// How long a fetch waits for a segment that is on its way.
 const ON_ITS_WAY: Duration = Duration::from_secs(60);
 /// Segments fetched at the same time.
-const AT_ONCE: usize = 2;
+const AT_ONCE: usize = 3;
 /// Bytes of segments held at the same time while they are assembled.
 const MEMORY: u64 = 128 << 20;
 
@@ -82,13 +86,12 @@ impl Ahead {
         Some(file)
     }
 
-    /// Hands over `name` at `path` if it was fetched ahead, or is on its way.
-    pub(super) async fn take(&self, name: &str, path: &Path) -> bool {
+    /// Hands over `name` at `path` if it was fetched ahead, or is on its way. Blocks.
+    pub(super) fn take(&self, name: &str, path: &Path) -> bool {
         if !self.dir.is_dir() {
             return false;
         }
         let deadline = Instant::now() + ON_ITS_WAY;
-        let mut tick = tokio::time::interval(TICK);
         loop {
             if self.file(name).exists() {
                 return self.hand_over(name, path);
@@ -98,7 +101,7 @@ impl Ahead {
             if !coming || Instant::now() > deadline || self.lock().is_some() {
                 return self.file(name).exists() && self.hand_over(name, path);
             }
-            tick.tick().await;
+            std::thread::sleep(LOOK);
         }
     }
 
@@ -109,10 +112,9 @@ impl Ahead {
             if blake3::hash(&bytes).to_hex().as_str() != noted.trim() {
                 return None;
             }
-            // On one file system the bytes are there already.
-            File::open(self.file(name)).and_then(|f| f.sync_all()).ok()?;
             if fs::rename(self.file(name), path).is_err() {
-                durable::replace(path, &bytes).ok()?;
+                // On another file system.
+                durable::replace_without_sync(path, &bytes).ok()?;
             }
             Some(())
         };
@@ -179,37 +181,42 @@ pub async fn run(pin_path: &Path) -> Result<(), FetchFailed> {
     let mut tick = tokio::time::interval(TICK);
     let mut seen = String::new();
     let mut since = Instant::now();
+    let mut under_way = FuturesUnordered::new();
+    let mut coming: BTreeSet<SegmentName> = BTreeSet::new();
     loop {
         let cursor = fs::read_to_string(ahead.cursor_file()).unwrap_or_default();
         if cursor != seen {
             (seen, since) = (cursor, Instant::now());
             ahead.drop_before(&seen);
         }
-        let wanted: Vec<_> = pin
+        let wanted: Vec<SegmentName> = pin
             .following(&seen, window)
             .into_iter()
-            .filter(|n| !ahead.file(&n.to_string()).exists())
+            .filter(|n| !coming.contains(n) && !ahead.file(&n.to_string()).exists())
+            .take(AT_ONCE.saturating_sub(under_way.len()))
             .collect();
-        if wanted.is_empty() {
+        for name in wanted {
+            let marker = ahead.coming_file(&name.to_string());
+            fs::write(&marker, b"").map_err(|e| LocalFileError::new("write", &marker, e))?;
+            coming.insert(name);
+            let (ahead, access, pin, notes) = (&ahead, &access, &pin, &notes);
+            under_way.push(async move { (name, ahead.bring(access, pin, notes, name).await) });
+        }
+        if under_way.is_empty() {
             let over = pin.following(&seen, 1).is_empty() || signal.as_ref().is_some_and(|s| !s.exists());
             if over || since.elapsed() > IDLE {
                 return Ok(());
             }
-            tick.tick().await;
-            continue;
         }
-        for name in &wanted {
-            let marker = ahead.coming_file(&name.to_string());
-            fs::write(&marker, b"").map_err(|e| LocalFileError::new("write", &marker, e))?;
-        }
-        let results: Vec<bool> = futures::stream::iter(&wanted)
-            .map(|name| ahead.bring(&access, &pin, &notes, *name))
-            .buffered(AT_ONCE)
-            .collect()
-            .await;
-        if results.contains(&false) {
-            // `wal fetch` will meet the same trouble, and say so.
-            return Ok(());
+        tokio::select! {
+            Some((name, brought)) = under_way.next() => {
+                if !brought {
+                    // `wal fetch` will meet the same trouble, and say so.
+                    return Ok(());
+                }
+                coming.remove(&name);
+            }
+            _ = tick.tick() => {}
         }
     }
 }
