@@ -31,7 +31,7 @@ use super::start::{self, Place, Refusal, Server, Start};
 use super::stream::{End, Flow};
 use super::trouble::{SERVER_FINDINGS, Trouble};
 use super::{WalContext, WalError};
-use crate::postgres::{PgError, PgErrorClass, ReplicationConnection, SystemIdentity, sql_connect};
+use crate::postgres::{PgError, PgErrorClass, PgTarget, ReplicationConnection, SystemIdentity, sql_connect};
 
 /// How long after its start the line waits for all replicas to be listed before
 /// it begins without some.
@@ -169,7 +169,8 @@ impl Line {
     async fn prepare(&mut self) -> Result<(ReplicationConnection, Option<Lsn>), Trouble> {
         lease::check(&self.context.publisher).await?;
         self.until_listed().await?;
-        let mut connection = ReplicationConnection::connect(&self.context.target).await?;
+        let target = self.standing().await?;
+        let mut connection = ReplicationConnection::connect(&target).await?;
         let identity = connection.identify_system().await?;
         if identity.system != self.context.lineage.system {
             return Err(Trouble::WrongSystem {
@@ -206,6 +207,37 @@ impl Line {
             self.shared.findings.clear(name, &self.subject());
         }
         Ok((connection, slot))
+    }
+
+    /// How to connect: under the name that `synchronous_standby_names` may have,
+    /// unless commits are to wait until a standby shows them (`remote_apply`). An
+    /// archive shows nothing, and must not say that it does.
+    async fn standing(&self) -> Result<PgTarget, PgError> {
+        let client = sql_connect(&self.context.target).await?;
+        let row = client
+            .query_one(
+                "SELECT pg_catalog.current_setting('synchronous_commit'), \
+                 pg_catalog.current_setting('synchronous_standby_names')",
+                &[],
+            )
+            .await?;
+        let (commit, names): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+        let mut target = self.context.target.clone();
+        let subject = self.subject();
+        if commit == "remote_apply" && names_standby(&names, &target.application_name) {
+            let detail = format!(
+                "synchronous_commit is remote_apply and synchronous_standby_names ({names}) names this agent: commits \
+                 would wait until it shows them, and an archive shows nothing. It streams under another name, so they \
+                 wait for others. Set synchronous_commit to on, which means durable on the tier's replicas"
+            );
+            self.shared
+                .findings
+                .raise(Severity::Critical, "remote-apply-refused", subject, detail);
+            target.application_name = format!("{}-no-standby", target.application_name);
+        } else {
+            self.shared.findings.clear("remote-apply-refused", &subject);
+        }
+        Ok(target)
     }
 
     /// Makes sure of the slot, and says from where it keeps WAL.
@@ -445,6 +477,14 @@ impl Line {
         }
         Ok(())
     }
+}
+
+/// Whether `synchronous_standby_names` names a standby, in whatever form.
+fn names_standby(names: &str, name: &str) -> bool {
+    let is_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '*' | '.');
+    names
+        .split(|c| !is_word(c))
+        .any(|word| word == "*" || word.eq_ignore_ascii_case(name))
 }
 
 /// The name under which a segment counts as removed.
