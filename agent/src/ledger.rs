@@ -28,10 +28,12 @@ use holdfast_repository::trust::Trust;
 use holdfast_repository::{Repository, StoreError, clock, listing};
 
 mod cover;
+mod names;
 mod reading;
 mod report;
 
 pub(crate) use cover::cover;
+pub use names::NamedPoint;
 use reading::Reader;
 pub use report::PointsReport;
 

@@ -13,6 +13,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
+use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -107,14 +108,23 @@ impl Ahead {
 
     fn hand_over(&self, name: &str, path: &Path) -> bool {
         let moved = || -> Option<()> {
-            let bytes = fs::read(self.file(name)).ok()?;
+            let mut file = File::open(self.file(name)).ok()?;
             let noted = fs::read_to_string(self.digest_file(name)).ok()?;
-            if blake3::hash(&bytes).to_hex().as_str() != noted.trim() {
+            // Piece by piece: the pages of a whole segment cost more than its digest.
+            let mut hasher = blake3::Hasher::new();
+            let mut buffer = vec![0; 256 << 10];
+            loop {
+                match file.read(&mut buffer).ok()? {
+                    0 => break,
+                    n => drop(hasher.update(&buffer[..n])),
+                }
+            }
+            if hasher.finalize().to_hex().as_str() != noted.trim() {
                 return None;
             }
             if fs::rename(self.file(name), path).is_err() {
                 // On another file system.
-                durable::replace_without_sync(path, &bytes).ok()?;
+                durable::replace_without_sync(path, &fs::read(self.file(name)).ok()?).ok()?;
             }
             Some(())
         };
