@@ -207,6 +207,8 @@ pub struct Unproven {
     modified: Vec<i64>,
     /// Directories that cannot be listed.
     unlisted: u64,
+    /// Files that cannot be read.
+    unreadable: u64,
     count: u64,
 }
 
@@ -218,12 +220,22 @@ impl Unproven {
             count: troubles.len() as u64 + vanished.len() as u64 + unlisted,
             modified: open.map(|e| e.stat.mtime).chain(vanished).collect(),
             unlisted,
+            unreadable: troubles
+                .iter()
+                .filter(|e| e.trouble == Some(Trouble::Unreadable))
+                .count() as u64,
         }
     }
 
     /// How many there are, those torn at the source among them.
     pub fn count(&self) -> u64 {
         self.count
+    }
+
+    /// How many files and directories could not be read: unlike what is changing or
+    /// gone, nothing of them is in the entry, and trying again does not help.
+    pub fn unread(&self) -> u64 {
+        self.unreadable + self.unlisted
     }
 
     /// How many could belong to a moment. What was last written after it was not

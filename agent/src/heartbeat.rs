@@ -340,7 +340,11 @@ fn obey(agent: &Arc<Agent>, assignments: &Assignments, orders: Orders) {
         });
         let assignments = assignments.clone();
         // Ends with the job, or when its queue is dropped at shutdown.
-        tokio::spawn(async move { assignments.end(assignment.id, outcome.await.ok()) });
+        tokio::spawn(async move {
+            let outcome = outcome.await.ok();
+            let told = outcome.map(|outcome| outcome.map(|made| made.text));
+            assignments.end(assignment.id, told);
+        });
     }
 }
 

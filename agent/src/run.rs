@@ -24,6 +24,7 @@ pub mod jobs;
 mod keys;
 pub mod lease;
 pub mod lineage;
+pub mod made;
 mod protecting;
 pub mod requests;
 pub mod schedule;
@@ -54,7 +55,8 @@ use crate::state::{StateDir, StateError};
 use board::Board;
 use directives::Numbers;
 use jobs::{Asker, Job};
-use protecting::{protect, protect_once};
+use made::Made;
+use protecting::{Ended, protect, protect_once};
 use session::now;
 use supervisor::Pause;
 
@@ -85,6 +87,14 @@ pub enum AgentError {
     /// The coordinator's section.
     #[error(transparent)]
     Coordinator(#[from] CallError),
+    /// The trust chain does not let this agent write for the cluster.
+    #[error("{cluster}: {why}")]
+    Refused {
+        /// For which cluster.
+        cluster: ClusterId,
+        /// Why.
+        why: String,
+    },
     /// The work was not done.
     #[error("{cluster}: {why}")]
     Failed {
@@ -103,8 +113,10 @@ pub enum AgentError {
 pub struct Done {
     /// For which cluster.
     pub cluster: ClusterId,
-    /// What it is, for a person: a backup's id, a journal entry.
-    pub made: String,
+    /// What it is: a backup, a journal entry.
+    pub made: Made,
+    /// Whether the running agent did it, by its own configuration.
+    pub by_running_agent: bool,
 }
 
 /// What all clusters of an agent share.
@@ -310,13 +322,14 @@ pub async fn once(
     for id in chosen {
         let outcome = match &agent {
             None => requests::ask(&state.requests()?, &id, work, &meter, &shutdown).await?,
-            Some(agent) => alone(agent, &id, work, meter.clone(), &shutdown).await,
+            Some(agent) => alone(agent, &id, work, meter.clone(), &shutdown).await?,
         };
         match outcome {
             None => return Err(AgentError::Stopped),
             Some(Ok(text)) => made.push(Done {
                 cluster: id,
                 made: text,
+                by_running_agent: agent.is_none(),
             }),
             Some(Err(why)) => return Err(AgentError::Failed { cluster: id, why }),
         }
@@ -331,8 +344,10 @@ async fn alone(
     work: Work,
     meter: Meter,
     shutdown: &CancellationToken,
-) -> Option<jobs::Outcome> {
-    let at = agent.clusters.iter().position(|c| c.config.id == *id)?;
+) -> Result<Option<jobs::Outcome>, AgentError> {
+    let Some(at) = agent.clusters.iter().position(|c| c.config.id == *id) else {
+        return Ok(None);
+    };
     let (sender, outcome) = oneshot::channel();
     agent.clusters[at].ask(Job {
         work,
@@ -345,13 +360,14 @@ async fn alone(
     let outcome = tokio::select! {
         outcome = outcome => outcome.ok(),
         ended = &mut session => return match ended {
-            Ok(Err(why)) => Some(Err(why)),
-            _ => None,
+            Ok(Err(Ended::Refused(why))) => Err(AgentError::Refused { cluster: id.clone(), why }),
+            Ok(Err(Ended::Fenced(why) | Ended::Failed { why, .. })) => Ok(Some(Err(why))),
+            _ => Ok(None),
         },
         () = shutdown.cancelled() => None,
     };
     stop.cancel();
     // Its end has no outcome of its own any more.
     let _ = session.await;
-    outcome
+    Ok(outcome)
 }

@@ -2,7 +2,8 @@
 //! thin, the work is done in the library crates.
 //!
 //! Exit codes: 0 done; 1 done and the answer is "no"; 64 usage or
-//! configuration; 69 a service it needs is unreachable; 70 a bug; 75 try again.
+//! configuration; 69 a service it needs is unreachable; 70 a bug; 75 try again;
+//! 141 when nobody reads its output any more.
 //! `wal fetch` has a rule of its own, because PostgreSQL believes what a
 //! restore command says: 1 only for a proven absence, at least 126 for
 //! everything else.
@@ -12,6 +13,8 @@ mod demo;
 mod exit;
 mod operator;
 mod screen;
+
+use std::panic::AssertUnwindSafe;
 
 use clap::Parser;
 
@@ -73,6 +76,7 @@ fn main() -> std::process::ExitCode {
     if fetching {
         return commands::wal::fetch_guarded(arguments.command);
     }
+    exit::be_quiet_about_closed_pipes();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -80,8 +84,11 @@ fn main() -> std::process::ExitCode {
             return Exit::TryAgain.code();
         }
     };
-    match runtime.block_on(arguments.command.run()) {
-        Ok(exit) => exit.code(),
-        Err(e) => exit::report(&e),
+    // Unwinding takes down what the command has started.
+    let ended = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(arguments.command.run())));
+    match ended {
+        Ok(Ok(exit)) => exit.code(),
+        Ok(Err(e)) => exit::report(&e),
+        Err(panic) => exit::of_panic(panic.as_ref()),
     }
 }

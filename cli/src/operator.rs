@@ -1,18 +1,22 @@
 //! The operator's configuration: where the repository is, whom to trust, and
 //! which identity opens it.
 //!
-//! Read from `--config`, else `HOLDFAST_CONFIG`, else `holdfast.toml` here.
+//! Read from `--config`, else `HOLDFAST_CONFIG`, else `holdfast.toml` here. Relative
+//! paths in it count from its directory. Everything that is wrong with it is said
+//! at once.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
+use holdfast_plan::document::{self, Problem, Section};
 use holdfast_proto::Fingerprint;
+use holdfast_proto::names::{ActorName, Region};
 use holdfast_repository::config::ReplicaConfig;
 use holdfast_repository::seal::Identities;
 use holdfast_repository::trust::Trust;
 use holdfast_repository::{Repository, RepositoryConfig};
-use serde::Deserialize;
 
 use crate::exit::{Failure, OrExit};
 
@@ -38,8 +42,7 @@ pub struct OperatorArguments {
 }
 
 /// The file.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct OperatorFile {
     /// Replicas and trust root.
     pub repository: RepositorySection,
@@ -52,8 +55,7 @@ pub struct OperatorFile {
 }
 
 /// `[repository]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct RepositorySection {
     /// The replicas, best first.
     pub replicas: Vec<ReplicaConfig>,
@@ -62,11 +64,10 @@ pub struct RepositorySection {
 }
 
 /// `[runner]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct RunnerSection {
     /// The name under which the key is enrolled.
-    pub name: String,
+    pub name: ActorName,
     /// Its Ed25519 key.
     pub signing_key: PathBuf,
     /// Where scratch namespaces are made.
@@ -84,10 +85,10 @@ pub struct Operator {
     identity: Option<PathBuf>,
 }
 
-impl OperatorArguments {
-    /// Reads the file.
-    pub fn load(&self) -> anyhow::Result<Operator> {
-        let path = std::path::absolute(&self.config).unwrap_or_else(|_| self.config.clone());
+impl OperatorFile {
+    /// Reads the file, which must have no problem.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let text = std::fs::read_to_string(&path)
             .with_context(|| {
                 format!(
@@ -96,16 +97,103 @@ impl OperatorArguments {
                 )
             })
             .or_usage()?;
-        let mut file: OperatorFile = toml::from_str(&text)
-            .with_context(|| path.display().to_string())
-            .or_usage()?;
-        let base = path.parent().unwrap_or(Path::new("/")).to_owned();
-        file.identity = file.identity.map(|p| base.join(p));
-        if let Some(runner) = &mut file.runner {
-            runner.signing_key = base.join(&runner.signing_key);
-            runner.scratch = base.join(&runner.scratch);
-            runner.policy = runner.policy.take().map(|p| base.join(p));
+        Self::parse(&path, &text)
+            .map_err(|problems| {
+                let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
+                anyhow::anyhow!(lines.join("\n"))
+            })
+            .or_usage()
+    }
+
+    /// Reads a text. `path` is for messages, and relative paths count from its
+    /// directory.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, Vec<Problem>> {
+        let base = path.parent().unwrap_or(Path::new("/"));
+        document::read(text, &path.display().to_string(), |mut root| {
+            let read = read_file(&mut root, base);
+            root.finish();
+            read
+        })
+    }
+}
+
+fn read_file(root: &mut Section<'_>, base: &Path) -> Option<OperatorFile> {
+    let at = |path: PathBuf| base.join(path);
+    let identity = root.optional("identity").map(at);
+    let coordinator = root.optional("coordinator");
+    let runner = root.section("runner").map(|mut section| {
+        let name = section.required("name", "runner-1");
+        let signing_key = section.required("signing_key", "keys/runner-1.key").map(at);
+        let scratch = section.required("scratch", "/var/lib/holdfast/drills").map(at);
+        let policy = section.optional("policy").map(at);
+        section.finish();
+        Some(RunnerSection {
+            name: name?,
+            signing_key: signing_key?,
+            scratch: scratch?,
+            policy,
+        })
+    });
+    let repository = match root.section("repository") {
+        Some(section) => read_repository(section),
+        None => {
+            root.problem("needs a [repository] section with trust_root and replicas");
+            None
         }
+    };
+    Some(OperatorFile {
+        repository: repository?,
+        identity,
+        coordinator,
+        runner: match runner {
+            Some(runner) => Some(runner?),
+            None => None,
+        },
+    })
+}
+
+fn read_repository(mut section: Section<'_>) -> Option<RepositorySection> {
+    let trust_root = section.optional::<Fingerprint>("trust_root");
+    let replicas: Vec<Option<ReplicaConfig>> = section
+        .list("replicas")
+        .into_iter()
+        .map(|mut replica| {
+            let url = replica.required::<String>("url", "file:///srv/backup-a");
+            let region = replica.required::<Region>("region", "eu-1");
+            let options = replica
+                .has("options")
+                .then(|| replica.deserialize::<BTreeMap<String, String>>("options"));
+            let accepts = replica.optional_bool("accept_without_conditional_create");
+            replica.finish();
+            Some(ReplicaConfig {
+                url: url?,
+                region: region?,
+                options: options.unwrap_or_else(|| Some(BTreeMap::new()))?,
+                accept_without_conditional_create: accepts.unwrap_or(false),
+            })
+        })
+        .collect();
+    let replicas = replicas.into_iter().collect::<Option<Vec<_>>>();
+    if let Some(replicas) = &replicas {
+        let config = RepositoryConfig {
+            replicas: replicas.clone(),
+            trust_root,
+        };
+        for problem in config.problems() {
+            section.problem(problem.to_string());
+        }
+    }
+    section.finish();
+    Some(RepositorySection {
+        replicas: replicas?,
+        trust_root,
+    })
+}
+
+impl OperatorArguments {
+    /// Reads the file.
+    pub fn load(&self) -> anyhow::Result<Operator> {
+        let file = OperatorFile::read(&self.config)?;
         let identity = self
             .identity
             .as_ref()
@@ -164,5 +252,67 @@ impl Operator {
     /// The identities that open the repository.
     pub fn identities(&self) -> anyhow::Result<Identities> {
         Identities::load(&self.identity_path()?).or_usage()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+identity = "keys/recovery.agekey"
+coordinator = "http://127.0.0.1:7480"
+[repository]
+trust_root = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+replicas = [{ url = "file:///srv/a", region = "a" }, { url = "s3://b/x", region = "b", options = { aws_region = "eu" } }]
+[runner]
+name = "runner-1"
+signing_key = "/keys/runner-1.key"
+scratch = "drills"
+"#;
+
+    #[test]
+    fn the_shipped_example_is_sound() {
+        let example = include_str!("../../config/holdfast.toml");
+        // References to the environment are followed: here they lead to what is there.
+        let text = example
+            .replace("HOLDFAST_S3_ID", "PATH")
+            .replace("HOLDFAST_S3_SECRET", "PATH");
+        let file = OperatorFile::parse(Path::new("/etc/holdfast/holdfast.toml"), &text).unwrap();
+        assert!(file.identity.is_some() && file.coordinator.is_some() && file.runner.is_some());
+    }
+
+    #[test]
+    fn paths_count_from_the_file() {
+        let file = OperatorFile::parse(Path::new("/etc/holdfast/holdfast.toml"), GOOD).unwrap();
+        assert_eq!(
+            file.identity.as_deref(),
+            Some(Path::new("/etc/holdfast/keys/recovery.agekey"))
+        );
+        let runner = file.runner.unwrap();
+        assert_eq!(runner.signing_key, Path::new("/keys/runner-1.key"));
+        assert_eq!(runner.scratch, Path::new("/etc/holdfast/drills"));
+        assert_eq!(file.repository.replicas[1].options["aws_region"], "eu");
+    }
+
+    #[test]
+    fn everything_wrong_is_said_at_once() {
+        let text = "identiti = \"x\"\n[repository]\ntrust_root = \"y\"\n[[repository.replicas]]\nurl = 1\nsize = 2\n[runner]\n";
+        let problems = OperatorFile::parse(Path::new("h.toml"), text).unwrap_err();
+        let said: Vec<String> = problems.iter().map(Problem::to_string).collect();
+        for expect in [
+            "h.toml:1:1: identiti: is not a known key: did you mean `identity`?",
+            "h.toml:3:14: repository.trust_root: ",
+            "h.toml:5:7: repository.replicas[0].url: must be a text",
+            "repository.replicas[0].region: is missing",
+            "h.toml:6:1: repository.replicas[0].size: is not a known key",
+            "runner.name: is missing",
+            "runner.scratch: is missing",
+        ] {
+            assert!(
+                said.iter().any(|s| s.contains(expect)),
+                "{expect}\n  is not in {said:#?}"
+            );
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What people see: logging, tables, amounts, lines that fit, progress.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use holdfast_agent::progress::Meter;
@@ -53,6 +53,16 @@ pub fn span(millis: u64) -> String {
     }
 }
 
+/// A number of things: `1 file`, `2 files`.
+pub fn count(n: u64, one: &str) -> String {
+    format!("{n} {one}{}", if n == 1 { "" } else { "s" })
+}
+
+/// A moment for people, to the second.
+pub fn second(t: Timestamp) -> String {
+    t.to_chrono().format("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
 /// A moment for people, to the millisecond.
 pub fn moment(t: Timestamp) -> String {
     t.to_chrono().format("%Y-%m-%d %H:%M:%S%.3fZ").to_string()
@@ -68,6 +78,41 @@ pub fn width() -> usize {
         .map(|size| usize::from(size.ws_col))
         .filter(|columns| *columns > 0)
         .unwrap_or(PLAIN_WIDTH)
+}
+
+/// The columns of the terminal that standard output is; nothing when it goes
+/// elsewhere: what a program reads is not broken.
+fn terminal() -> Option<usize> {
+    std::io::stdout().is_terminal().then(width)
+}
+
+/// Prints text for people: on a terminal, lines that do not fit go on beneath,
+/// further in.
+pub fn print(text: &str) {
+    let mut out = String::new();
+    for line in text.lines() {
+        let indent = line.len() - line.trim_start().len();
+        match terminal() {
+            Some(columns) => out.push_str(&fold(line, columns, indent + 4, "")),
+            None => out.push_str(line),
+        }
+        out.push('\n');
+    }
+    print!("{out}");
+    let _ = std::io::stdout().flush();
+}
+
+/// Prints rows in columns, the first row being the heading, as wide as the
+/// terminal. Says whether digests were cut for that.
+pub fn print_table(rows: &[Vec<String>]) -> bool {
+    let Some(columns) = terminal() else {
+        print!("{}", table(rows));
+        return false;
+    };
+    let fits = |rows: &[Vec<String>]| widths(rows).iter().map(|w| w + 2).sum::<usize>() <= columns + 2;
+    let cut = if fits(rows) { None } else { cut_digests(rows) };
+    print!("{}", table_within(cut.as_deref().unwrap_or(rows), columns));
+    cut.is_some()
 }
 
 /// Breaks a line between words so that no part is wider than `width`: parts
@@ -97,28 +142,110 @@ pub fn fold(line: &str, width: usize, hang: usize, mark: &str) -> String {
     out
 }
 
-/// Rows in columns, the first row being the heading.
-pub fn table(rows: &[Vec<String>]) -> String {
+/// Digits of a digest that are shown where the whole does not fit.
+const CUT: usize = 16;
+
+/// The rows with every long hexadecimal number cut, when there is one.
+fn cut_digests(rows: &[Vec<String>]) -> Option<Vec<Vec<String>>> {
+    let is_digest = |t: &str| t.len() >= 40 && t.bytes().all(|b| b.is_ascii_hexdigit());
+    rows.iter().flatten().any(|t| is_digest(t)).then(|| {
+        let cut = |text: &String| match is_digest(text) {
+            true => format!("{}…", &text[..CUT]),
+            false => text.clone(),
+        };
+        rows.iter().map(|row| row.iter().map(cut).collect()).collect()
+    })
+}
+
+/// The widest of each column.
+fn widths(rows: &[Vec<String>]) -> Vec<usize> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns)
-        .map(|c| {
-            rows.iter()
-                .filter_map(|r| r.get(c))
-                .map(|t| t.chars().count())
-                .max()
-                .unwrap_or(0)
+    let of = |c: usize| {
+        let cells = rows.iter().filter_map(|r| r.get(c));
+        cells.map(|t| t.chars().count()).max().unwrap_or(0)
+    };
+    (0..columns).map(of).collect()
+}
+
+/// A table that is no wider than `columns`: cells are broken between words, the
+/// widest columns first. When not even that suffices, a line for each cell.
+fn table_within(rows: &[Vec<String>], columns: usize) -> String {
+    let words: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| {
+            let longest = |t: &String| t.split(' ').max_by_key(|w| w.chars().count()).map(str::to_owned);
+            row.iter().map(|t| longest(t).unwrap_or_default()).collect()
         })
         .collect();
+    let least = widths(&words);
+    let mut chosen = widths(rows);
+    let total = |widths: &[usize]| (widths.iter().sum::<usize>() + 2 * widths.len()).saturating_sub(2);
+    while total(&chosen) > columns {
+        let widest = (0..chosen.len())
+            .filter(|c| chosen[*c] > least[*c])
+            .max_by_key(|c| chosen[*c]);
+        match widest {
+            Some(c) => chosen[c] -= 1,
+            None => return one_below_another(rows, columns),
+        }
+    }
+    let mut broken: Vec<Vec<String>> = Vec::new();
+    let mut heading = 0;
+    for (n, row) in rows.iter().enumerate() {
+        let cells: Vec<Vec<String>> = row
+            .iter()
+            .zip(&chosen)
+            .map(|(text, width)| fold(text, *width, 0, "").lines().map(str::to_owned).collect())
+            .collect();
+        let height = cells.iter().map(Vec::len).max().unwrap_or(1).max(1);
+        for line in 0..height {
+            let part = |cell: &Vec<String>| cell.get(line).cloned().unwrap_or_default();
+            broken.push(cells.iter().map(part).collect());
+        }
+        if n == 0 {
+            heading = height;
+        }
+    }
+    ruled(&broken, &widths(&broken), heading)
+}
+
+/// A block for each row, a line for each cell.
+fn one_below_another(rows: &[Vec<String>], columns: usize) -> String {
+    let Some((heading, rows)) = rows.split_first() else {
+        return String::new();
+    };
+    let named = heading.iter().map(|h| h.chars().count()).max().unwrap_or(0);
+    let mut out = String::new();
+    for (n, row) in rows.iter().enumerate() {
+        if n > 0 {
+            out.push('\n');
+        }
+        for (name, text) in heading.iter().zip(row).filter(|(_, text)| !text.is_empty()) {
+            let line = format!("{name:<named$}  {text}");
+            out.push_str(&fold(&line, columns, named + 2, ""));
+            out.push('\n');
+        }
+    }
+    out
+}
+
+/// Rows in columns, the first row being the heading.
+pub fn table(rows: &[Vec<String>]) -> String {
+    ruled(rows, &widths(rows), 1)
+}
+
+/// Lines in columns; the first `heading` ones stand above the rule.
+fn ruled(rows: &[Vec<String>], widths: &[usize], heading: usize) -> String {
     let mut out = String::new();
     for (n, row) in rows.iter().enumerate() {
         let line: Vec<String> = row
             .iter()
-            .zip(&widths)
+            .zip(widths)
             .map(|(text, width)| format!("{text:<width$}"))
             .collect();
         out.push_str(line.join("  ").trim_end());
         out.push('\n');
-        if n == 0 {
+        if n + 1 == heading {
             let rule: Vec<String> = widths.iter().map(|w| "-".repeat(*w)).collect();
             out.push_str(&rule.join("  "));
             out.push('\n');
@@ -216,5 +343,37 @@ mod tests {
     fn columns_line_up() {
         let rows = [["a", "bb"], ["ccc", "d"]].map(|r| r.map(str::to_owned).to_vec());
         assert_eq!(table(&rows), "a    bb\n---  --\nccc  d\n");
+    }
+
+    #[test]
+    fn tables_fit_and_break_between_words() {
+        let rows = [
+            ["cluster", "last base", "n"],
+            ["acme/erp", "2026-11-27 10:58:04Z", "1"],
+            ["acme/crm", "-", "0"],
+        ]
+        .map(|r| r.map(str::to_owned).to_vec());
+        assert_eq!(table_within(&rows, 80), table(&rows));
+        assert_eq!(
+            table_within(&rows, 24),
+            "cluster   last base   n\n--------  ----------  -\nacme/erp  2026-11-27  1\n          10:58:04Z\n\
+             acme/crm  -           0\n"
+        );
+        assert_eq!(
+            table_within(&rows, 21),
+            "cluster    acme/erp\nlast base  2026-11-27\n           10:58:04Z\nn          1\n\n\
+             cluster    acme/crm\nlast base  -\nn          0\n"
+        );
+        let key = vec!["key".to_owned(), "0123456789abcdef".repeat(4)];
+        let cut = cut_digests(&[key.clone()]).expect("a digest");
+        assert_eq!(cut[0], ["key", "0123456789abcdef…"]);
+        assert_eq!(cut_digests(&[vec!["01HF8ZK2".to_owned()]]), None);
+    }
+
+    #[test]
+    fn one_is_singular() {
+        assert_eq!(count(1, "file"), "1 file");
+        assert_eq!(count(0, "file"), "0 files");
+        assert_eq!(count(2, "file"), "2 files");
     }
 }

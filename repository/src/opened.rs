@@ -7,7 +7,10 @@
 //!
 //! Nothing is written by opening. [`Repository::init`] writes `repository.json`
 //! and is safe to repeat, also when an earlier run died half way: what one
-//! replica holds decides, and the others get the same bytes.
+//! replica holds decides, and the others get the same bytes. Once the trust
+//! chain has begun, a replica without `repository.json` is more likely a volume
+//! that is not mounted than a new one: only a replica that the caller names is
+//! made then ([`Repository::init_adding`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -58,6 +61,15 @@ impl fmt::Display for Regions {
     }
 }
 
+/// The replicas, without what is wrong with each.
+fn places(regions: &Regions) -> String {
+    let place = |(region, error): &(Region, StoreError)| match error {
+        StoreError::Gone { location, .. } => format!("{region}: {location}"),
+        other => other.explained(),
+    };
+    regions.0.iter().map(place).collect::<Vec<_>>().join(", ")
+}
+
 /// Why a repository cannot be opened or initialised.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -68,7 +80,11 @@ pub enum OpenError {
     #[error("no replica of the repository can be reached: {0}")]
     NoneReachable(Regions),
     /// All replicas answered, and none holds a repository.
-    #[error("there is no repository at any of the configured replicas: run `holdfast repo init` first ({0})")]
+    #[error(
+        "none of the configured replicas ({}) holds the repository: if there is one, mount its volumes or correct the \
+         URLs; only for a new repository run `holdfast repo init`",
+        places(.0)
+    )]
     NoRepository(Regions),
     /// Two replicas belong to two repositories.
     #[error(
@@ -108,6 +124,25 @@ pub enum OpenError {
         location: String,
         /// One of the things there.
         example: String,
+    },
+    /// The repository stands, and a replica is without it.
+    #[error(
+        "replica {region}: {location} holds no repository.json, and {holder} holds this repository already: if the \
+         volume is not mounted, mount it; if the replica is truly new or lost, run again with --add-replica {region}"
+    )]
+    Lacking {
+        /// The replica.
+        region: Region,
+        /// Its URL.
+        location: String,
+        /// A replica that holds the repository.
+        holder: Region,
+    },
+    /// A replica to add that the configuration does not have.
+    #[error("{region} is not among the configured replicas: add it to them, or correct the name")]
+    NotConfigured {
+        /// The region.
+        region: Region,
     },
     /// Initialising needs every replica.
     #[error("every replica must be reached to initialise: {0}")]
@@ -200,7 +235,25 @@ impl Repository {
         root: Fingerprint,
         now: Timestamp,
     ) -> Result<Self, OpenError> {
+        Self::init_adding(config, &[], root, now).await
+    }
+
+    /// As [`Repository::init`], and makes the replicas in `added` although others
+    /// hold the repository. What they lack of it is for [`crate::replicate`].
+    pub async fn init_adding(
+        config: &RepositoryConfig,
+        added: &[Region],
+        root: Fingerprint,
+        now: Timestamp,
+    ) -> Result<Self, OpenError> {
         let (replicas, lenient) = configured(config)?;
+        let strange = added.iter().find(|a| replicas.iter().all(|r| r.region() != *a));
+        if let Some(region) = strange {
+            return Err(OpenError::NotConfigured {
+                region: region.clone(),
+            });
+        }
+        refuse_lacking(&replicas, added).await?;
         for replica in &replicas {
             if let Some(directory) = replica.directory() {
                 directory.make().await.map_err(|source| OpenError::Directory {
@@ -384,6 +437,36 @@ impl Repository {
             .map(|r| r.with_deadlines(deadlines))
             .collect();
         self
+    }
+}
+
+/// Refuses when one replica holds a repository that has begun and another, which
+/// is not to be added, holds none. Before anything is made: below an unmounted
+/// volume a marker would say for ever that nothing is missing there.
+async fn refuse_lacking(replicas: &[Replica], added: &[Region]) -> Result<(), OpenError> {
+    let (mut holder, mut lacking) = (None, None);
+    for replica in replicas {
+        match replica.document().await {
+            // A marker alone is what a run of init leaves that died half way.
+            Ok(_) if holder.is_none() => {
+                if let Ok(Some(_)) = replica.head(&layout::trust(0)).await {
+                    holder = Some(replica.region());
+                }
+            }
+            Err(StoreError::Gone { .. }) if !added.contains(replica.region()) => {
+                lacking = lacking.or(Some(replica));
+            }
+            // What else is wrong is said when the markers are compared.
+            _ => {}
+        }
+    }
+    match (holder, lacking) {
+        (Some(holder), Some(replica)) => Err(OpenError::Lacking {
+            region: replica.region().clone(),
+            location: replica.location().to_owned(),
+            holder: holder.clone(),
+        }),
+        _ => Ok(()),
     }
 }
 

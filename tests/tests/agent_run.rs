@@ -125,7 +125,7 @@ impl Stage {
         let config = self.config("agent", "")?;
         let done =
             holdfast_agent::once(&config, None, work, Meter::default(), CancellationToken::new()).await?;
-        Ok(done.into_iter().map(|d| d.made).collect())
+        Ok(done.into_iter().map(|d| d.made.text).collect())
     }
 
     fn lineage(&self) -> Result<Lineage> {

@@ -91,9 +91,26 @@ async fn a_repository_is_made_once_and_opened_often() -> Result<()> {
         .map(|r| std::fs::read(dir.path().join(r).join("repository.json")))
         .collect::<Result<_, _>>()?;
     ensure!(documents.len() == 1, "the same bytes on every replica");
-    // A third replica joins the same repository.
+    // Until the trust chain has begun, init may have died half way.
     let three = config(dir.path(), &["a", "b", "c"]);
     ensure!(Repository::init(&three, root(), now()).await?.id() == made.id());
+    // Afterwards a replica without the marker may be one that is not mounted.
+    let four = config(dir.path(), &["a", "b", "c", "d"]);
+    made.replicas()[0]
+        .create(&layout::trust(0), Bytes::from_static(b"x"))
+        .await?;
+    let error = Repository::init(&four, root(), now())
+        .await
+        .expect_err("no marker");
+    ensure!(error.to_string().contains("--add-replica d"), "{error}");
+    ensure!(!dir.path().join("d").exists(), "nothing was made");
+    let added = Repository::init_adding(&four, &["d".parse()?], root(), now()).await?;
+    ensure!(added.id() == made.id() && dir.path().join("d/repository.json").exists());
+    ensure!(Repository::init(&four, root(), now()).await?.id() == made.id());
+    let error = Repository::init_adding(&four, &["e".parse()?], root(), now())
+        .await
+        .expect_err("not configured");
+    ensure!(error.to_string().contains("not among the configured"), "{error}");
     // Another root is another repository.
     let error = Repository::init(&both, Fingerprint::new([8; 32]), now())
         .await

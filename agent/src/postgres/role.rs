@@ -35,9 +35,11 @@ pub fn role_sql(role: &str, major: PgMajor) -> String {
     let role = role.escape_debug();
     sql.push_str(&format!(
         "-- A password, unless the role logs in by peer over the unix socket: \\password {role}\n\
-         -- In pg_hba.conf, one line for SQL and one for replication, for example:\n\
-         --   local all         {role} peer\n\
-         --   local replication {role} peer\n"
+         -- In pg_hba.conf, before other lines that match, for SQL and for replication:\n\
+         --   local  all,replication  {role}  peer map=holdfast\n\
+         -- In pg_ident.conf, for the user that the agent runs as:\n\
+         --   holdfast  postgres  {role}\n\
+         -- Then: SELECT pg_reload_conf();\n"
     ));
     sql
 }
@@ -92,5 +94,7 @@ mod tests {
         assert!(sql.contains("pg_backup_stop(boolean)"));
         assert!(sql.contains("pg_logical_emit_message(boolean, text, text, boolean)"));
         assert!(!sql.contains("SUPERUSER LOGIN"));
+        assert!(sql.contains("--   local  all,replication  holdfast  peer map=holdfast\n"));
+        assert!(sql.contains("--   holdfast  postgres  holdfast\n"));
     }
 }

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::made::Made;
 use super::schedule::{self, Facts};
 use super::session::Session;
 use super::supervisor::{Failure, Pause};
@@ -27,7 +28,7 @@ use crate::progress::Meter;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What came of a job: what was made, or why nothing was.
-pub type Outcome = Result<String, String>;
+pub type Outcome = Result<Made, String>;
 
 /// One piece of work that is asked for.
 #[derive(Debug)]
@@ -188,7 +189,7 @@ impl Jobs {
         };
         match &outcome {
             Ok(made) => {
-                tracing::info!(work = ?work, made, "work is done");
+                tracing::info!(work = ?work, made = made.text, "work is done");
                 self.session.findings.clear(name, &subject);
                 running.resting.remove(&work);
                 match work {

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use holdfast_proto::finding::Severity;
 use holdfast_repository::replica::explained;
+use holdfast_repository::trust::LoadError;
 use tokio_util::sync::CancellationToken;
 
 use super::jobs::Jobs;
@@ -28,6 +29,7 @@ pub async fn protect(agent: Arc<Agent>, at: usize, scheduled: bool, shutdown: Ca
                 shutdown.cancelled().await;
                 return;
             }
+            Err(Ended::Refused(why)) => why,
             Err(Ended::Failed { why, began }) => {
                 if began {
                     pause = Pause::default();
@@ -43,20 +45,21 @@ pub async fn protect(agent: Arc<Agent>, at: usize, scheduled: bool, shutdown: Ca
     }
 }
 
-/// One session without retries; the error is for a person.
-pub async fn protect_once(agent: Arc<Agent>, at: usize, stop: CancellationToken) -> Result<(), String> {
-    match session_of(&agent, at, false, stop).await {
-        Ok(()) => Ok(()),
-        Err(Ended::Fenced(why) | Ended::Failed { why, .. }) => Err(why),
-    }
+/// One session without retries.
+pub async fn protect_once(agent: Arc<Agent>, at: usize, stop: CancellationToken) -> Result<(), Ended> {
+    session_of(&agent, at, false, stop).await
 }
 
-/// How a session ended before it was told to.
-enum Ended {
+/// How a session ended before it was told to; why is for a person.
+#[derive(Debug)]
+pub enum Ended {
     /// Another agent is the writer.
     Fenced(String),
+    /// The agent is not enrolled for the cluster, or the trust root is another.
+    Refused(String),
     /// It may be begun again.
     Failed {
+        /// Why.
         why: String,
         /// Whether it had begun at all.
         began: bool,
@@ -82,9 +85,12 @@ async fn session_of(
         begun = beginning => begun,
         () = cancel.cancelled() => return Ok(()),
     };
-    let (session, publishing) = begun.map_err(|error: SessionError| Ended::Failed {
-        why: explained(&error),
-        began: false,
+    let (session, publishing) = begun.map_err(|error| {
+        let why = explained(&error);
+        match error {
+            SessionError::Signer(_) | SessionError::Trust(LoadError::Chain(_)) => Ended::Refused(why),
+            _ => Ended::Failed { why, began: false },
+        }
     })?;
     let subject = session.subject();
     cluster.findings.clear("cluster-not-protected", &subject);

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Agent;
 use super::jobs::{Asker, Job};
+use super::made::Made;
 use crate::durable::{self, LocalFileError};
 use crate::progress::Meter;
 
@@ -40,7 +41,7 @@ pub struct Request {
 }
 
 /// The outcome: what was made, or why nothing was.
-pub type Answer = Result<String, String>;
+pub type Answer = Result<Made, String>;
 
 fn file(directory: &Path, id: WorkId, kind: &str) -> PathBuf {
     directory.join(format!("{id}.{kind}"))

@@ -31,6 +31,7 @@ use super::directives::Numbers;
 use super::keys::Keys;
 use super::lease::{self, LeaseError};
 use super::lineage::{self, LineageError};
+use super::made::{Made, Piece};
 use super::schedule::NewestBase;
 use crate::base::{self, BaseContext};
 use crate::bundle::Bundling;
@@ -243,12 +244,7 @@ impl Session {
     }
 
     /// Does one piece of work.
-    pub async fn perform(
-        &self,
-        work: Work,
-        meter: Meter,
-        cancel: CancellationToken,
-    ) -> Result<String, String> {
+    pub async fn perform(&self, work: Work, meter: Meter, cancel: CancellationToken) -> Result<Made, String> {
         let done = match work {
             Work::BaseBackup => self.base_backup(meter, cancel).await,
             Work::FilestoreCheckpoint => self.checkpoint(meter, cancel).await,
@@ -257,7 +253,7 @@ impl Session {
         done.map_err(|error| explained(error.as_ref()))
     }
 
-    async fn base_backup(&self, meter: Meter, cancel: CancellationToken) -> Result<String, Failed> {
+    async fn base_backup(&self, meter: Meter, cancel: CancellationToken) -> Result<Made, Failed> {
         self.until_streaming(&cancel).await?;
         let context = BaseContext {
             publisher: self.publisher(),
@@ -289,7 +285,10 @@ impl Session {
         let (facts, newest) = facts_of(&made.body);
         self.board.set_base(Some(facts));
         *self.base.lock().unwrap_or_else(PoisonError::into_inner) = Some((newest, made.link));
-        Ok(format!("base backup {}", made.id))
+        Ok(Made {
+            text: format!("base backup {}", made.id),
+            pieces: vec![Piece::BaseBackup { id: made.id }],
+        })
     }
 
     /// Waits until the WAL line streams: before that a base could not become
@@ -324,7 +323,7 @@ impl Session {
         Ok(PathBuf::from(row.try_get::<_, String>(0)?))
     }
 
-    async fn checkpoint(&self, meter: Meter, cancel: CancellationToken) -> Result<String, Failed> {
+    async fn checkpoint(&self, meter: Meter, cancel: CancellationToken) -> Result<Made, Failed> {
         let asked = Asked {
             sweep: true,
             checkpoint: true,
@@ -337,7 +336,8 @@ impl Session {
             return Err("the cluster has no filestore in the agent's configuration".into());
         }
         let writing = self.writing();
-        let mut made = Vec::new();
+        let mut pieces = Vec::new();
+        let mut said = Vec::new();
         for filestore in filestores.iter_mut() {
             filestore.count_with(meter.clone());
             let captured = tokio::select! {
@@ -345,16 +345,23 @@ impl Session {
                 () = cancel.cancelled() => return Err("the agent is stopping".into()),
             };
             self.note_filestore(filestore);
-            made.push(format!(
-                "{} entry {}",
-                filestore.config().name,
-                captured.journal.n
-            ));
+            let name = filestore.config().name.clone();
+            said.push(format!("{name} entry {}", captured.journal.n));
+            pieces.push(Piece::Filestore {
+                filestore: name,
+                entry: captured.journal.n,
+                files: captured.files,
+                bytes: captured.bytes,
+                unread: captured.unproven.unread(),
+            });
         }
-        Ok(made.join(", "))
+        Ok(Made {
+            text: said.join(", "),
+            pieces,
+        })
     }
 
-    async fn configuration(&self, cancel: CancellationToken) -> Result<String, Failed> {
+    async fn configuration(&self, cancel: CancellationToken) -> Result<Made, Failed> {
         let (publisher, data_key, secrets_key) = (self.publisher(), self.keys.data(), self.keys.secrets());
         let bundling = Bundling {
             publisher: &publisher,
@@ -374,17 +381,27 @@ impl Session {
             () = cancel.cancelled() => return Err("the agent is stopping".into()),
         };
         *self.config_bundle.lock().unwrap_or_else(PoisonError::into_inner) = Some(bundled.config.link);
-        Ok(match bundled.written.as_slice() {
+        let text = match bundled.written.as_slice() {
             [] => format!("bundle {} is still current", bundled.config.id),
             written => format!(
-                "bundles {}",
+                "{} {}",
+                if written.len() == 1 { "bundle" } else { "bundles" },
                 written
                     .iter()
                     .map(ToString::to_string)
                     .collect::<Vec<_>>()
                     .join(", ")
             ),
-        })
+        };
+        let secrets = bundled.secrets.as_ref().map(|newest| newest.id);
+        let pieces = std::iter::once(bundled.config.id)
+            .chain(secrets)
+            .map(|id| Piece::Bundle {
+                id,
+                written: bundled.written.contains(&id),
+            })
+            .collect();
+        Ok(Made { text, pieces })
     }
 }
 

@@ -20,7 +20,8 @@ use crate::screen;
 pub enum AgentCommand {
     /// Protect the clusters of the configuration until stopped.
     Run(RunArguments),
-    /// One piece of its work now.
+    /// One piece of its work now. When an agent runs on the same state directory
+    /// it does the work, by the configuration that it was started with.
     Backup(BackupArguments),
     /// Print the statements that make the agent's role in PostgreSQL.
     Sql(SqlArguments),
@@ -47,7 +48,8 @@ enum What {
 #[derive(Debug, Args)]
 pub struct BackupArguments {
     what: What,
-    /// The agent's configuration.
+    /// The agent's configuration. Of a running agent only state_dir and the names
+    /// of the clusters are taken from it.
     #[arg(long, value_name = "FILE", default_value = "/etc/holdfast/agent.toml")]
     config: PathBuf,
     /// One of its clusters; all of them without it.
@@ -106,15 +108,33 @@ async fn backup(arguments: BackupArguments) -> anyhow::Result<Exit> {
     let done =
         until_signalled(|stop| run::once(&config, arguments.cluster.as_ref(), work, meter, stop)).await;
     watching.finish().await;
-    for made in done.or_unavailable()? {
+    let mut exit = Exit::Done;
+    for done in done.or_unavailable()? {
+        let unread = done.made.unread();
+        if unread > 0 {
+            exit = Exit::No;
+        }
         if arguments.json {
+            let report = serde_json::json!({
+                "cluster": done.cluster,
+                "made": done.made.text,
+                "pieces": done.made.pieces,
+                "whole": unread == 0,
+                "by_running_agent": done.by_running_agent,
+            });
+            println!("{report}");
+            continue;
+        }
+        println!("{}  {}", done.cluster, done.made.text);
+        if unread > 0 {
             println!(
-                "{}",
-                serde_json::json!({ "cluster": made.cluster, "made": made.made })
+                "  captured, but not whole: {} could not be read; the agent's findings name them",
+                screen::count(unread, "file")
             );
-        } else {
-            println!("{}  {}", made.cluster, made.made);
+        }
+        if done.by_running_agent {
+            println!("  done by the running agent, with its configuration");
         }
     }
-    Ok(Exit::Done)
+    Ok(exit)
 }

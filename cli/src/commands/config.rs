@@ -1,20 +1,26 @@
 //! `holdfast config`: configuration files, before they are used.
 
+mod shown;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use holdfast_agent::config::AgentConfig;
+use holdfast_coordinator::config::CoordinatorConfig;
+use holdfast_plan::policy::Policy;
 
-use crate::exit::{Exit, OrExit};
+use crate::exit::{Exit, Failure, OrExit};
+use crate::operator::OperatorFile;
+use shown::{Lines, Origin, Shown};
 
 /// Check and show configuration files.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Report everything that is wrong with a file, each with its line.
-    Check(FileArguments),
+    Check(CheckArguments),
     /// Show the values in force and where each comes from.
-    Show(FileArguments),
+    Show(ShowArguments),
 }
 
 /// What a file configures.
@@ -26,6 +32,8 @@ enum Kind {
     Coordinator,
     /// The policy.
     Policy,
+    /// Whoever restores, drills and looks: holdfast.toml.
+    Operator,
 }
 
 #[derive(Debug, Args)]
@@ -33,9 +41,28 @@ pub struct FileArguments {
     /// The file.
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// What it configures; without it, told by its name (agent.toml, coordinator.toml, policy.toml).
+    /// What it configures; without it, told by its name (agent.toml, coordinator.toml, policy.toml, holdfast.toml).
     #[arg(long)]
     kind: Option<Kind>,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArguments {
+    #[command(flatten)]
+    file: FileArguments,
+    /// The file is for another machine: do not look for the keys and directories
+    /// that it names.
+    #[arg(long)]
+    elsewhere: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ShowArguments {
+    #[command(flatten)]
+    file: FileArguments,
+    /// Print as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 impl FileArguments {
@@ -52,13 +79,51 @@ impl FileArguments {
             ("agent", Kind::Agent),
             ("coordinator", Kind::Coordinator),
             ("policy", Kind::Policy),
+            ("operator", Kind::Operator),
+            ("holdfast", Kind::Operator),
         ]
         .into_iter()
         .find(|(word, _)| name.contains(word))
         .map(|(_, kind)| kind)
-        .context("what does this file configure? Pass --kind agent, coordinator or policy")
+        .context("what does this file configure? Pass --kind agent, coordinator, policy or operator")
         .or_usage()
     }
+
+    /// Reads the file; its values in force.
+    fn read(&self) -> anyhow::Result<Read> {
+        let kind = self.kind()?;
+        let path = std::path::absolute(&self.file).unwrap_or_else(|_| self.file.clone());
+        if let Kind::Agent = kind {
+            let config = AgentConfig::load(&self.file).or_usage()?;
+            return Ok(Read {
+                shown: config.settings().iter().map(Shown::of_setting).collect(),
+                named: shown::named_by_agent,
+            });
+        }
+        let lines = Lines::of(&path, &self.file).or_usage()?;
+        Ok(match kind {
+            Kind::Coordinator => Read {
+                shown: shown::coordinator(&CoordinatorConfig::load(&self.file).or_usage()?, &lines),
+                named: shown::named_by_coordinator,
+            },
+            Kind::Policy => Read {
+                shown: shown::policy(&policy(&self.file)?, &lines),
+                named: |_| false,
+            },
+            Kind::Agent | Kind::Operator => Read {
+                shown: shown::operator(&OperatorFile::read(&self.file)?, &lines),
+                named: shown::named_by_operator,
+            },
+        })
+    }
+}
+
+/// A sound file.
+struct Read {
+    shown: Vec<Shown>,
+    /// Whether the setting of a path names something that must exist before the
+    /// program starts.
+    named: fn(&str) -> bool,
 }
 
 impl ConfigCommand {
@@ -66,37 +131,59 @@ impl ConfigCommand {
     pub fn run(self) -> anyhow::Result<Exit> {
         match self {
             ConfigCommand::Check(arguments) => {
-                match arguments.kind()? {
-                    Kind::Agent => drop(AgentConfig::load(&arguments.file).or_usage()?),
-                    Kind::Coordinator => drop(coordinator(&arguments.file)?),
-                    Kind::Policy => drop(policy(&arguments.file)?),
+                let read = arguments.file.read()?;
+                if !arguments.elsewhere {
+                    refuse_missing(&read)?;
                 }
-                println!("{} is sound", arguments.file.display());
+                println!("{} is sound", arguments.file.file.display());
             }
-            ConfigCommand::Show(arguments) => match arguments.kind()? {
-                Kind::Agent => {
-                    for setting in AgentConfig::load(&arguments.file).or_usage()?.settings() {
-                        println!("{setting}");
-                    }
+            ConfigCommand::Show(arguments) => {
+                let shown = arguments.file.read()?.shown;
+                if arguments.json {
+                    println!("{}", serde_json::to_string_pretty(&shown)?);
+                } else {
+                    shown.iter().for_each(|setting| println!("{setting}"));
                 }
-                Kind::Coordinator => println!("{:#?}", coordinator(&arguments.file)?),
-                Kind::Policy => println!("{:#?}", policy(&arguments.file)?),
-            },
+            }
         }
         Ok(Exit::Done)
     }
 }
 
-fn coordinator(file: &Path) -> anyhow::Result<holdfast_coordinator::config::CoordinatorConfig> {
-    holdfast_coordinator::config::CoordinatorConfig::load(file).or_usage()
+/// What is named and not there is a problem like others: a file is checked where it
+/// is used, most of all just before a daemon is started with it.
+fn refuse_missing(read: &Read) -> anyhow::Result<()> {
+    let problems: Vec<String> = read
+        .shown
+        .iter()
+        .filter(|setting| (read.named)(&setting.path))
+        .filter_map(|setting| {
+            let why = match std::fs::metadata(&setting.value) {
+                Ok(_) => return None,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => "is not there".to_owned(),
+                Err(e) => format!("cannot be looked at ({e})"),
+            };
+            let Origin::Line { file, line } = &setting.origin else {
+                return None;
+            };
+            Some(format!(
+                "{file}:{line}: {}: {} {why}: correct it, or pass --elsewhere when the file is for another machine or user",
+                setting.path, setting.value
+            ))
+        })
+        .collect();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::usage(problems.join("\n")))
 }
 
 /// Reads a policy file.
-pub fn policy(file: &Path) -> anyhow::Result<holdfast_plan::policy::Policy> {
+pub fn policy(file: &Path) -> anyhow::Result<Policy> {
     let text = std::fs::read_to_string(file)
         .with_context(|| file.display().to_string())
         .or_usage()?;
-    holdfast_plan::policy::Policy::parse(&text, &file.display().to_string())
+    Policy::parse(&text, &file.display().to_string())
         .map_err(|problems| {
             anyhow::anyhow!(
                 problems

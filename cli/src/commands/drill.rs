@@ -24,7 +24,14 @@ pub enum DrillCommand {
     /// Restore into a scratch namespace, check the copy, sign the result.
     Run(Box<RunArguments>),
     /// The scenarios there are, and their parameters.
-    List,
+    List(ListArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct ListArguments {
+    /// Print as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -59,6 +66,9 @@ pub struct RunArguments {
     /// Seconds to wait for the coordinator to seal an entry of the log.
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     patience: u64,
+    /// Say in the evidence that a schedule began this drill, not a person.
+    #[arg(long)]
+    scheduled: bool,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -69,17 +79,35 @@ impl DrillCommand {
     pub async fn run(self) -> anyhow::Result<Exit> {
         match self {
             DrillCommand::Run(arguments) => run(*arguments).await,
-            DrillCommand::List => {
-                for scenario in Scenario::shipped() {
-                    println!("{}  {}  {}", scenario.name, scenario.level, scenario.title);
-                    for (name, meaning) in &scenario.parameters {
-                        println!("    --set {name}=…  {meaning}");
-                    }
-                }
-                Ok(Exit::Done)
-            }
+            DrillCommand::List(arguments) => list(&arguments),
         }
     }
+}
+
+fn list(arguments: &ListArguments) -> anyhow::Result<Exit> {
+    let shipped = Scenario::shipped();
+    if arguments.json {
+        let rows: Vec<_> = shipped
+            .iter()
+            .map(|s| {
+                serde_json::json!({
+                    "name": s.name.to_string(), "level": s.level, "title": s.title, "parameters": s.parameters,
+                })
+            })
+            .collect();
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+        return Ok(Exit::Done);
+    }
+    for scenario in shipped {
+        screen::print(&format!(
+            "{}  {}  {}",
+            scenario.name, scenario.level, scenario.title
+        ));
+        for (name, meaning) in &scenario.parameters {
+            screen::print(&format!("    --set {name}=…  {meaning}"));
+        }
+    }
+    Ok(Exit::Done)
 }
 
 fn pairs(texts: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
@@ -98,12 +126,18 @@ fn runner_of(operator: &Operator) -> anyhow::Result<Runner> {
     let section = operator.file.runner.as_ref().ok_or_else(|| {
         Failure::usage("the configuration has no [runner] section: name, signing_key and scratch are needed")
     })?;
+    // The copy's server names its files by their real paths, and nothing outside of
+    // the scratch space is handed to it: `..` and links would look like outside.
+    let scratch = std::fs::create_dir_all(&section.scratch)
+        .and_then(|()| section.scratch.canonicalize())
+        .with_context(|| format!("the scratch space {}", section.scratch.display()))
+        .or_usage()?;
     Ok(Runner {
-        name: section.name.parse().or_usage()?,
+        name: section.name.clone(),
         key: SigningKey::load(&section.signing_key)
             .context("the runner's key")
             .or_usage()?,
-        scratch: section.scratch.clone(),
+        scratch,
         fetch: restore::fetch_by(operator)?,
     })
 }
@@ -141,7 +175,11 @@ async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
         target: arguments.to_time.map(Target::Time),
         accept_unreachable: arguments.accept_unreachable.into_iter().collect(),
         governing,
-        kind: DrillKind::OnDemand,
+        kind: if arguments.scheduled {
+            DrillKind::Scheduled
+        } else {
+            DrillKind::OnDemand
+        },
         initiator: std::env::var("USER").ok().filter(|u| !u.is_empty()),
         databases,
         superuser: arguments.superuser,
@@ -203,7 +241,7 @@ fn print(outcome: &DrillOutcome) {
             check.actual.clone().unwrap_or_default(),
         ]);
     }
-    print!("{}", screen::table(&rows));
+    screen::print_table(&rows);
     for phase in &predicate.timings.phases {
         println!(
             "  {:<20} {}",

@@ -1,8 +1,7 @@
 //! `holdfast evidence`: what was proven, for those who have to believe it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Context;
 use clap::{Args, Subcommand};
 use holdfast_drills::evidence::entry::{Entry, LoggedEntry};
 use holdfast_drills::evidence::statement::Statement;
@@ -13,7 +12,7 @@ use holdfast_proto::Fingerprint;
 use holdfast_proto::names::DrillId;
 
 use crate::exit::{Exit, Failure, OrExit};
-use crate::operator::OperatorArguments;
+use crate::operator::{OperatorArguments, OperatorFile};
 use crate::screen;
 
 /// Signed evidence.
@@ -108,7 +107,7 @@ async fn list(arguments: ListArguments) -> anyhow::Result<Exit> {
                 i.cluster.to_string(),
                 i.scenario.to_string(),
                 i.level.to_string(),
-                format!("intent, by {}", i.deadline),
+                format!("intent, by {}", screen::second(i.deadline)),
             ],
             Entry::Result(s) => {
                 let p = &s.predicate;
@@ -147,7 +146,7 @@ async fn list(arguments: ListArguments) -> anyhow::Result<Exit> {
             .collect();
         println!("{}", serde_json::to_string_pretty(&objects)?);
     } else {
-        print!("{}", screen::table(&rows));
+        screen::print_table(&rows);
     }
     Ok(Exit::Done)
 }
@@ -188,23 +187,23 @@ async fn export_drill(arguments: ExportArguments) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn root_of(path: &Path) -> anyhow::Result<Option<Fingerprint>> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let file: crate::operator::OperatorFile = toml::from_str(&text)?;
-    Ok(file.repository.trust_root)
-}
-
 fn verify_export(arguments: &VerifyArguments) -> anyhow::Result<Exit> {
     let root = match (&arguments.root, &arguments.config) {
         (Some(root), _) => Some(*root),
-        (None, Some(config)) => root_of(config).or_usage()?,
+        (None, Some(config)) => OperatorFile::read(config)?.repository.trust_root,
         (None, None) => None,
     };
+    if !arguments.directory.is_dir() {
+        return Err(Failure::usage(format!(
+            "there is no directory {}: name one that `holdfast evidence export` wrote",
+            arguments.directory.display()
+        )));
+    }
     let report = verify::verify_export(&arguments.directory, root);
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        print!("{report}");
+        screen::print(&report.to_string());
     }
     Ok(if report.accepted() { Exit::Done } else { Exit::No })
 }

@@ -57,13 +57,20 @@ struct Made {
     recipients: Vec<(&'static str, String)>,
     /// Files written by this run.
     written: Vec<PathBuf>,
+    /// Actors named in this run.
+    #[serde(skip)]
+    agents: Vec<ActorName>,
+    #[serde(skip)]
+    runners: Vec<ActorName>,
+    #[serde(skip)]
+    coordinators: Vec<ActorName>,
 }
 
 impl KeysCommand {
     /// Runs the command.
     pub fn run(self) -> anyhow::Result<Exit> {
         match self {
-            KeysCommand::Generate(arguments) => generate(&arguments),
+            KeysCommand::Generate(arguments) => generate(&arguments).or_usage(),
         }
     }
 }
@@ -76,6 +83,19 @@ struct Ring {
 impl Ring {
     fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
+    }
+
+    /// A private key that is gone while its public half stands was moved away as
+    /// advised: another one in its place would be of no use, and nobody would notice.
+    fn refuse_replacing(&self, private: &Path, public: &str) -> anyhow::Result<()> {
+        if self.path(public).exists() {
+            bail!(
+                "{} is not here but {public} is: it was moved away; run this where the whole directory is, or name \
+                 another with --directory",
+                private.display()
+            );
+        }
+        Ok(())
     }
 
     fn public(&mut self, name: &str, text: &str) -> anyhow::Result<()> {
@@ -95,6 +115,7 @@ impl Ring {
         if path.exists() {
             return Ok(SigningKey::load(&path)?);
         }
+        self.refuse_replacing(&path, &format!("{name}.pub"))?;
         let key = make()?;
         key.save(&path)?;
         self.written.push(path);
@@ -113,6 +134,7 @@ impl Ring {
                 .recipient()
                 .to_string()
         } else {
+            self.refuse_replacing(&path, "recipients.toml")?;
             let identity = Identity::generate();
             identity.save(&path)?;
             self.written.push(path);
@@ -137,6 +159,7 @@ impl Ring {
                 &key_pem,
             )?);
         }
+        self.refuse_replacing(&key, "ca.crt")?;
         let authority = pki::Authority::generate()?;
         holdfast_repository::secret_file::write_new(&key, &authority.key_pem())?;
         self.written.push(key);
@@ -193,6 +216,9 @@ fn generate(arguments: &GenerateArguments) -> anyhow::Result<Exit> {
         trust_root: root.fingerprint(),
         recipients,
         written: ring.written,
+        agents: arguments.agent.clone(),
+        runners: arguments.runner.clone(),
+        coordinators: arguments.coordinator.clone(),
     };
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&made)?);
@@ -227,8 +253,39 @@ fn describe(made: &Made) {
     println!(
         "Write the trust root down where the repository cannot reach: restores and audits start from it."
     );
+    println!("Whoever holds an .agekey reads the backups; whoever loses all of them has no backups.");
+    println!();
+    println!("Where each private key belongs, and nowhere else:");
+    println!();
+    let mut actors: Vec<(String, String)> = [
+        ("root.key", "a safe, off line: says who is believed"),
+        ("ca.key", "with root.key: makes certificates for more agents"),
+        (
+            "escrow.agekey",
+            "another safe: opens backups when recovery.agekey is lost",
+        ),
+        ("recovery.agekey", "whoever restores: opens backups, secrets too"),
+        ("drill.agekey", "the drill runner: opens backups, but no secrets"),
+    ]
+    .map(|(name, whose)| (name.to_owned(), whose.to_owned()))
+    .into();
+    for name in &made.agents {
+        actors.push((format!("{name}.key, {name}.tls.key"), format!("agent {name}")));
+    }
+    for name in &made.runners {
+        actors.push((format!("{name}.key"), format!("drill runner {name}")));
+    }
+    for name in &made.coordinators {
+        let keys = format!("{name}.key, {name}-log.key, {name}.tls.key");
+        actors.push((keys, format!("coordinator {name}")));
+    }
+    let width = actors.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, whose) in &actors {
+        println!("  {name:<width$}  {whose}");
+    }
+    println!();
     println!(
-        "Take root.key, recovery.agekey and escrow.agekey off this machine. Whoever holds an .agekey reads"
+        "An agent's machine keeps the agent's own keys, recipients.toml and ca.crt: move all others away,"
     );
-    println!("the backups; whoever loses all of them has no backups. Agents need none of these.");
+    println!("above all every .agekey, or whoever breaks into the database reads the backups too.");
 }

@@ -1,11 +1,16 @@
 //! `holdfast points`: what can be restored.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 use holdfast_agent::ledger::Ledger;
 use holdfast_proto::names::ClusterId;
+use holdfast_repository::trust::Trust;
+use holdfast_repository::{Repository, layout};
 
-use crate::exit::{Exit, OrExit};
+use crate::exit::{Exit, Failure, OrExit};
 use crate::operator::OperatorArguments;
+use crate::screen;
 
 /// The restorable intervals, with every gap and why. Needs no identity.
 #[derive(Debug, Args)]
@@ -26,6 +31,7 @@ impl PointsArguments {
         let operator = self.operator.load()?;
         let repository = operator.open().await?;
         let trust = operator.trust(&repository).await?;
+        refuse_unknown(&repository, &trust, &self.cluster).await?;
         let ledger = Ledger::load(&repository, &trust, &self.cluster)
             .await
             .or_unavailable()?;
@@ -33,8 +39,41 @@ impl PointsArguments {
         if self.json {
             println!("{}", serde_json::to_string_pretty(&report)?);
         } else {
-            print!("{report}");
+            screen::print(&report.to_string());
         }
         Ok(Exit::Done)
     }
+}
+
+/// Refuses a cluster of which no replica holds anything and that no agent is enrolled
+/// for. A name mistyped must not look like a cluster without backups.
+async fn refuse_unknown(repository: &Repository, trust: &Trust, cluster: &ClusterId) -> anyhow::Result<()> {
+    let enrolled = trust.keys().flat_map(|(_, key)| &key.clusters);
+    let mut known: BTreeSet<ClusterId> = enrolled.cloned().collect();
+    let tenants = repository.children(&layout::clusters()).await.or_unavailable()?;
+    let mut whole = tenants.unlisted.is_empty();
+    for tenant in tenants.names.iter().filter_map(|name| name.parse().ok()) {
+        let found = repository
+            .children(&layout::clusters_of(&tenant))
+            .await
+            .or_unavailable()?;
+        whole &= found.unlisted.is_empty();
+        for cluster in found.names.iter().filter_map(|name| name.parse().ok()) {
+            let tenant = tenant.clone();
+            known.insert(ClusterId { tenant, cluster });
+        }
+    }
+    // A replica out of reach may be the one that knows it: the report says so.
+    if known.contains(cluster) || !whole {
+        return Ok(());
+    }
+    Err(Failure::no(format!(
+        "the repository knows no cluster {cluster}: {}",
+        if known.is_empty() {
+            "it knows none yet".to_owned()
+        } else {
+            let names: Vec<String> = known.iter().map(ToString::to_string).collect();
+            format!("it knows {}", names.join(", "))
+        }
+    )))
 }

@@ -12,6 +12,7 @@ use holdfast_repository::signing::SigningKey;
 use holdfast_repository::trust::Trust;
 use holdfast_repository::{Repository, clock, replicate, trust};
 
+use crate::commands::trust::load_root;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::operator::OperatorArguments;
 use crate::screen;
@@ -49,6 +50,10 @@ pub struct InitArguments {
     /// The off-line root key that signs the first trust record.
     #[arg(long, value_name = "FILE")]
     root_key: PathBuf,
+    /// A replica that is truly new, or lost for good, while others hold the
+    /// repository: it is made, and `repo replicate` fills it. Repeat for more.
+    #[arg(long, value_name = "REGION")]
+    add_replica: Vec<Region>,
 }
 
 #[derive(Debug, Args)]
@@ -80,7 +85,8 @@ async fn init(arguments: InitArguments) -> anyhow::Result<Exit> {
         .context("the root key")
         .or_usage()?;
     let now: Timestamp = clock::now();
-    let repository = Repository::init(&operator.repository_config(), root.fingerprint(), now)
+    let config = operator.repository_config();
+    let repository = Repository::init_adding(&config, &arguments.add_replica, root.fingerprint(), now)
         .await
         .or_unavailable()?;
     let signer = "root".parse().expect("a valid name");
@@ -104,8 +110,16 @@ async fn init(arguments: InitArguments) -> anyhow::Result<Exit> {
     for replica in &probed {
         println!("  {}", replica.region);
         for finding in replica.findings(now) {
-            println!("    {:?} {}: {}", finding.severity, finding.name, finding.detail);
+            screen::print(&format!(
+                "    {:?} {}: {}",
+                finding.severity, finding.name, finding.detail
+            ));
         }
+    }
+    for region in &arguments.add_replica {
+        println!(
+            "{region} was added: `holdfast repo replicate --cluster TENANT/CLUSTER` fills it, cluster by cluster."
+        );
     }
     println!("Trust root {}", root.fingerprint());
     Ok(Exit::Done)
@@ -134,16 +148,16 @@ async fn replicate_cluster(arguments: ReplicateArguments) -> anyhow::Result<Exit
     } else {
         for (region, c) in &result.copied {
             println!(
-                "{region}: {} objects, {} copied",
-                c.objects,
+                "{region}: {}, {} copied",
+                screen::count(c.objects, "object"),
                 screen::bytes(c.bytes)
             );
         }
         for finding in &result.findings {
-            println!(
+            screen::print(&format!(
                 "{:?}  {}  {}: {}",
                 finding.severity, finding.name, finding.subject, finding.detail
-            );
+            ));
         }
     }
     Ok(if result.is_complete() {
@@ -173,9 +187,7 @@ async fn move_authority(arguments: AuthorityArguments) -> anyhow::Result<Exit> {
     let operator = arguments.operator.load()?;
     let repository = operator.open().await?;
     let trust = operator.trust(&repository).await?;
-    let root = SigningKey::load(&arguments.root_key)
-        .context("the root key")
-        .or_usage()?;
+    let root = load_root(&arguments.root_key, &trust)?;
     let current = Authority::load(&repository, &trust).await.or_no()?;
     if !repository
         .replicas()

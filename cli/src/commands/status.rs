@@ -2,8 +2,10 @@
 
 use anyhow::Context;
 use clap::Args;
+use holdfast_proto::Timestamp;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 
 use crate::exit::{Exit, Failure, OrExit};
 use crate::operator::OperatorArguments;
@@ -31,8 +33,15 @@ impl StatusArguments {
             println!("{body}");
             return Ok(Exit::Done);
         }
-        let status: serde_json::Value = serde_json::from_str(&body).context("the coordinator's answer")?;
-        print!("{}", fleet(&status));
+        let status: Value = serde_json::from_str(&body).context("the coordinator's answer")?;
+        screen::print_table(&fleet(&status));
+        let findings = findings(&status);
+        if !findings.is_empty() {
+            println!();
+        }
+        for line in findings {
+            screen::print(&line);
+        }
         Ok(Exit::Done)
     }
 }
@@ -59,7 +68,7 @@ async fn get(url: &str, path: &str) -> anyhow::Result<String> {
     Ok(text)
 }
 
-fn fleet(status: &serde_json::Value) -> String {
+fn fleet(status: &Value) -> Vec<Vec<String>> {
     let heading = [
         "cluster",
         "tier",
@@ -71,20 +80,81 @@ fn fleet(status: &serde_json::Value) -> String {
         "findings",
     ];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
-    let text = |value: &serde_json::Value| value.as_str().unwrap_or("-").to_owned();
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     for cluster in status["clusters"].as_array().into_iter().flatten() {
-        let millis =
-            |value: &serde_json::Value| value.as_u64().map_or_else(|| "UNKNOWN".into(), screen::span);
+        let millis = |value: &Value| value.as_u64().map_or_else(|| "UNKNOWN".into(), screen::span);
         rows.push(vec![
             text(&cluster["cluster"]),
             text(&cluster["tier"]),
             millis(&cluster["rpo"]["now_ms"]),
             millis(&cluster["rpo"]["target_ms"]),
-            text(&cluster["last_base"]["stopped"]),
-            text(&cluster["last_point"]["at"]),
-            text(&cluster["last_proven"]["at"]),
+            second(&cluster["last_base"]["stopped"]),
+            second(&cluster["last_point"]["at"]),
+            second(&cluster["last_proven"]["at"]),
             cluster["findings"].as_array().map_or(0, Vec::len).to_string(),
         ]);
     }
-    screen::table(&rows)
+    rows
+}
+
+/// A moment of the answer, to the second.
+fn second(value: &Value) -> String {
+    let text = value.as_str().unwrap_or("-");
+    text.parse()
+        .map_or_else(|_| text.to_owned(), |t: Timestamp| screen::second(t))
+}
+
+/// Every finding: of a cluster, or of the whole.
+fn findings(status: &Value) -> Vec<String> {
+    let all = status["findings"].as_array().into_iter().flatten();
+    all.map(|finding| {
+        let text = |key: &str| finding[key].as_str().unwrap_or("-").to_owned();
+        let cluster = finding["cluster"].as_str().map(|c| format!("{c}: "));
+        format!(
+            "{}  {}  {}{}  since {}: {}",
+            text("severity"),
+            text("name"),
+            cluster.unwrap_or_default(),
+            text("subject"),
+            second(&finding["since"]),
+            text("detail")
+        )
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_short_and_findings_are_named() {
+        let status = serde_json::json!({
+            "clusters": [{
+                "cluster": "acme/erp", "tier": "gold", "rpo": { "now_ms": 1500, "target_ms": null },
+                "last_base": { "stopped": "2026-11-27T10:58:04.123456Z" }, "findings": ["x"],
+            }],
+            "findings": [{
+                "cluster": "acme/erp", "name": "replica-behind", "subject": "eu-2", "severity": "warning",
+                "detail": "it lacks WAL", "since": "2026-11-27T10:58:04.123456Z",
+            }],
+        });
+        assert_eq!(
+            fleet(&status)[1],
+            [
+                "acme/erp",
+                "gold",
+                "1.5 s",
+                "UNKNOWN",
+                "2026-11-27 10:58:04Z",
+                "-",
+                "-",
+                "1"
+            ]
+        );
+        assert_eq!(
+            findings(&status),
+            ["warning  replica-behind  acme/erp: eu-2  since 2026-11-27 10:58:04Z: it lacks WAL"]
+        );
+    }
 }

@@ -8,8 +8,9 @@ use holdfast_proto::Fingerprint;
 use holdfast_proto::envelope::Link;
 use holdfast_proto::names::{ActorName, ClusterId};
 use holdfast_proto::record::{TrustAct, TrustRole};
+use holdfast_repository::clock;
 use holdfast_repository::signing::{SigningKey, VerifyingKey};
-use holdfast_repository::{clock, trust};
+use holdfast_repository::trust::{self, Trust};
 
 use crate::exit::{Exit, Failure, OrExit};
 use crate::operator::OperatorArguments;
@@ -114,11 +115,31 @@ impl TrustCommand {
     }
 }
 
+/// Loads the root key, which must be one that the chain believes.
+pub fn load_root(path: &Path, trust: &Trust) -> anyhow::Result<SigningKey> {
+    let root = SigningKey::load(path).context("the root key").or_usage()?;
+    let roots: Vec<_> = trust
+        .keys()
+        .filter(|(_, k)| k.role == TrustRole::Root && k.revoked.is_none())
+        .map(|(fingerprint, _)| fingerprint)
+        .collect();
+    if roots.contains(&&root.fingerprint()) {
+        return Ok(root);
+    }
+    let known: Vec<String> = roots.iter().map(ToString::to_string).collect();
+    Err(Failure::usage(format!(
+        "{} is not the root key of this repository: it is {}, the repository's is {}",
+        path.display(),
+        root.fingerprint(),
+        known.join(" or ")
+    )))
+}
+
 async fn append(operator: &OperatorArguments, root_key: &Path, acts: Vec<TrustAct>) -> anyhow::Result<()> {
     let operator = operator.load()?;
     let repository = operator.open().await?;
     let current = operator.trust(&repository).await?;
-    let root = SigningKey::load(root_key).context("the root key").or_usage()?;
+    let root = load_root(root_key, &current)?;
     let (key, bytes) = trust::append(&current, acts, &root, clock::now()).or_usage()?;
     for replica in repository.replicas() {
         replica
@@ -132,7 +153,8 @@ async fn append(operator: &OperatorArguments, root_key: &Path, acts: Vec<TrustAc
             })
             .or_unavailable()?;
     }
-    println!("Signed {key} on {} replicas", repository.replicas().len());
+    let replicas = screen::count(repository.replicas().len() as u64, "replica");
+    println!("Signed {key} on {replicas}");
     Ok(())
 }
 
@@ -228,6 +250,8 @@ async fn show(arguments: ShowArguments) -> anyhow::Result<Exit> {
             },
         ]);
     }
-    print!("{}", screen::table(&rows));
+    if screen::print_table(&rows) {
+        println!("Keys are cut to fit: --json shows them whole.");
+    }
     Ok(Exit::Done)
 }

@@ -212,7 +212,7 @@ pub enum StoreError {
     /// The place is there, the repository is not in it.
     #[error(
         "replica {region}: {location} holds no repository.json: the volume is not mounted, the bucket is gone, \
-         or `holdfast repo init` has not been run with this replica"
+         or the replica is new (`holdfast repo init --add-replica {region}`)"
     )]
     Gone {
         /// The replica.

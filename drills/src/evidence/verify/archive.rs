@@ -78,7 +78,7 @@ pub(super) fn trust_chain(dir: &Archive, root: Option<Fingerprint>) -> Found<(Tr
     }
     let first = records
         .first()
-        .ok_or("the export holds no trust records: export it again")?;
+        .ok_or("there are no trust records in it: either it is no export, or it must be exported again")?;
     let own = || {
         let parts = envelope::split(first).map_err(say)?;
         parts.header::<TrustBody>().map_err(say)?;
