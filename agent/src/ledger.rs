@@ -210,6 +210,7 @@ impl Ledger {
                 .iter()
                 .flat_map(|l| l.points.iter().cloned())
                 .collect(),
+            named: None,
             holdings: self.holdings.clone(),
             findings: self.findings.clone(),
         }

@@ -260,14 +260,20 @@ pub fn byte_bar(total: u64, what: &'static str) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new(total);
-    let style = ProgressStyle::with_template(
-        "{msg:<10} {wide_bar:.cyan/blue} {binary_bytes:>10} of {binary_total_bytes:<10} {binary_bytes_per_sec:>12}  {eta:>4} left",
-    )
-    .expect("the template is a constant");
-    bar.set_style(style);
+    bar.set_style(bar_style(total > 0));
     bar.set_message(what);
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
+}
+
+/// Without a total there is nothing to measure against.
+fn bar_style(measured: bool) -> ProgressStyle {
+    let template = if measured {
+        "{msg:<10} {wide_bar:.cyan/blue} {binary_bytes:>10} of {binary_total_bytes:<10} {binary_bytes_per_sec:>12}  {eta:>4} left"
+    } else {
+        "{msg:<10} {spinner} looking for what is to be done, {elapsed}"
+    };
+    ProgressStyle::with_template(template).expect("the templates are constants")
 }
 
 /// A bar that follows a meter until it is finished.
@@ -282,9 +288,14 @@ pub fn watch_meter(meter: Meter, what: &'static str) -> Watching {
     let shown = bar.clone();
     let task = tokio::spawn(async move {
         let mut tick = tokio::time::interval(Duration::from_millis(200));
+        let mut measured = false;
         loop {
             tick.tick().await;
             let (done, total) = meter.read();
+            if !measured && total > 0 {
+                measured = true;
+                shown.set_style(bar_style(true));
+            }
             shown.set_length(total);
             shown.set_position(done);
         }

@@ -44,6 +44,8 @@ pub struct Probed {
     pub versioning: Option<bool>,
     /// Versions can be locked; absent where it is not known.
     pub object_lock: Option<bool>,
+    /// It is a directory, which has neither to turn on.
+    pub is_directory: bool,
     /// Why nothing is known.
     pub unreachable: Option<StoreError>,
 }
@@ -82,6 +84,7 @@ impl Repository {
                     conditional_create: None,
                     versioning: None,
                     object_lock: None,
+                    is_directory: replica.directory().is_some(),
                     unreachable: Some(error),
                 }),
                 other => other,
@@ -126,6 +129,7 @@ pub(crate) async fn enforce(
         conditional_create: Some(conditional),
         versioning: protection.versioning,
         object_lock: protection.object_lock,
+        is_directory: replica.directory().is_some(),
         unreachable: None,
     })
 }
@@ -177,6 +181,11 @@ impl Probed {
         }
         match self.versioning {
             Some(true) => {}
+            Some(false) if self.is_directory => add(
+                "versioning-off",
+                Severity::Info,
+                "A directory keeps no versions: whoever may write there can destroy this copy.".to_owned(),
+            ),
             Some(false) => add(
                 "versioning-off",
                 Severity::Warning,

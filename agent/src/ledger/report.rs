@@ -8,7 +8,7 @@ use holdfast_proto::finding::{Finding, Severity};
 use holdfast_proto::names::ClusterId;
 use serde::Serialize;
 
-use super::Holding;
+use super::{Holding, NamedPoint};
 
 /// The answer to `holdfast points`: serialisable, and printable for people.
 #[derive(Debug, Clone, Serialize)]
@@ -22,6 +22,9 @@ pub struct PointsReport {
     pub restorable: Restorable,
     /// Joint points of database and filestores.
     pub points: Vec<PointFact>,
+    /// Restore points that people named, when they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub named: Option<Vec<NamedPoint>>,
     /// What each replica holds of the WAL by itself.
     pub holdings: Vec<Holding>,
     /// What departed from what should be.
@@ -68,6 +71,11 @@ impl PointsReport {
     }
 }
 
+/// A number and what it counts.
+fn counted(n: usize, one: &str) -> String {
+    format!("{n} {one}{}", if n == 1 { "" } else { "s" })
+}
+
 impl fmt::Display for PointsReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.cluster)?;
@@ -80,15 +88,22 @@ impl fmt::Display for PointsReport {
                 |t: Option<Timestamp>| t.map_or_else(|| "(no later commit)".to_owned(), |t| t.to_string());
             writeln!(
                 f,
-                "  {} to {}  lineage {} timeline {}  LSN {} to {}  {} bases, {} joint points",
+                "  {} to {}  lineage {} timeline {}  LSN {} to {}  {}, {}",
                 time(from.time),
                 time(to.time),
                 to.lineage,
                 to.timeline,
                 from.lsn,
                 to.lsn,
-                interval.bases.len(),
-                interval.points.len(),
+                counted(interval.bases.len(), "base"),
+                counted(interval.points.len(), "joint point"),
+            )?;
+        }
+        for named in self.named.iter().flatten() {
+            writeln!(
+                f,
+                "  NAME    {}  {}  lineage {} timeline {}  LSN {}",
+                named.time, named.name, named.lineage, named.timeline, named.lsn
             )?;
         }
         for gap in &self.restorable.gaps {

@@ -350,7 +350,7 @@ async fn restore_filestores(
     for files in &plan.filestores {
         let filestore = files.filestore.clone();
         let directory = target.filestores.get(&filestore);
-        let directory = directory.ok_or_else(|| TargetError::Filestore(filestore.clone()))?;
+        let directory = directory.ok_or_else(|| TargetError::Filestores(vec![filestore.clone()]))?;
         let restored = filestore_files::restore_files(access, plan, files, directory, placing)
             .await
             .map_err(|source| RestoreError::Files {

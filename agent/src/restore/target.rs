@@ -84,9 +84,9 @@ pub enum TargetError {
     Tablespaces(Vec<u32>),
     /// Nobody said where a filestore goes.
     #[error(
-        "nobody said where filestore {0} goes: give --filestore {0}=DIRECTORY, or --no-filestores to leave them out"
+        "nobody said where {} goes: give {}, or --no-filestores to leave them out", named(.0), options(.0)
     )]
-    Filestore(FilestoreName),
+    Filestores(Vec<FilestoreName>),
     /// Two things would go to one place.
     #[error("{} and {} lie within each other: choose separate directories", .0.display(), .1.display())]
     Overlap(PathBuf, PathBuf),
@@ -109,6 +109,22 @@ pub enum TargetError {
     /// The file system refuses.
     #[error(transparent)]
     Local(#[from] LocalFileError),
+}
+
+fn named(filestores: &[FilestoreName]) -> String {
+    let names: Vec<String> = filestores
+        .iter()
+        .map(|name| format!("filestore {name}"))
+        .collect();
+    names.join(" or ")
+}
+
+fn options(filestores: &[FilestoreName]) -> String {
+    let options: Vec<String> = filestores
+        .iter()
+        .map(|name| format!("--filestore {name}=DIRECTORY"))
+        .collect();
+    options.join(" ")
 }
 
 fn list(ids: &[u32]) -> String {
@@ -180,13 +196,15 @@ impl Target {
     fn directories(&self, plan: &RestorePlan) -> Result<Vec<PathBuf>, TargetError> {
         let mut all = vec![self.data.clone()];
         all.extend(self.tablespaces_for(plan)?.into_values());
-        for filestore in &plan.filestores {
-            let path = self.filestores.get(&filestore.filestore);
-            all.push(
-                path.ok_or_else(|| TargetError::Filestore(filestore.filestore.clone()))?
-                    .clone(),
-            );
+        let names = || plan.filestores.iter().map(|files| &files.filestore);
+        let unsaid: Vec<FilestoreName> = names()
+            .filter(|name| !self.filestores.contains_key(*name))
+            .cloned()
+            .collect();
+        if !unsaid.is_empty() {
+            return Err(TargetError::Filestores(unsaid));
         }
+        all.extend(names().filter_map(|name| self.filestores.get(name)).cloned());
         all.extend(self.config.iter().chain(&self.secrets).cloned());
         for (n, a) in all.iter().enumerate() {
             if !a.is_absolute() {

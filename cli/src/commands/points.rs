@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 use holdfast_agent::ledger::Ledger;
+use holdfast_agent::restore::WalSource;
 use holdfast_proto::names::ClusterId;
 use holdfast_repository::trust::Trust;
 use holdfast_repository::{Repository, layout};
@@ -20,6 +21,10 @@ pub struct PointsArguments {
     /// The cluster, as TENANT/CLUSTER.
     #[arg(long)]
     cluster: ClusterId,
+    /// Also the restore points that people named. Reads the header of every WAL
+    /// object, which takes a while where there are many.
+    #[arg(long)]
+    names: bool,
     /// Print as JSON.
     #[arg(long)]
     json: bool,
@@ -35,7 +40,17 @@ impl PointsArguments {
         let ledger = Ledger::load(&repository, &trust, &self.cluster)
             .await
             .or_unavailable()?;
-        let report = ledger.points();
+        let mut report = ledger.points();
+        if self.names {
+            let source = WalSource {
+                repository: &repository,
+                trust: &trust,
+                keyring: None,
+            };
+            let (named, met) = ledger.named_points(source).await.or_unavailable()?;
+            report.named = Some(named);
+            report.findings.extend(met);
+        }
         if self.json {
             println!("{}", serde_json::to_string_pretty(&report)?);
         } else {

@@ -254,9 +254,9 @@ impl RestoreCommand {
                     met.iter()
                         .for_each(|finding| eprintln!("{}", finding_line(finding)));
                 } else {
-                    print!("{plan}");
+                    screen::print(&plan.to_string());
                     met.iter()
-                        .for_each(|finding| println!("{}", finding_line(finding)));
+                        .for_each(|finding| screen::print(&finding_line(finding)));
                 }
                 Ok(Exit::Done)
             }
@@ -274,7 +274,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
     } = planned_or_resumed(&arguments).await?;
     let json = arguments.request.json;
     if !json {
-        print!("{plan}");
+        screen::print(&plan.to_string());
     }
     let absolute = |path: &PathBuf| std::path::absolute(path).context("an absolute path");
     let target = Target {
@@ -339,10 +339,10 @@ async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
         files.lost.iter().for_each(|file| println!("    LOST {file}"));
     }
     for finding in &outcome.findings {
-        println!("{}", finding_line(finding));
+        screen::print(&finding_line(finding));
     }
     for note in &outcome.notes {
-        println!("  {note}");
+        screen::print(&format!("  {note}"));
     }
     println!(
         "Start PostgreSQL on {}: it replays to the target and promotes.",

@@ -46,16 +46,16 @@ impl VerifyArguments {
             println!("{}", serde_json::to_string_pretty(&report)?);
         } else {
             println!(
-                "{} objects, {} of copies; {} copies read and verified",
-                report.objects,
+                "{}, {} of copies; {} copies read and verified",
+                screen::count(report.objects, "object"),
                 screen::bytes(report.bytes),
                 report.copies_verified
             );
             for finding in &report.findings {
-                println!(
+                screen::print(&format!(
                     "{:?}  {}  {}: {}",
                     finding.severity, finding.name, finding.subject, finding.detail
-                );
+                ));
             }
             println!("{}", if report.is_sound() { "sound" } else { "NOT sound" });
         }
