@@ -70,7 +70,7 @@ async fn targets_in_use_are_refused() -> Result<()> {
     let other = scene.plan(&latest()).await?;
     let error = execute(&other, &access, &target, &options).await.unwrap_err();
     assert!(
-        matches!(error, RestoreError::Target(TargetError::OtherPlan { .. })),
+        matches!(error, RestoreError::Target(TargetError::Finished(_))),
         "{error}"
     );
 

@@ -419,7 +419,11 @@ impl Search<'_> {
                 return Ok(Some(first));
             }
             if body.last_commit.is_some_and(|last| last.lsn >= lsn) {
-                let marks = self.commits(pieces, n, &body).await?;
+                // Without an identity it is not known which one it is.
+                let marks = match self.commits(pieces, n, &body).await {
+                    Err(LocateError::Read(WalReadError::NoIdentity(_))) => return Ok(None),
+                    marks => marks?,
+                };
                 if let Some(mark) = marks.iter().find(|m| within(m)) {
                     return Ok(Some(*mark));
                 }
@@ -462,8 +466,15 @@ impl Search<'_> {
         };
         let mut reader = self.reader(first.from);
         for piece in &needed {
-            self.feed(std::slice::from_ref(piece), &mut reader, &mut Vec::new())
-                .await?;
+            let mut none = Vec::new();
+            match self
+                .feed(std::slice::from_ref(piece), &mut reader, &mut none)
+                .await
+            {
+                // Without an identity it is not known: then it counts as left out.
+                Err(LocateError::Read(WalReadError::NoIdentity(_))) => return Ok(lsn == record),
+                fed => fed?,
+            }
             if reader.last_record_start() >= Some(lsn) {
                 return Ok(false);
             }
