@@ -120,6 +120,9 @@ pub struct ClusterConfig {
     pub generation: Option<u32>,
     /// The agent whose lease is taken over.
     pub take_over: Option<ActorName>,
+    /// Agents beside the cluster's other nodes. The one whose server is promoted
+    /// takes the lease over from them.
+    pub peers: Vec<ActorName>,
     /// Folders of files beside it.
     pub filestores: Vec<FilestoreConfig>,
     /// What goes into configuration bundles, beside what the server itself names.
@@ -450,6 +453,7 @@ fn read_cluster(section: Section<'_, '_>, coordinated: bool) -> Option<ClusterCo
     let valve = valve.map_or(Some(ValveLimits::default()), read_valve);
     let generation = section.optional("generation");
     let take_over = section.optional("take_over");
+    let peers = section.list("peers");
     let filestores: Vec<Option<FilestoreConfig>> = section
         .sections("filestore")
         .into_iter()
@@ -486,6 +490,7 @@ fn read_cluster(section: Section<'_, '_>, coordinated: bool) -> Option<ClusterCo
         valve: valve?,
         generation,
         take_over,
+        peers,
         filestores: filestores.into_iter().collect::<Option<_>>()?,
         configuration: configuration.unwrap_or_default(),
     })

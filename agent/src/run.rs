@@ -25,6 +25,7 @@ mod keys;
 pub mod lease;
 pub mod lineage;
 pub mod made;
+mod nodes;
 mod protecting;
 pub mod requests;
 pub mod schedule;
@@ -143,6 +144,7 @@ pub struct Cluster {
     findings: Findings,
     jobs: mpsc::UnboundedSender<Job>,
     queue: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Job>>>,
+    followed: nodes::Followed,
 }
 
 impl Cluster {
@@ -196,6 +198,7 @@ impl Agent {
                 findings,
                 jobs: sender,
                 queue: Arc::new(tokio::sync::Mutex::new(receiver)),
+                followed: nodes::Followed::default(),
             });
         }
         Ok(Arc::new(Self {
@@ -361,7 +364,7 @@ async fn alone(
         outcome = outcome => outcome.ok(),
         ended = &mut session => return match ended {
             Ok(Err(Ended::Refused(why))) => Err(AgentError::Refused { cluster: id.clone(), why }),
-            Ok(Err(Ended::Fenced(why) | Ended::Failed { why, .. })) => Ok(Some(Err(why))),
+            Ok(Err(Ended::Fenced(why) | Ended::Waiting(why) | Ended::Failed { why, .. })) => Ok(Some(Err(why))),
             _ => Ok(None),
         },
         () = shutdown.cancelled() => None,

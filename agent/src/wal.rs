@@ -39,6 +39,7 @@ use std::time::Duration;
 
 use holdfast_proto::message::Directives;
 use holdfast_proto::names::Lineage;
+use holdfast_proto::pg::{Lsn, TimelineId};
 use holdfast_repository::keyring::Wrapped;
 use holdfast_repository::pack::PackError;
 use holdfast_repository::publisher::Publisher;
@@ -109,6 +110,8 @@ pub struct WalContext {
     pub valve: Valve,
     /// The line of descent that is written.
     pub lineage: Lineage,
+    /// How far the server was seen to follow the cluster before it was promoted.
+    pub followed: Option<(TimelineId, Lsn)>,
     /// The tier's numbers, as they change.
     pub directives: watch::Receiver<LineDirectives>,
     /// Where the line says how far it is.

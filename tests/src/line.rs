@@ -111,6 +111,7 @@ impl Line {
             slot: "holdfast".parse::<SlotName>()?,
             valve,
             lineage,
+            followed: None,
             directives: told,
             frontier: says,
             findings: findings.clone(),

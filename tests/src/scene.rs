@@ -123,6 +123,7 @@ impl Scene {
             slot: "holdfast".parse::<SlotName>()?,
             valve: Valve::default(),
             lineage: self.lineage,
+            followed: None,
             directives: told,
             frontier: says,
             findings: findings.clone(),

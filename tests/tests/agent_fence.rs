@@ -66,6 +66,7 @@ impl Stage {
             slot: "holdfast".parse::<SlotName>()?,
             valve: Valve::default(),
             lineage,
+            followed: None,
             directives: told,
             frontier: publishing,
             findings: findings.clone(),

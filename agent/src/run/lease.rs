@@ -3,15 +3,16 @@
 //! Leases are numbered objects that are created once; the highest number is the
 //! writer, and it stays the writer until there is a higher one. An agent knows its
 //! own lease again by the nonce in its state directory. A lease that another name
-//! holds is not taken unless the configuration says whose (`take_over`): two agents
-//! that outbid each other would both write.
+//! holds is not taken unless the configuration says whose (`take_over`), or it is a
+//! peer's and our server was promoted since: two agents that outbid each other would
+//! both write.
 //!
 //! | highest lease | what happens |
 //! |---|---|
 //! | none | number 1 is taken |
 //! | ours, same nonce | it goes on |
 //! | our name, other nonce | the next number: the state directory was lost, or somebody runs a second agent under our name and is fenced |
-//! | another name | refused, or the next number when the configuration takes it over |
+//! | another name | refused, or the next number when it may be replaced |
 //!
 //! If the process dies after creating the object and before remembering it, the
 //! next start finds its own name with a nonce it does not know and takes the next
@@ -80,11 +81,12 @@ struct Remembered {
 }
 
 /// Takes the lease, or goes on with the one held. Returns its number.
+/// `may_replace` says of another holder whether its lease may be taken.
 pub async fn take(
     publisher: &Publisher,
     trust: &Trust,
     name: &ActorName,
-    take_over: Option<&ActorName>,
+    may_replace: impl Fn(&ActorName) -> bool,
     state: &ClusterState,
 ) -> Result<u64, LeaseError> {
     let listing = publisher
@@ -109,7 +111,7 @@ pub async fn take(
         {
             return Ok(n);
         }
-        if body.holder != *name && take_over != Some(&body.holder) {
+        if body.holder != *name && !may_replace(&body.holder) {
             return Err(LeaseError::Held {
                 holder: body.holder.clone(),
                 n,

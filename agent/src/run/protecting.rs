@@ -1,6 +1,7 @@
 //! Keeps a cluster's session going, and its parts within it.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use holdfast_proto::finding::Severity;
 use holdfast_repository::replica::explained;
@@ -22,6 +23,19 @@ pub async fn protect(agent: Arc<Agent>, at: usize, scheduled: bool, shutdown: Ca
         let ended = session_of(&agent, at, scheduled, shutdown.child_token()).await;
         let why = match ended {
             Ok(()) => return,
+            Err(Ended::Waiting(why)) => {
+                let findings = &cluster.findings;
+                findings.clear("cluster-not-protected", &subject);
+                findings.clear("lease-lost", &subject);
+                findings.raise(Severity::Info, "server-in-recovery", subject.clone(), why);
+                pause = Pause::default();
+                tokio::select! {
+                    () = tokio::time::sleep(STANDBY_EVERY) => continue,
+                    () = shutdown.cancelled() => return,
+                }
+            }
+            // Among several nodes the lease goes to and fro.
+            Err(Ended::Fenced(why)) if !cluster.config.peers.is_empty() => why,
             Err(Ended::Fenced(why)) => {
                 cluster
                     .findings
@@ -45,6 +59,9 @@ pub async fn protect(agent: Arc<Agent>, at: usize, scheduled: bool, shutdown: Ca
     }
 }
 
+/// How often an agent looks whether its standby was promoted.
+const STANDBY_EVERY: Duration = Duration::from_secs(1);
+
 /// One session without retries.
 pub async fn protect_once(agent: Arc<Agent>, at: usize, stop: CancellationToken) -> Result<(), Ended> {
     session_of(&agent, at, false, stop).await
@@ -55,6 +72,8 @@ pub async fn protect_once(agent: Arc<Agent>, at: usize, stop: CancellationToken)
 pub enum Ended {
     /// Another agent is the writer.
     Fenced(String),
+    /// Its server is a standby, and another node's agent writes.
+    Waiting(String),
     /// The agent is not enrolled for the cluster, or the trust root is another.
     Refused(String),
     /// It may be begun again.
@@ -80,6 +99,7 @@ async fn session_of(
         cluster.numbers.clone(),
         cluster.board.clone(),
         cluster.findings.clone(),
+        &cluster.followed,
     );
     let begun = tokio::select! {
         begun = beginning => begun,
@@ -89,9 +109,14 @@ async fn session_of(
         let why = explained(&error);
         match error {
             SessionError::Signer(_) | SessionError::Trust(LoadError::Chain(_)) => Ended::Refused(why),
+            SessionError::Standby => Ended::Waiting(why),
             _ => Ended::Failed { why, began: false },
         }
     })?;
+    let followed = cluster.followed.seen();
+    cluster
+        .findings
+        .clear("server-in-recovery", &cluster.config.id.to_string());
     let subject = session.subject();
     cluster.findings.clear("cluster-not-protected", &subject);
     tracing::info!(cluster = %subject, lineage = %session.lineage, "session begins");
@@ -111,6 +136,7 @@ async fn session_of(
                     data_directory: session.config.data_directory.clone(),
                 },
                 lineage: session.lineage,
+                followed,
                 directives: session.numbers.line(),
                 frontier: publishing.clone(),
                 findings: session.findings.clone(),

@@ -14,7 +14,8 @@ use holdfast_proto::Timestamp;
 use holdfast_proto::envelope::Link;
 use holdfast_proto::finding::Severity;
 use holdfast_proto::message::{BaseFacts, Work};
-use holdfast_proto::names::Lineage;
+use holdfast_proto::names::{ActorName, Lineage};
+use holdfast_proto::pg::TimelineId;
 use holdfast_proto::record::{BaseBody, TrustRole};
 use holdfast_repository::keyring::KeyError;
 use holdfast_repository::layout::{self, Located};
@@ -32,6 +33,7 @@ use super::keys::Keys;
 use super::lease::{self, LeaseError};
 use super::lineage::{self, LineageError};
 use super::made::{Made, Piece};
+use super::nodes::{self, Followed};
 use super::schedule::NewestBase;
 use crate::base::{self, BaseContext};
 use crate::bundle::Bundling;
@@ -39,7 +41,7 @@ use crate::config::ClusterConfig;
 use crate::durable::LocalFileError;
 use crate::filestore::{Asked, Filestore, Writing};
 use crate::findings::Findings;
-use crate::postgres::{PgError, ReplicationConnection, sql_connect};
+use crate::postgres::{PgError, ReplicationConnection, received_by_standby, sql_connect};
 use crate::progress::Meter;
 use crate::state::{ClusterState, StateError};
 use crate::wal::{FrontierPublisher, WalFrontier, frontier};
@@ -67,6 +69,20 @@ pub enum SessionError {
     /// The lease.
     #[error(transparent)]
     Lease(#[from] LeaseError),
+    /// The server is a standby, and another node's agent writes.
+    #[error("the server is a standby: this agent writes when it is promoted")]
+    Standby,
+    /// Another node's agent writes, and this server is no newer.
+    #[error(
+        "agent {holder} writes for this cluster, and this server's timeline {timeline} is not newer than what is \
+         archived: it is a primary that was left behind. Stop it, or make it a standby"
+    )]
+    PeerWrites {
+        /// Who.
+        holder: ActorName,
+        /// The server's timeline.
+        timeline: TimelineId,
+    },
     /// The keys.
     #[error(transparent)]
     Keys(#[from] KeyError),
@@ -130,6 +146,7 @@ impl Session {
         numbers: Numbers,
         board: Board,
         findings: Findings,
+        followed: &Followed,
     ) -> Result<(Arc<Self>, FrontierPublisher), SessionError> {
         let state = agent.state.cluster(&config.id)?;
         let root = agent.trust_root();
@@ -138,10 +155,15 @@ impl Session {
         for finding in trust.findings() {
             findings.note(finding.clone());
         }
-        let identity = ReplicationConnection::connect(&config.postgres)
-            .await?
-            .identify_system()
-            .await?;
+        let mut connection = ReplicationConnection::connect(&config.postgres).await?;
+        let identity = connection.identify_system().await?;
+        if !config.peers.is_empty() && connection.in_recovery() == Some(true) {
+            if let Some(seen) = received_by_standby(&config.postgres).await? {
+                followed.note(seen);
+            }
+            return Err(SessionError::Standby);
+        }
+        drop(connection);
         let mut publisher = Publisher {
             repository: agent.repository.clone(),
             cluster: config.id.clone(),
@@ -151,14 +173,19 @@ impl Session {
         };
         enough_replicas(&publisher, &findings);
         let lineage = lineage::settle(&publisher, identity.system, config.generation, &state).await?;
-        let n = lease::take(
-            &publisher,
-            &trust,
-            &agent.config.name,
-            config.take_over.as_ref(),
-            &state,
-        )
-        .await?;
+        let promoted =
+            !config.peers.is_empty() && nodes::is_promoted(&publisher, lineage, identity.timeline).await?;
+        let may_replace = |holder: &ActorName| {
+            config.take_over.as_ref() == Some(holder) || (promoted && config.peers.contains(holder))
+        };
+        let taken = lease::take(&publisher, &trust, &agent.config.name, may_replace, &state).await;
+        let n = taken.map_err(|error| match error {
+            LeaseError::Held { holder, .. } if config.peers.contains(&holder) => SessionError::PeerWrites {
+                holder,
+                timeline: identity.timeline,
+            },
+            other => other.into(),
+        })?;
         publisher.lease = Some(n);
         let trust_needs = trust_needs(&publisher, &trust).await;
         let keys = Keys::ensure(&publisher, &agent.config.recipients, &state, &findings).await?;

@@ -31,7 +31,9 @@ use super::start::{self, Place, Refusal, Server, Start};
 use super::stream::{End, Flow};
 use super::trouble::{SERVER_FINDINGS, Trouble};
 use super::{WalContext, WalError};
-use crate::postgres::{PgError, PgErrorClass, PgTarget, ReplicationConnection, SystemIdentity, sql_connect};
+use crate::postgres::{
+    PgError, PgErrorClass, PgTarget, ReplicationConnection, SystemIdentity, received_by_standby, sql_connect,
+};
 
 /// How long after its start the line waits for all replicas to be listed before
 /// it begins without some.
@@ -58,12 +60,15 @@ pub(super) struct Line {
     removed: BTreeSet<Lsn>,
     histories: Histories,
     listing_until: Instant,
+    /// How far the server was seen to follow the cluster as a standby.
+    followed: Option<(TimelineId, Lsn)>,
 }
 
 impl Line {
     pub fn new(context: WalContext, shared: Arc<Shared>) -> Self {
         let directives = context.directives.clone();
         let histories = Histories::new(shared.clone());
+        let followed = context.followed;
         Self {
             context,
             directives,
@@ -72,6 +77,7 @@ impl Line {
             removed: BTreeSet::new(),
             histories,
             listing_until: Instant::now() + LISTING_PATIENCE,
+            followed,
         }
     }
 
@@ -179,6 +185,9 @@ impl Line {
             });
         }
         if connection.in_recovery() == Some(true) {
+            if let Some(seen) = received_by_standby(&self.context.target).await? {
+                self.followed = Some(seen);
+            }
             return Err(Trouble::Standby);
         }
         let size = connection.show_segment_size().await?;
@@ -191,6 +200,7 @@ impl Line {
             history: &history,
             slot,
             segment_size: size,
+            followed: self.followed,
         };
         let start = match &self.session {
             Some(session) => {
@@ -289,6 +299,15 @@ impl Line {
         start: Start,
     ) -> Result<(), Trouble> {
         let size = server.segment_size;
+        if let Some((fork, archive)) = start.left_behind {
+            let detail = format!(
+                "the server was promoted at {fork}, and the archive has WAL of the timeline before up to {archive}: what \
+                 was committed in between is not in the database. `restore plan` with --timeline shows and restores it"
+            );
+            self.shared
+                .findings
+                .raise(Severity::Warning, "wal-left-behind", self.subject(), detail);
+        }
         let untried = start
             .places
             .iter()

@@ -6,7 +6,9 @@
 //!    one, is a copy of the past: refused.
 //! 2. A server whose history leaves the archive's newest timeline before the
 //!    archive's end is another future: refused. It needs a new generation of the
-//!    lineage.
+//!    lineage. Unless this agent saw it follow the cluster as a standby up to the
+//!    fork or less: then it is the cluster's own future, and what the archive has
+//!    beyond is a tail that the promotion left behind.
 //! 3. An unfinished timeline is finished before the next one begins.
 //! 4. A timeline begins at the start of the segment in which it forked, so that
 //!    its first segment is whole without its parent.
@@ -30,6 +32,9 @@ pub struct Server<'a> {
     pub slot: Option<Lsn>,
     /// Bytes of a WAL segment.
     pub segment_size: SegmentSize,
+    /// How far this agent saw it follow the cluster as a streaming standby, if it
+    /// did.
+    pub followed: Option<(TimelineId, Lsn)>,
 }
 
 /// A place to take up the stream.
@@ -49,6 +54,9 @@ pub struct Start {
     /// Places to try, best first. When the server has removed the WAL at all of
     /// them, there is a gap; when there are none, nothing was ever stored.
     pub places: Vec<Place>,
+    /// WAL of the timeline before that the promotion left behind: it is archived,
+    /// and the server never had it.
+    pub left_behind: Option<(Lsn, Lsn)>,
 }
 
 /// Why not to follow a server.
@@ -104,6 +112,7 @@ pub fn plan(ledger: &Ledger, server: Server<'_>) -> Result<Start, Refusal> {
         return Ok(Start {
             timeline: server.timeline,
             places: Vec::new(),
+            left_behind: None,
         });
     };
     let archive = ledger.union(newest).last().map_or(Lsn::new(0), |(_, end)| end);
@@ -119,6 +128,7 @@ pub fn plan(ledger: &Ledger, server: Server<'_>) -> Result<Start, Refusal> {
         return Ok(Start {
             timeline: newest,
             places: places(ledger, newest, server),
+            left_behind: None,
         });
     }
     let diverged = Refusal::Diverged {
@@ -132,19 +142,24 @@ pub fn plan(ledger: &Ledger, server: Server<'_>) -> Result<Start, Refusal> {
         .position(|switch| switch.timeline == newest)
         .ok_or(diverged.clone())?;
     let fork = ancestors[place].end;
-    if archive > fork {
+    let followed = |(timeline, lsn)| timeline == newest && lsn <= fork;
+    if archive > fork && !server.followed.is_some_and(followed) {
         return Err(diverged);
     }
     if archive < fork {
         return Ok(Start {
             timeline: newest,
             places: places(ledger, newest, server),
+            left_behind: None,
         });
     }
     let next = ancestors
         .get(place + 1)
         .map_or(server.timeline, |switch| switch.timeline);
-    Ok(begin(next, fork, server.segment_size))
+    Ok(Start {
+        left_behind: (archive > fork).then_some((fork, archive)),
+        ..begin(next, fork, server.segment_size)
+    })
 }
 
 /// The start of a timeline that forked at `fork`.
@@ -153,6 +168,7 @@ pub fn begin(timeline: TimelineId, fork: Lsn, size: SegmentSize) -> Start {
     Start {
         timeline,
         places: vec![Place { anchor, from: anchor }],
+        left_behind: None,
     }
 }
 
@@ -217,6 +233,7 @@ mod tests {
             history: &history,
             slot: Some(Lsn::new(slot)),
             segment_size: SegmentSize::new(MIB).unwrap(),
+            followed: None,
         };
         plan(ledger, server)
     }
@@ -229,7 +246,40 @@ mod tests {
         Ok(Start {
             timeline: tli(timeline),
             places: places.iter().map(place).collect(),
+            left_behind: None,
         })
+    }
+
+    /// A standby that was seen to follow may lack the end when it is promoted.
+    #[test]
+    fn a_promoted_standby_leaves_a_tail_behind() {
+        let archive = ledger(&[&[(1, 0, 3 * MIB + 77)]], 1);
+        let history = format!("1 0/{:X} promoted", 2 * MIB + 5);
+        let history = TimelineHistory::parse(tli(2), &history).unwrap();
+        let decide = |followed: Option<(u32, u64)>| {
+            let server = Server {
+                timeline: tli(2),
+                flush: Lsn::new(9 * MIB),
+                history: &history,
+                slot: None,
+                segment_size: SegmentSize::new(MIB).unwrap(),
+                followed: followed.map(|(timeline, lsn)| (tli(timeline), Lsn::new(lsn))),
+            };
+            plan(&archive, server)
+        };
+        let start = decide(Some((1, 2 * MIB))).unwrap();
+        assert_eq!(start.timeline, tli(2));
+        assert_eq!(
+            start.left_behind,
+            Some((Lsn::new(2 * MIB + 5), Lsn::new(3 * MIB + 77)))
+        );
+        // Never seen, on another timeline, or seen to have more than it has now.
+        for other in [None, Some((2, 2 * MIB)), Some((1, 3 * MIB))] {
+            assert!(
+                matches!(decide(other), Err(Refusal::Diverged { .. })),
+                "{other:?}"
+            );
+        }
     }
 
     #[test]
