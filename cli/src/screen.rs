@@ -376,7 +376,7 @@ mod tests {
              cluster    acme/crm\nlast base  -\nn          0\n"
         );
         let key = vec!["key".to_owned(), "0123456789abcdef".repeat(4)];
-        let cut = cut_digests(&[key.clone()]).expect("a digest");
+        let cut = cut_digests(std::slice::from_ref(&key)).expect("a digest");
         assert_eq!(cut[0], ["key", "0123456789abcdef…"]);
         assert_eq!(cut_digests(&[vec!["01HF8ZK2".to_owned()]]), None);
     }
