@@ -247,10 +247,14 @@ impl Ahead {
                 return false;
             };
             fetch::note_all(notes, whole.findings.iter());
-            let digest = blake3::hash(&whole.bytes).to_hex();
-            durable::replace_without_sync(&self.digest_file(&name), digest.as_bytes())
-                .and_then(|()| durable::replace_without_sync(&self.file(&name), &whole.bytes))
-                .is_ok()
+            let (file, digest_file) = (self.file(&name), self.digest_file(&name));
+            // Beside the other segments, which go on meanwhile.
+            let kept = tokio::task::spawn_blocking(move || {
+                let digest = blake3::hash(&whole.bytes).to_hex();
+                durable::replace_without_sync(&digest_file, digest.as_bytes())
+                    .and_then(|()| durable::replace_without_sync(&file, &whole.bytes))
+            });
+            matches!(kept.await, Ok(Ok(())))
         }
         .await;
         let _ = fs::remove_file(self.coming_file(&name));
