@@ -1,6 +1,7 @@
 //! What the suites across crates share: real components, started by the test
 //! that needs them.
 
+pub mod agent;
 pub mod faulty;
 pub mod line;
 pub mod postgres;

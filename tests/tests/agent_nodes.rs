@@ -3,7 +3,6 @@
 //! timeline is restored. `HOLDFAST_TEST_ROUNDS` says how many promotions.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -14,12 +13,12 @@ use holdfast_agent::postgres::role_sql;
 use holdfast_agent::restore::{Access, FetchBy, Options as RestoreOptions, Target, execute, plan_request};
 use holdfast_plan::restore::{Request, RestorePlan, Target as Moment, TimelineChoice};
 use holdfast_proto::Timestamp;
-use holdfast_proto::message::Directives;
 use holdfast_proto::pg::{Lsn, PgMajor, TimelineId};
 use holdfast_proto::record::LeaseBody;
 use holdfast_repository::clock::now;
 use holdfast_repository::seal::Identities;
 use holdfast_repository::{ReplicaConfig, Repository, RepositoryConfig, layout};
+use holdfast_tests::agent;
 use holdfast_tests::postgres::{Options, PATIENCE, TestPostgres};
 use holdfast_tests::scene::promoted;
 use holdfast_tests::vault::Vault;
@@ -64,54 +63,10 @@ impl Node {
     }
 }
 
+/// An agent that knows the other as its peer.
 fn config(vault: &Vault, name: &str, pg: &TestPostgres) -> Result<AgentConfig> {
-    let dir = vault.dir().display();
     let peer = NAMES.iter().find(|other| **other != name).context("a peer")?;
-    let recipient = vault.drill().recipient();
-    let text = format!(
-        r#"
-        name = "{name}"
-        state_dir = "{dir}/{name}"
-        signing_key = "{dir}/agent.key"
-        threads = 2
-        recipients = {{ drill = ["{recipient}"], recovery = ["{recipient}"] }}
-        [repository]
-        trust_root = "{root}"
-        replicas = [
-          {{ url = "file://{a}", region = "region0" }},
-          {{ url = "file://{b}", region = "region1" }},
-        ]
-        [[cluster]]
-        cluster = "acme/erp"
-        tier = "platinum"
-        peers = ["{peer}"]
-        postgres = "host={socket} port={port} user=holdfast dbname=postgres"
-        "#,
-        root = vault.root(),
-        a = vault.place(0).display(),
-        b = vault.place(1).display(),
-        socket = pg.socket_dir().display(),
-        port = pg.port(),
-    );
-    Ok(AgentConfig::parse("agent.toml".as_ref(), &text)?)
-}
-
-/// The numbers that a coordinator would have sent: quick ones.
-fn quick(vault: &Vault, name: &str) -> Result<()> {
-    let directives = Directives {
-        cluster: vault.cluster.clone(),
-        tier: "platinum".parse()?,
-        tip_interval_ms: 50,
-        copies: 2,
-        fence_interval_ms: 3_600_000,
-        attest_interval_ms: 1000,
-        policy: "test".to_owned(),
-    };
-    let state = vault.dir().join(name);
-    let memory = state.join("clusters/acme/erp");
-    fs::create_dir_all(&memory)?;
-    fs::write(memory.join("directives.json"), serde_json::to_vec(&directives)?)?;
-    Ok(fs::set_permissions(state, fs::Permissions::from_mode(0o700))?)
+    agent::config(vault, name, pg, &format!("peers = [\"{peer}\"]"))
 }
 
 fn rounds() -> usize {
@@ -234,8 +189,9 @@ fn cut_off(standby: &TestPostgres) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_agent_of_the_promoted_node_goes_on() -> Result<()> {
     let vault = Vault::new(2).await?;
-    vault.signer().save(&vault.dir().join("agent.key"))?;
-    NAMES.iter().try_for_each(|name| quick(&vault, name))?;
+    for name in NAMES {
+        agent::hurry(&vault, name, Duration::from_millis(50), Duration::from_secs(3600))?;
+    }
     let options = Options::default()
         .initdb("--wal-segsize=1")
         .set("wal_keep_size", "256MB");

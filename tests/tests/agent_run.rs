@@ -10,12 +10,13 @@ use holdfast_agent::AgentError;
 use holdfast_agent::config::AgentConfig;
 use holdfast_agent::postgres::role_sql;
 use holdfast_agent::progress::Meter;
-use holdfast_proto::message::{Directives, Work};
+use holdfast_proto::message::Work;
 use holdfast_proto::names::{Lineage, ObjectKey};
 use holdfast_proto::pg::PgMajor;
 use holdfast_proto::record::{BaseBody, BundleBody, JointClaim, JournalBody, LeaseBody, PointBody};
 use holdfast_repository::layout::{self, BundleKind};
 use holdfast_repository::pack::open_frame;
+use holdfast_tests::agent;
 use holdfast_tests::postgres::{Options, PATIENCE, StopMode, TestPostgres};
 use holdfast_tests::vault::Vault;
 use tokio::task::JoinHandle;
@@ -54,47 +55,16 @@ impl Stage {
         pg.psql("CREATE TABLE ir_attachment (id serial PRIMARY KEY, store_fname text)")?;
         let files = vault.dir().join("filestore");
         fs::create_dir(&files)?;
-        vault.signer().save(&vault.dir().join("agent.key"))?;
         let stage = Self { vault, pg, files };
-        // The numbers that a coordinator would have sent: quick ones.
-        let directives = Directives {
-            cluster: stage.vault.cluster.clone(),
-            tier: "platinum".parse()?,
-            tip_interval_ms: 100,
-            copies: 2,
-            fence_interval_ms: 1000,
-            attest_interval_ms: 1000,
-            policy: "test".to_owned(),
-        };
-        let memory = stage.vault.dir().join("state/clusters/acme/erp");
-        fs::create_dir_all(&memory)?;
-        fs::write(memory.join("directives.json"), serde_json::to_vec(&directives)?)?;
-        use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(stage.vault.dir().join("state"), fs::Permissions::from_mode(0o700))?;
+        let second = Duration::from_secs(1);
+        agent::hurry(&stage.vault, "agent", second / 10, second)?;
         Ok(stage)
     }
 
     fn config(&self, name: &str, extra: &str) -> Result<AgentConfig> {
         let dir = self.vault.dir().display();
-        let recipient = self.vault.drill().recipient();
-        let state = if name == "agent" { "state" } else { name };
-        let text = format!(
+        let rest = format!(
             r#"
-            name = "{name}"
-            state_dir = "{dir}/{state}"
-            signing_key = "{dir}/agent.key"
-            threads = 2
-            recipients = {{ drill = ["{recipient}"], recovery = ["{recipient}"] }}
-            [repository]
-            trust_root = "{root}"
-            replicas = [
-              {{ url = "file://{a}", region = "region0" }},
-              {{ url = "file://{b}", region = "region1" }},
-            ]
-            [[cluster]]
-            cluster = "acme/erp"
-            tier = "platinum"
-            postgres = "host={socket} port={port} user=holdfast dbname=postgres"
             {extra}
             [cluster.configuration]
             files = ["{dir}/odoo.conf", "{dir}/app.d/*.conf"]
@@ -105,14 +75,9 @@ impl Stage {
             database = "postgres"
             collector_delay = "1h"
             "#,
-            root = self.vault.root(),
-            a = self.vault.place(0).display(),
-            b = self.vault.place(1).display(),
-            socket = self.pg.socket_dir().display(),
-            port = self.pg.port(),
             files = self.files.display(),
         );
-        Ok(AgentConfig::parse("agent.toml".as_ref(), &text)?)
+        agent::config(&self.vault, name, &self.pg, &rest)
     }
 
     fn run(&self) -> Result<Running> {
