@@ -3,6 +3,8 @@
 use std::fs;
 
 use anyhow::Result;
+use holdfast_agent::ledger::Ledger;
+use holdfast_agent::restore::WalSource;
 use holdfast_plan::restore::{Request, Target};
 use holdfast_tests::postgres::Options;
 use holdfast_tests::scene::Scene;
@@ -56,6 +58,18 @@ async fn every_kind_of_target_is_reached_exactly() -> Result<()> {
             "{settings}"
         );
     }
+
+    // What people named is listed, without opening any WAL.
+    let access = scene.access().await?;
+    let ledger = Ledger::load(&access.repository, &access.trust, &scene.vault.cluster).await?;
+    let source = WalSource {
+        repository: &access.repository,
+        trust: &access.trust,
+        keyring: None,
+    };
+    let (named, met) = ledger.named_points(source).await?;
+    let names: Vec<&str> = named.iter().map(|point| point.name.as_str()).collect();
+    assert_eq!((names.as_slice(), met.len()), (&["before the upgrade"][..], 0));
 
     let mut exclusive = to(Target::Lsn(at));
     exclusive.exclusive = true;
