@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast-wal");
 const NAMES: [&str; 2] = ["agent-a", "agent-b"];
 /// An agent looks once a second whether its standby streams, or was promoted.
-const LOOKED: Duration = Duration::from_millis(2500);
+const LOOKED: Duration = Duration::from_secs(4);
 
 /// A server and the agent beside it.
 struct Node {
