@@ -10,9 +10,11 @@ use holdfast_agent::AgentError;
 use holdfast_agent::config::AgentConfig;
 use holdfast_agent::ledger::Ledger;
 use holdfast_agent::postgres::role_sql;
+use holdfast_agent::progress::Meter;
 use holdfast_agent::restore::{Access, FetchBy, Options as RestoreOptions, Target, execute, plan_request};
 use holdfast_plan::restore::{Request, RestorePlan, Target as Moment, TimelineChoice};
 use holdfast_proto::Timestamp;
+use holdfast_proto::message::Work;
 use holdfast_proto::pg::{Lsn, PgMajor, TimelineId};
 use holdfast_proto::record::LeaseBody;
 use holdfast_repository::clock::now;
@@ -268,5 +270,45 @@ async fn the_agent_of_the_promoted_node_goes_on() -> Result<()> {
     }
     standby.end().await?;
     primary.end().await?;
+    Ok(())
+}
+
+/// A primary that was left behind has the old timeline, and that is how its agent
+/// knows that the lease is not its own to take back.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_primary_does_not_take_the_lease_back() -> Result<()> {
+    let vault = Vault::new(2).await?;
+    for name in NAMES {
+        agent::hurry(&vault, name, Duration::from_millis(50), Duration::from_secs(3600))?;
+    }
+    let options = Options::default().initdb("--wal-segsize=1");
+    let old = TestPostgres::start(&node_dir(&vault, 0), options)?;
+    old.psql(&role_sql(
+        "holdfast",
+        PgMajor::new(15).context("15 is supported")?,
+    ))?;
+    let new = old.standby(&node_dir(&vault, 1))?;
+    let once = async |name: &str, pg: &TestPostgres, work: Work| -> Result<(), AgentError> {
+        let config = config(&vault, name, pg).expect("the configuration is sound");
+        let done = holdfast_agent::once(&config, None, work, Meter::default(), CancellationToken::new());
+        done.await.map(drop)
+    };
+    once(NAMES[0], &old, Work::BaseBackup).await?;
+    // A standby's agent waits, and so does nothing else.
+    let waits = once(NAMES[1], &new, Work::Configuration).await;
+    assert!(
+        format!("{waits:?}").contains("the server is a standby"),
+        "{waits:?}"
+    );
+    new.promote()?;
+    once(NAMES[1], &new, Work::Configuration).await?;
+    let refused = once(NAMES[0], &old, Work::Configuration).await;
+    let said = format!("{refused:?}");
+    assert!(
+        said.contains("agent-b writes") && said.contains("left behind"),
+        "{said}"
+    );
+    let leases = vault.repository.list(&layout::leases(&vault.cluster)).await?;
+    assert_eq!(leases.objects.len(), 2);
     Ok(())
 }

@@ -236,7 +236,7 @@ impl Session {
         self.agent.is_coordinated()
     }
 
-    /// The publisher with the copies that are asked for now.
+    /// The publisher, with the copies that the tier in force asks for.
     pub fn publisher(&self) -> Publisher {
         Publisher {
             copies: self.numbers.copies(),

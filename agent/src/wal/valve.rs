@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_proto::finding::Severity;
+use holdfast_repository::replica::explained;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::shared::Shared;
@@ -153,10 +154,12 @@ pub(super) async fn watch(shared: Arc<Shared>, target: PgTarget, slot: SlotName,
     };
     loop {
         looks.tick().await;
-        // A server that cannot be asked is the line's finding, and writes no WAL
-        // that anybody knows of.
-        if let Err(error) = watcher.turn().await {
-            tracing::info!(err = %error, "the disk valve could not be looked after");
+        match watcher.turn().await {
+            Ok(()) => watcher.blind(None),
+            // A server that is away is the line's finding, and writes no WAL that
+            // anybody knows of.
+            Err(error) if watcher.streams() => watcher.blind(Some(&explained(&error))),
+            Err(error) => tracing::info!(err = %error, "the disk valve could not be looked after"),
         }
     }
 }
@@ -194,6 +197,33 @@ impl Watcher {
             self.drop_slot().await?;
         }
         Ok(())
+    }
+
+    fn streams(&self) -> bool {
+        self.shared.state().is_some_and(|state| state.connected)
+    }
+
+    /// Says that nothing keeps WAL from filling the disk: the server cannot be
+    /// asked, or neither its volume nor a limit of its own is known.
+    fn blind(&self, error: Option<&str>) {
+        let (findings, subject) = (&self.shared.findings, self.shared.publisher.cluster.to_string());
+        let unseen = self.settings.as_ref().is_some_and(|settings| {
+            settings.most_held.is_none() && settings.pg_wal.as_deref().and_then(in_use).is_none()
+        });
+        let why = match error {
+            Some(error) => error,
+            None if unseen => "the agent does not see the volume of pg_wal",
+            None => return findings.clear("wal-valve-blind", &subject),
+        };
+        findings.raise(
+            Severity::Warning,
+            "wal-valve-blind",
+            subject,
+            format!(
+                "{why}: while no replica takes WAL, nothing keeps it from filling the server's disk. Let the agent see \
+                 the data directory, or set max_slot_wal_keep_size"
+            ),
+        );
     }
 
     /// Whether the volume alone says that there is no need to ask the server.

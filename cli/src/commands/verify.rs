@@ -3,6 +3,7 @@
 
 use clap::Args;
 use holdfast_agent::ledger::Ledger;
+use holdfast_proto::finding::{Finding, Severity};
 use holdfast_proto::names::ClusterId;
 use holdfast_repository::clock;
 use holdfast_repository::scrub::{Depth, scrub};
@@ -36,11 +37,18 @@ impl VerifyArguments {
         let trust = operator.trust(&repository).await?;
         let depth = if self.deep { Depth::Bytes } else { Depth::Records };
         let mut report = scrub(&repository, &trust, &self.cluster, depth, clock::now()).await;
-        if report.objects > 0
-            && let Ok(ledger) = Ledger::load(&repository, &trust, &self.cluster).await
-        {
-            // What the ledger could not read was found above already.
-            report.findings.extend(ledger.points().departures(clock::now()));
+        if report.objects > 0 {
+            match Ledger::load(&repository, &trust, &self.cluster).await {
+                // What the ledger could not read was found above already.
+                Ok(ledger) => report.findings.extend(ledger.points().departures(clock::now())),
+                Err(error) => report.findings.push(Finding {
+                    name: "wal-unknown".to_owned(),
+                    subject: self.cluster.to_string(),
+                    severity: Severity::Critical,
+                    detail: format!("Whether WAL and bases are whole cannot be said: {error}"),
+                    since: clock::now(),
+                }),
+            }
         }
         if self.json {
             println!("{}", serde_json::to_string_pretty(&report)?);
