@@ -244,7 +244,9 @@ impl Fencing<'_> {
     /// that is not acknowledged yet is seen at the next fence.
     fn is_quiet_since(&self, last: &LastPoint) -> bool {
         self.frontier.current().is_some_and(|state| {
-            state.timeline == last.timeline && state.last_commit.is_none_or(|at| at <= last.settled)
+            state.timeline == last.timeline
+                && state.sees_all()
+                && state.last_commit.is_none_or(|at| at <= last.settled)
         })
     }
 

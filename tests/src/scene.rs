@@ -124,6 +124,7 @@ impl Scene {
             valve: Valve::default(),
             lineage: self.lineage,
             followed: None,
+            pushing: None,
             directives: told,
             frontier: says,
             findings: findings.clone(),

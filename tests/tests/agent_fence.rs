@@ -67,6 +67,7 @@ impl Stage {
             valve: Valve::default(),
             lineage,
             followed: None,
+            pushing: None,
             directives: told,
             frontier: publishing,
             findings: findings.clone(),

@@ -8,12 +8,12 @@ use holdfast_proto::Sha256Digest;
 use holdfast_proto::envelope::Link;
 use holdfast_proto::names::Lineage;
 use holdfast_proto::pg::SegmentSize;
-use holdfast_proto::record::{WalBody, WalChunk};
+use holdfast_proto::record::{WalBody, WalChunk, WalChunkId};
 use holdfast_repository::keyring::Wrapped;
 use holdfast_repository::layout::{self, WalName};
 use holdfast_repository::pack::{PackError, seal_frame};
 use holdfast_repository::publisher::Publisher;
-use holdfast_repository::seal::EpochKey;
+use holdfast_repository::seal::{EpochKey, IndexKey};
 
 use super::chunk::Chunk;
 use super::ledger::SealedChunk;
@@ -42,6 +42,16 @@ pub struct Origin {
     pub version_num: u32,
     /// Bytes of a segment.
     pub segment_size: SegmentSize,
+    /// With what chunks are made known again; without it they are not.
+    pub index_key: Option<IndexKey>,
+}
+
+/// By what WAL is known again to a holder of `key`.
+pub fn chunk_id(key: &IndexKey, wal: &[u8]) -> WalChunkId {
+    WalChunkId {
+        key: key.fingerprint(),
+        content: key.content_id(wal),
+    }
 }
 
 /// Seals `chunk` to `key`, signs it, and moves `chain` on.
@@ -64,6 +74,7 @@ pub fn seal_chunk(
     let sealed = seal_frame(&key.key, &bytes, LEVEL)?;
     let sha256 = Sha256Digest::of(&sealed);
     let sealed_to = key.key.fingerprint;
+    let id = origin.index_key.as_ref().map(|key| chunk_id(key, &bytes));
     let name = WalName {
         timeline,
         segment: origin.segment_size.segment_of(start),
@@ -85,6 +96,7 @@ pub fn seal_chunk(
             size: sealed.len() as u64,
             sha256,
             sealed_to,
+            id,
         }],
         follows: chain.follows,
         last_commit: facts.last_commit,
@@ -112,5 +124,6 @@ pub fn seal_chunk(
         timeline,
         start,
         end,
+        id,
     })
 }
