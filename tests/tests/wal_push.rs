@@ -135,8 +135,8 @@ async fn what_is_not_this_clusters_wal_is_refused() -> Result<()> {
     let mut holed = bytes.clone();
     holed[8192 * 3..8192 * 4].fill(0);
     let mut strayed = bytes.clone();
-    write_rows(&pg, 3000)?;
-    let full = segments(&pg, &own, &ended(&pg)?)?.pop().context("a segment")?;
+    write_rows(&pg, 20_000)?;
+    let full = segments(&pg, &own, &ended(&pg)?)?.remove(2);
     let mut recycled = fs::read(&full)?;
     // A page that an older use of the file has left.
     recycled[8192 * 2 + 8..8192 * 2 + 16].copy_from_slice(&0x0100_4000_u64.to_le_bytes());
@@ -188,6 +188,8 @@ async fn beside_a_stream_a_segment_is_compared() -> Result<()> {
     let vault = Vault::new(2).await?;
     let pg = unarchived(&vault, "source")?;
     let before = ended(&pg)?;
+    // A new slot keeps WAL from the last checkpoint on.
+    pg.psql("checkpoint")?;
     let (mut line, pushes) = Line::start_pushed(&vault, &pg, 2, Feed::Stream).await?;
     line.until("it streams", |state| state.connected).await?;
     let first = ended(&pg)?;
