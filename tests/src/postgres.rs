@@ -184,6 +184,13 @@ impl TestPostgres {
     pub fn standby(&self, dir: &Path) -> Result<Self> {
         let data = dir.join("data");
         self.pg_basebackup(&data, &["-R", "-X", "stream", "-c", "fast"])?;
+        // A newer pg_basebackup writes what an older server does not know; the last
+        // line counts.
+        let mut conf = OpenOptions::new()
+            .append(true)
+            .open(data.join("postgresql.auto.conf"))?;
+        let (host, port) = (self.socket.path().display(), self.port);
+        writeln!(conf, "primary_conninfo = 'host={host} port={port} user=postgres'")?;
         Self::open(&data, false)
     }
 

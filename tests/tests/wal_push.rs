@@ -20,7 +20,7 @@ use holdfast_repository::clock::now;
 use holdfast_repository::seal::Identities;
 use holdfast_repository::{ReplicaConfig, Repository, RepositoryConfig, layout};
 use holdfast_tests::agent;
-use holdfast_tests::line::{Line, check_regions, lineage, names, write_rows};
+use holdfast_tests::line::{Line, check_regions, lineage, names, write_noise, write_rows};
 use holdfast_tests::postgres::{Options, PATIENCE, StopMode, TestPostgres, major, wait_until};
 use holdfast_tests::scene::promoted;
 use holdfast_tests::vault::Vault;
@@ -261,6 +261,48 @@ async fn a_push_is_safe_on_as_many_replicas_as_the_tier_asks_for() -> Result<()>
     line.stop().await
 }
 
+/// A segment of many chunks: some of them are stored when the agent is killed, and one
+/// region lacks them all.
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_segment_is_taken_up_again() -> Result<()> {
+    let vault = Vault::new(2).await?;
+    let options = Options::default()
+        .initdb("--wal-segsize=16")
+        .set("wal_keep_size", "1GB")
+        .set("archive_mode", "on")
+        .set("archive_command", "false");
+    let pg = TestPostgres::start(&vault.dir().join("source"), options)?;
+    let (mut line, pushes) = Line::start_pushed(&vault, &pg, 2, Feed::Archive).await?;
+    line.until("the server answers", |state| state.connected).await?;
+    write_noise(&pg, 12)?;
+    let first = ended(&pg)?;
+    vault.faults(1).partition(true);
+    {
+        let pushing = pushes.push(&first);
+        tokio::pin!(pushing);
+        let mut looks = tokio::time::interval(Duration::from_millis(5));
+        while objects(&vault, &pg).await? < 1 {
+            tokio::select! {
+                taken = &mut pushing => anyhow::bail!("it was too quick: {taken:?}"),
+                _ = looks.tick() => {}
+            }
+        }
+        line.kill().await;
+    }
+    let (mut line, pushes) = Line::start_pushed(&vault, &pg, 2, Feed::Archive).await?;
+    line.until("the server answers", |state| state.connected).await?;
+    let taken = pushes.push(&first).await?;
+    assert!(matches!(taken, Err(PushError::Later(_))), "{taken:?}");
+    vault.faults(1).partition(false);
+    assert!(pushes.push(&first).await?.is_ok());
+    assert_eq!(pushes.push(&first).await?, Ok(Taken::Already));
+    let state = line.frontier.current().context("a state")?;
+    check_regions(&vault, &pg, &[0, 1], state.acknowledged).await?;
+    let all = names(&vault.repository, &vault, lineage(&pg)?).await?;
+    assert_eq!(all.len(), 4, "4 MiB each, none twice: {all:?}");
+    line.stop().await
+}
+
 /// A promotion: the history comes first, the unfinished segment of the old timeline is
 /// kept up to where it ended, and the archive has no hole.
 #[tokio::test(flavor = "multi_thread")]
@@ -344,12 +386,12 @@ impl Running {
 }
 
 impl House {
-    async fn new(feed: &'static str) -> Result<Self> {
+    async fn new(feed: &'static str, megabytes: u32) -> Result<Self> {
         let vault = Vault::new(2).await?;
         let socket = vault.dir().join("agent/wal.sock");
         let command = format!("'{PROGRAM}' wal push %p --socket '{}'", socket.display());
         let options = Options::default()
-            .initdb("--wal-segsize=1")
+            .initdb(&format!("--wal-segsize={megabytes}"))
             .set("archive_mode", "on")
             .set("archive_timeout", "1h")
             .set("archive_command", &command);
@@ -496,7 +538,7 @@ fn rows(pg: &TestPostgres) -> Result<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_only_pushes_is_restored_to_a_moment() -> Result<()> {
-    let mut house = House::new("archive").await?;
+    let mut house = House::new("archive", 16).await?;
     let running = house.run()?;
     house.until_restorable().await?;
     assert_eq!(house.pg.psql("select count(*) from pg_replication_slots")?, "0");
@@ -542,7 +584,7 @@ async fn a_cluster_that_only_pushes_is_restored_to_a_moment() -> Result<()> {
 /// what a killed agent had stored of one is found again.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_while_the_agent_is_away() -> Result<()> {
-    let house = House::new("archive").await?;
+    let house = House::new("archive", 1).await?;
     let running = house.run()?;
     house.until_restorable().await?;
     running.stop().await?;
@@ -583,7 +625,7 @@ async fn nothing_is_lost_while_the_agent_is_away() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn beside_a_stream_the_command_succeeds_and_stores_nothing_twice() -> Result<()> {
-    let house = House::new("stream").await?;
+    let house = House::new("stream", 1).await?;
     let running = house.run()?;
     house.until_restorable().await?;
     for n in 1..=5 {

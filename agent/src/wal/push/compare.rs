@@ -76,7 +76,9 @@ pub(super) async fn held(
             .iter()
             .map(|holds| if *holds { same.clone() } else { Runs::default() });
         let held = Held(runs.collect());
-        if whole && held.copies(span.start, span.end) > 0 {
+        // A replica that was not listed yet may hold it all the same.
+        let wanted = shared.ledger(|ledger| ledger.copies());
+        if whole && held.copies(span.start, span.end) >= wanted {
             return Ok(held);
         }
     }
