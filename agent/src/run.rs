@@ -367,11 +367,11 @@ async fn alone(
         asker: Asker::Waiting(None, sender),
     });
     let stop = shutdown.child_token();
-    {
-        // Without a stream a base backup needs what the server pushes meanwhile.
+    // Without a stream a base backup needs what the server pushes meanwhile.
+    let pushing = {
         let (agent, stop) = (agent.clone(), stop.clone());
-        tokio::spawn(async move { pushing::serve(&agent, &agent.config.wal_socket, &stop).await });
-    }
+        tokio::spawn(async move { pushing::serve(&agent, &agent.config.wal_socket, &stop).await })
+    };
     let mut session = tokio::spawn(protect_once(agent.clone(), at, stop.clone()));
     let outcome = tokio::select! {
         outcome = outcome => outcome.ok(),
@@ -383,7 +383,8 @@ async fn alone(
         () = shutdown.cancelled() => None,
     };
     stop.cancel();
-    // Its end has no outcome of its own any more.
+    // Their ends have no outcome of their own any more.
     let _ = session.await;
+    let _ = pushing.await;
     Ok(outcome)
 }

@@ -313,25 +313,7 @@ async fn a_promotion_leaves_no_hole() -> Result<()> {
     line.until("the server answers", |state| state.connected).await?;
     assert_eq!(pushes.push(&ended(&pg)?).await?, Ok(Taken::Stored));
     pg.psql("create table t as select 1 as n")?;
-    pg.stop(StopMode::Fast)?;
-    fs::write(pg.data_dir().join("standby.signal"), "")?;
-    pg.start_again()?;
-    pg.promote()?;
-    pg.psql("insert into t values (2)")?;
-    ended(&pg)?;
-    let status = pg.data_dir().join("pg_wal/archive_status");
-    let mut ready: Vec<String> = fs::read_dir(status)?
-        .filter_map(|entry| {
-            entry
-                .ok()?
-                .file_name()
-                .to_str()?
-                .strip_suffix(".ready")
-                .map(str::to_owned)
-        })
-        .collect();
-    // As PostgreSQL orders them: histories first, then by name.
-    ready.sort_by_key(|name| (!name.ends_with(".history"), name.clone()));
+    let ready = promoted_again(&mut pg)?;
     ensure!(
         ready[0] == "00000002.history" && ready.iter().any(|n| n.ends_with(".partial")),
         "{ready:?}"
@@ -363,7 +345,39 @@ async fn a_promotion_leaves_no_hole() -> Result<()> {
     fs::write(&other, "1\t0/2000000\tanother future\n")?;
     let taken = pushes.push(&other).await?;
     assert!(matches!(taken, Err(PushError::Conflict(_))), "{taken:?}");
+    let findings = line.findings.snapshot();
+    assert!(!findings.iter().any(|f| f.name == "wal-gap"), "{findings:?}");
+
+    // Again, and nobody hands over how the old timeline ended.
+    for name in promoted_again(&mut pg)?
+        .iter()
+        .filter(|n| n.starts_with("00000003"))
+    {
+        let taken = pushes.push(&pg.data_dir().join("pg_wal").join(name)).await?;
+        assert_eq!(taken, Ok(Taken::Stored), "{name}");
+    }
+    line.until_finding("wal-gap").await?;
     line.stop().await
+}
+
+/// Promotes the server where it stands, ends a segment of the new timeline, and says what
+/// it would hand over, in the order of PostgreSQL: histories first, then by name.
+fn promoted_again(pg: &mut TestPostgres) -> Result<Vec<String>> {
+    pg.stop(StopMode::Fast)?;
+    fs::write(pg.data_dir().join("standby.signal"), "")?;
+    pg.start_again()?;
+    pg.promote()?;
+    pg.psql("insert into t values (2)")?;
+    ended(pg)?;
+    let status = pg.data_dir().join("pg_wal/archive_status");
+    let mut ready: Vec<String> = fs::read_dir(status)?
+        .filter_map(|entry| {
+            let name = entry.ok()?.file_name().into_string().ok()?;
+            name.strip_suffix(".ready").map(str::to_owned)
+        })
+        .collect();
+    ready.sort_by_key(|name| (!name.ends_with(".history"), name.clone()));
+    Ok(ready)
 }
 
 /// A whole agent beside a server that hands WAL over by the real command.
@@ -633,7 +647,9 @@ async fn beside_a_stream_the_command_succeeds_and_stores_nothing_twice() -> Resu
             .pg
             .psql(&format!("insert into t values ({n}); select pg_switch_wal()"))?;
     }
-    let last = house.pg.psql("select pg_walfile_name(pg_switch_wal())")?;
+    let last = house
+        .pg
+        .psql("insert into t values (6); select pg_walfile_name(pg_switch_wal())")?;
     house
         .until("PostgreSQL has handed all over", async || {
             let archived = house

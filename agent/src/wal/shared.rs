@@ -388,13 +388,14 @@ impl Shared {
 impl Book {
     /// Where WAL is pushed nothing lies between what is received and what is safe.
     fn settle(&mut self) {
-        let acknowledged = self.ledger.acknowledged().unwrap_or(self.ledger.anchor());
         let Some(stream) = &mut self.stream else { return };
-        if let Some(sightings) = &mut stream.sightings {
-            stream.received = acknowledged;
-            stream.caught_up = stream
-                .caught_up
-                .max(sightings.safe_until(acknowledged).unwrap_or(stream.caught_up));
+        let Some(sightings) = &mut stream.sightings else {
+            return;
+        };
+        let acknowledged = self.ledger.acknowledged().unwrap_or(self.ledger.anchor());
+        stream.received = acknowledged;
+        if let Some(until) = sightings.safe_until(acknowledged) {
+            stream.caught_up = stream.caught_up.max(until);
         }
     }
 }

@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn what_was_committed_before_a_safe_position_is_safe() {
         let mut sightings = Sightings::default();
-        let mut until = |s: &mut Sightings, lsn| s.safe_until(Lsn::new(lsn)).map(|t| t.unix_micros());
+        let until = |s: &mut Sightings, lsn| s.safe_until(Lsn::new(lsn)).map(|t| t.unix_micros());
         assert_eq!(until(&mut sightings, 100), None);
         for n in 1..=5 {
             sightings.note(seen(n, 10 * n.unsigned_abs(), &format!("{n}:{n}:")));

@@ -4,12 +4,11 @@
 //! repository, whose headers carry the digests. Nothing is opened, and a header that
 //! nobody trusted has signed counts for nothing.
 
-use std::collections::BTreeMap;
-
 use futures::{StreamExt, TryStreamExt};
 use holdfast_proto::names::Region;
 use holdfast_proto::pg::{Lsn, SegmentSize, TimelineId};
 use holdfast_proto::record::{WalBody, WalChunk};
+use holdfast_repository::Deadlines;
 use holdfast_repository::layout::{self, Located, WalName};
 use holdfast_repository::replica::{Class, explained};
 use holdfast_repository::seal::IndexKey;
@@ -82,6 +81,9 @@ pub(super) async fn held(
             return Ok(held);
         }
     }
+    if is_new(shared, span) {
+        return Ok(Held(vec![Runs::default(); replicas]));
+    }
     let stored = stored(shared, trust, span).await?;
     let mut runs = vec![Runs::default(); replicas];
     let comparable = |chunk: &WalChunk| {
@@ -104,25 +106,37 @@ pub(super) async fn held(
     Ok(Held(runs))
 }
 
+/// Whether no replica holds anything of a span, which is known of all of them.
+fn is_new(shared: &Shared, span: Span) -> bool {
+    shared.ledger(|ledger| {
+        let union = ledger.union(span.timeline);
+        let mut held = union.as_slice().iter();
+        ledger.unlisted().is_empty() && !held.any(|(start, end)| *start < span.end && span.start < *end)
+    })
+}
+
 type Stored = Vec<(WalName, Vec<Region>, WalBody)>;
 
 /// The objects that hold WAL of a span, with the replicas that list them.
 async fn stored(shared: &Shared, trust: &Trust, span: Span) -> Result<Stored, PushError> {
-    let (archive, repository) = (&shared.archive, &shared.publisher.repository);
+    let (archive, repository) = (&shared.archive, shared.publisher.repository.clone());
+    let repository = repository.with_deadlines(Deadlines::short());
     let segment = span.size.segment_of(span.start);
     let prefix = layout::wal_segment(&archive.cluster, archive.lineage, span.timeline, segment);
+    // A replica that is away must not hold up the others; what it holds is found when
+    // something is created there.
     let listing = repository
         .list(&prefix)
         .await
         .map_err(|e| PushError::Later(explained(&e)))?;
-    let objects: BTreeMap<_, _> = listing.objects;
-    let objects = objects.into_iter().filter_map(|(key, on)| {
+    let objects = listing.objects.into_iter().filter_map(|(key, on)| {
         let Some(Located::Wal { name, .. }) = layout::parse(key.as_str()) else {
             return None;
         };
         let touches = name.start < span.end && span.start < name.end;
         touches.then(|| (key, name, on.into_iter().map(|p| p.region).collect::<Vec<_>>()))
     });
+    let repository = &repository;
     let read = futures::stream::iter(objects)
         .map(|(key, name, regions)| async move {
             match repository.read_header::<WalBody>(&key, trust).await {

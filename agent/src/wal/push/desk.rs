@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_proto::envelope::Link;
 use holdfast_proto::finding::Severity;
 use holdfast_proto::names::Lineage;
 use holdfast_proto::pg::{Lsn, SegmentName, SegmentSize, TimelineHistory, TimelineId};
@@ -19,7 +18,7 @@ use tokio::time::{Instant, interval, timeout_at};
 
 use super::compare::{self, Span};
 use super::segment::{Expected, NotThat, SegmentFile};
-use super::store::{Storing, Tail};
+use super::store::{Standing, Storing, Tail};
 use super::{Feed, Push, PushError, Pushing, Taken, WalFile};
 use crate::wal::histories::Histories;
 use crate::wal::seal::Origin;
@@ -49,7 +48,7 @@ struct Desk {
     lineage: Lineage,
     histories: Histories,
     tail: Option<Tail>,
-    prepared: Mutex<Vec<Option<Link>>>,
+    standings: Mutex<Vec<Standing>>,
     refused: BTreeMap<String, Instant>,
 }
 
@@ -67,7 +66,7 @@ pub(in crate::wal) async fn serve(
         keys,
         lineage,
         tail: None,
-        prepared: Mutex::default(),
+        standings: Mutex::default(),
         refused: BTreeMap::new(),
     };
     let mut looks = interval(Duration::from_secs(10));
@@ -195,6 +194,9 @@ impl Desk {
         }
         let read = spawn_blocking(move || {
             let mut content = Vec::new();
+            if !file.metadata()?.is_file() {
+                return Err(std::io::ErrorKind::InvalidInput.into());
+            }
             (&file).take(MAX_HISTORY).read_to_end(&mut content)?;
             Ok::<_, std::io::Error>(content)
         });
@@ -232,23 +234,13 @@ impl Desk {
             end: expected.until,
         };
         let file = SegmentFile::new(file, span.start);
-        match file.check(expected).await {
-            Ok(None) => {}
-            Ok(Some(damage)) => {
-                let detail = format!("{damage}. It is stored as it came");
-                let findings = &self.shared.findings;
-                findings.raise(
-                    Severity::Critical,
-                    "wal-not-understood",
-                    span.start.to_string(),
-                    detail,
-                );
-            }
+        let damage = match file.check(expected).await {
+            Ok(damage) => damage,
             Err(error @ (NotThat::Io(_) | NotThat::Broken)) => {
                 return Err(PushError::Later(error.to_string()));
             }
             Err(error) => return Err(PushError::Refused(error.to_string())),
-        }
+        };
         if self.pushing.feed == Feed::Stream {
             self.until_streamed(span, until).await?;
         }
@@ -276,7 +268,7 @@ impl Desk {
                 index_key: Some(self.pushing.index_key.clone()),
             },
             key: self.keys.borrow().clone(),
-            prepared: &self.prepared,
+            standings: &self.standings,
         };
         let stored = storing.store(&file, span, &held, self.tail.take()).await?;
         self.tail = stored.tail;
@@ -287,8 +279,16 @@ impl Desk {
                 stored.failures.join("; ")
             )));
         }
+        if let Some(damage) = damage {
+            let detail = format!("{damage}. It is stored as it came");
+            let subject = span.start.to_string();
+            let findings = &self.shared.findings;
+            findings.raise(Severity::Critical, "wal-not-understood", subject, detail);
+        }
         if let Some(apart) = apart {
             self.begin_again(&server, span, apart);
+        } else if let Some((from, to)) = self.parent_lacks(&server, span) {
+            self.say_gap(from, to);
         }
         if let Some(latest) = stored.latest {
             self.shared.note_commit(latest);
@@ -377,6 +377,28 @@ impl Desk {
         (reached < span.start).then_some(reached)
     }
 
+    /// What the archive lacks of the timeline before, now that the next one has begun: a
+    /// standby does not hand over what it received before it was promoted.
+    fn parent_lacks(&self, server: &Followed, span: Span) -> Option<(Lsn, Lsn)> {
+        let parent = server.history.ancestors().last()?;
+        let begins = span.timeline == server.timeline && span.start <= parent.end && parent.end < span.end;
+        let held = self.shared.ledger(|l| l.union(parent.timeline).last())?;
+        (self.pushing.feed == Feed::Archive && begins && held.1 < parent.end).then_some((held.1, parent.end))
+    }
+
+    fn say_gap(&self, from: Lsn, to: Lsn) {
+        self.shared.findings.raise(
+            Severity::Critical,
+            "wal-gap",
+            self.shared.publisher.cluster.to_string(),
+            format!(
+                "the WAL between {from} and {to} was never handed over: moments in between and after cannot be restored \
+                 until a new base backup is taken. Take one now, and look for a failover, or for a time at which \
+                 archive_mode was off or archive_command was another one"
+            ),
+        );
+    }
+
     /// WAL is missing before what was just stored: what counts begins there.
     fn begin_again(&self, server: &Followed, span: Span, reached: Lsn) {
         let place = Place {
@@ -387,16 +409,6 @@ impl Desk {
         let size: SegmentSize = server.segment_size;
         self.shared.begin_pushed(span.timeline, place, size, flush);
         self.shared.connected(true);
-        self.shared.findings.raise(
-            Severity::Critical,
-            "wal-gap",
-            self.shared.publisher.cluster.to_string(),
-            format!(
-                "the WAL between {reached} and {} was never handed over: moments in between and after cannot be \
-                 restored until a new base backup is taken. Look for a time at which archive_mode was off, or \
-                 archive_command was another one",
-                span.start
-            ),
-        );
+        self.say_gap(reached, span.start);
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! The chunks of a segment are on their way at the same time, a few at once, so that
 //! memory is bounded whatever the size of a segment. A replica that fails is left out
-//! for the rest of the segment, and is given what it lacks by its courier.
+//! for the rest of the segment, and for a while where enough others remain; its courier
+//! gives it what it lacks.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::future::join_all;
@@ -30,6 +32,11 @@ use crate::wal::ledger::SealedChunk;
 use crate::wal::seal::{Chain, Origin, seal_chunk};
 use crate::wal::shared::Shared;
 
+/// How long a replica that failed is left out where enough others remain.
+const REST: Duration = Duration::from_secs(30);
+
+const RESTS: &str = "it failed a moment ago; its courier brings it what it lacks";
+
 /// Chunks that are on their way at the same time.
 const AT_ONCE: usize = 4;
 
@@ -48,8 +55,17 @@ pub(super) struct Storing<'a> {
     pub trust: &'a Trust,
     pub origin: Origin,
     pub key: Wrapped<EpochKey>,
-    /// What replicas were seen to hold the key objects named here.
-    pub prepared: &'a Mutex<Vec<Option<Link>>>,
+    /// What is known of each replica.
+    pub standings: &'a Mutex<Vec<Standing>>,
+}
+
+/// What pushes have learned of one replica.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Standing {
+    /// The key object that it was seen to hold.
+    prepared: Option<Link>,
+    /// When it failed last.
+    failed: Option<Instant>,
 }
 
 /// What came of it.
@@ -85,8 +101,9 @@ impl Storing<'_> {
                 (cutter, self.chain_at(span, span.start).await)
             }
         };
-        let failed: Mutex<Vec<Option<ArchiveError>>> =
-            Mutex::new((0..self.shared.replicas.len()).map(|_| None).collect());
+        let resting = self.resting();
+        let rests = |rests: &bool| rests.then(|| ArchiveError::Unprepared(RESTS.to_owned()));
+        let failed: Mutex<Vec<Option<ArchiveError>>> = Mutex::new(resting.iter().map(rests).collect());
         let mut latest = None;
         let mut flying = FuturesUnordered::new();
         let mut cut: VecDeque<Chunk> = VecDeque::new();
@@ -131,7 +148,7 @@ impl Storing<'_> {
         }
         drop(flying);
         let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
-        self.say(&failed);
+        self.say(&failed, &resting);
         let copies = failed.iter().filter(|failure| failure.is_none()).count();
         let complete = at == span.end && cut.is_empty();
         Ok(Outcome {
@@ -151,6 +168,20 @@ impl Storing<'_> {
                 chain,
             }),
         })
+    }
+
+    /// The replicas that failed a moment ago, unless they are needed.
+    fn resting(&self) -> Vec<bool> {
+        let mut standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
+        standings.resize(self.shared.replicas.len(), Standing::default());
+        let rests: Vec<bool> = (standings.iter())
+            .map(|standing| standing.failed.is_some_and(|at| at.elapsed() < REST))
+            .collect();
+        let left = rests.iter().filter(|rests| !**rests).count();
+        if left < self.shared.ledger(|ledger| ledger.copies()) {
+            return vec![false; rests.len()];
+        }
+        rests
     }
 
     async fn chain_at(&self, span: Span, end: Lsn) -> Chain {
@@ -265,25 +296,31 @@ impl Storing<'_> {
     }
 
     async fn prepare(&self, place: usize, replica: &Replica, needs: &Link) -> Result<(), ArchiveError> {
-        let known = |prepared: &Vec<Option<Link>>| prepared.get(place) == Some(&Some(needs.clone()));
-        if known(&self.prepared.lock().unwrap_or_else(PoisonError::into_inner)) {
+        let standings = || self.standings.lock().unwrap_or_else(PoisonError::into_inner);
+        if standings().get(place).and_then(|s| s.prepared.as_ref()) == Some(needs) {
             return Ok(());
         }
         let wanted = std::slice::from_ref(needs);
         let prepared = self.shared.publisher.prepare(replica, wanted).await;
         prepared.map_err(ArchiveError::Unprepared)?;
-        let mut all = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
-        all.resize(self.shared.replicas.len(), None);
-        all[place] = Some(needs.clone());
+        if let Some(standing) = standings().get_mut(place) {
+            standing.prepared = Some(needs.clone());
+        }
         Ok(())
     }
 
-    fn say(&self, failed: &[Option<ArchiveError>]) {
-        for (replica, failure) in self.shared.replicas.iter().zip(failed) {
+    fn say(&self, failed: &[Option<ArchiveError>], resting: &[bool]) {
+        let mut standings = self.standings.lock().unwrap_or_else(PoisonError::into_inner);
+        for (place, replica) in self.shared.replicas.iter().enumerate() {
             let subject = replica.region().as_str();
-            match failure {
-                None => self.shared.findings.clear(REPLICA_FAILS, subject),
+            match &failed[place] {
+                None => {
+                    standings[place].failed = None;
+                    self.shared.findings.clear(REPLICA_FAILS, subject);
+                }
+                Some(_) if resting[place] => {}
                 Some(error) => {
+                    standings[place].failed = Some(Instant::now());
                     let (severity, why): (Severity, String) = explain(error);
                     self.shared.findings.raise(severity, REPLICA_FAILS, subject, why);
                 }
