@@ -36,6 +36,7 @@ use holdfast_proto::record::{JointClaim, PointBody, PointFilestore};
 use holdfast_repository::layout;
 use holdfast_repository::publication::PublishError;
 use holdfast_repository::replica::explained;
+use holdfast_repository::signed::{Content, SignedObject};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
@@ -379,10 +380,10 @@ impl Fencing<'_> {
         };
         let key = layout::point(&publisher.cluster, self.lineage, mark.id);
         let previous = last.filter(|l| l.lineage == self.lineage).map(|l| l.link.clone());
-        let bytes = publisher.sign(&key, &[], None, previous, &body);
+        let SignedObject { bytes, sha256 } = publisher.sign(&key, Content::default(), None, previous, &body);
         let link = Link {
-            sha256: holdfast_proto::Sha256Digest::of(&bytes),
             key: key.clone(),
+            sha256,
         };
         let stored = futures::future::join_all(ready.iter().map(|r| r.create(&key, bytes.clone()))).await;
         let mut landed = Vec::new();

@@ -9,6 +9,7 @@
 //! [`run`] is one cluster's line. It receives physical WAL over a slot, cuts it
 //! into chunks within segments ([`chunk`]), seals and signs them ([`seal`]), and
 //! stores each replica's copies in order ([`courier`]), every replica for itself.
+//! The small objects of finished segments are merged ([`merge`]).
 //! What the server is told to be flushed is what k replicas hold without a hole
 //! ([`ledger`]): the slot keeps everything else, so the line needs no disk.
 //!
@@ -60,6 +61,7 @@ mod histories;
 mod lease;
 pub mod ledger;
 mod line;
+mod merge;
 pub mod runs;
 pub mod seal;
 mod sealer;
@@ -172,6 +174,7 @@ pub async fn run(context: WalContext) -> Result<(), WalError> {
         tasks.spawn(courier::serve(shared.clone(), place));
     }
     tasks.spawn(attest::attest(shared.clone(), context.directives.clone()));
+    tasks.spawn(merge::serve(shared.clone()));
     tasks.spawn(follow_copies(shared.clone(), context.directives.clone()));
     tasks.spawn(valve::watch(
         shared.clone(),

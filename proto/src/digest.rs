@@ -8,6 +8,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use aws_lc_rs::digest::{self, SHA256};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A string that is not the hexadecimal form of the digest it should be.
@@ -106,8 +107,49 @@ digest!(
 impl Sha256Digest {
     /// Hashes `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
-        let d = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-        Self(d.as_ref().try_into().expect("SHA-256 is 32 bytes"))
+        Self::from(aws_lc_rs::digest::digest(&SHA256, bytes))
+    }
+}
+
+impl From<digest::Digest> for Sha256Digest {
+    fn from(digest: digest::Digest) -> Self {
+        Self(digest.as_ref().try_into().expect("SHA-256 is 32 bytes"))
+    }
+}
+
+/// SHA-256 of bytes that come in pieces. It tells the digest of what came so far
+/// and goes on, so that an object's payload is not hashed a second time for the
+/// digest of the whole.
+#[derive(Clone)]
+pub struct Sha256Hasher(digest::Context);
+
+impl Sha256Hasher {
+    /// Of nothing yet.
+    pub fn new() -> Self {
+        Self(digest::Context::new(&SHA256))
+    }
+
+    /// Takes the bytes that follow.
+    pub fn update(&mut self, bytes: &[u8]) -> &mut Self {
+        self.0.update(bytes);
+        self
+    }
+
+    /// The digest of all that came so far.
+    pub fn digest(&self) -> Sha256Digest {
+        self.0.clone().finish().into()
+    }
+}
+
+impl Default for Sha256Hasher {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Sha256Hasher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Sha256Hasher({})", self.digest())
     }
 }
 
@@ -135,6 +177,10 @@ mod tests {
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
         assert_eq!(d.to_string().parse::<Sha256Digest>().unwrap(), d);
+        let mut hasher = Sha256Hasher::new();
+        assert_eq!(hasher.digest(), Sha256Digest::of(b""));
+        assert_eq!(hasher.update(b"a").digest(), Sha256Digest::of(b"a"));
+        assert_eq!(hasher.update(b"bc").digest(), d);
         assert!("BA".parse::<ContentId>().is_err());
         assert!("zz7816bf8f01cfea414140de5dae2223".parse::<ContentId>().is_err());
         assert!(d.to_string().to_uppercase().parse::<Sha256Digest>().is_err());

@@ -139,17 +139,22 @@ pub fn signing_input(header: &[u8]) -> Vec<u8> {
 
 /// Puts an object together. `header` is the JSON line without newline.
 pub fn assemble(payload: &[u8], header: &[u8], signatures: &[Signature]) -> Vec<u8> {
+    let mut object = payload.to_vec();
+    append(&mut object, header, signatures);
+    object
+}
+
+/// Puts an object together in the buffer that holds its payload.
+pub fn append(payload: &mut Vec<u8>, header: &[u8], signatures: &[Signature]) {
     let signatures = serde_json::to_vec(signatures).expect("signatures are plain strings");
     let length = header.len() + signatures.len() + 2;
-    let mut out = Vec::with_capacity(payload.len() + length + TAIL);
-    out.extend_from_slice(payload);
-    out.extend_from_slice(header);
-    out.push(b'\n');
-    out.extend_from_slice(&signatures);
-    out.push(b'\n');
-    out.extend_from_slice(&(length as u64).to_be_bytes());
-    out.extend_from_slice(MAGIC);
-    out
+    payload.reserve_exact(length + TAIL);
+    payload.extend_from_slice(header);
+    payload.push(b'\n');
+    payload.extend_from_slice(&signatures);
+    payload.push(b'\n');
+    payload.extend_from_slice(&(length as u64).to_be_bytes());
+    payload.extend_from_slice(MAGIC);
 }
 
 /// The length of the envelope that a tail announces, for reading an object from

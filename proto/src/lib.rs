@@ -26,5 +26,5 @@ pub mod pg;
 pub mod record;
 pub mod time;
 
-pub use digest::{Blake3Digest, ContentId, Fingerprint, Sha256Digest};
+pub use digest::{Blake3Digest, ContentId, Fingerprint, Sha256Digest, Sha256Hasher};
 pub use time::Timestamp;

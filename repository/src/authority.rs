@@ -18,7 +18,7 @@ use holdfast_proto::names::{ObjectKey, Region};
 use holdfast_proto::record::AuthorityBody;
 
 use crate::layout::{self, Located};
-use crate::signed::{self, Draft};
+use crate::signed::{self, Content, Draft};
 use crate::signing::SigningKey;
 use crate::trust::Trust;
 use crate::{Replica, Repository};
@@ -132,12 +132,13 @@ pub fn record(
     let bytes = Draft {
         repository: trust.repository(),
         key: key.clone(),
-        payload: &[],
+        payload: Content::default(),
         sealed_to: None,
         lease: None,
         previous: before.map(|b| b.link.clone()),
         body: &body,
     }
-    .sign(root);
-    (key, bytes.into())
+    .sign(root)
+    .bytes;
+    (key, bytes)
 }

@@ -393,7 +393,40 @@ impl PackReader {
 /// Seals `raw` as one zstd frame in one age file: WAL chunks, and the payloads
 /// of signed objects.
 pub fn seal_frame(key: &EpochKey, raw: &[u8], level: i32) -> Result<Vec<u8>, PackError> {
-    Ok(key.seal(&FrameCompressor::new(level)?.compress(raw)?)?)
+    FrameSealer::new(level)?.seal(key, raw)
+}
+
+/// Room behind what is sealed, so that an envelope fits without a move.
+const ENVELOPE_ROOM: usize = 4 << 10;
+
+/// As [`seal_frame`], for many: keeps zstd's memory and the frame's.
+pub struct FrameSealer {
+    zstd: FrameCompressor,
+    frame: Vec<u8>,
+}
+
+impl FrameSealer {
+    /// For `level` of zstd.
+    pub fn new(level: i32) -> Result<Self, PackError> {
+        Ok(Self {
+            zstd: FrameCompressor::new(level)?,
+            frame: Vec::new(),
+        })
+    }
+
+    /// Seals `raw`.
+    pub fn seal(&mut self, key: &EpochKey, raw: &[u8]) -> Result<Vec<u8>, PackError> {
+        self.frame.clear();
+        self.frame.reserve(compress_bound(raw.len()));
+        self.zstd
+            .zstd
+            .compress_to_buffer(raw, &mut self.frame)
+            .map_err(PackError::Compress)?;
+        let capacity = sealed_bound(self.frame.len()) + ENVELOPE_ROOM;
+        let mut out = SealWriter::new(std::slice::from_ref(&key.recipient), capacity)?;
+        out.push(&self.frame);
+        Ok(out.finish())
+    }
 }
 
 /// Opens what [`seal_frame`] sealed: exactly one frame of at most `limit` bytes.
@@ -403,27 +436,82 @@ pub fn open_frame(
     sealed: &[u8],
     limit: usize,
 ) -> Result<Vec<u8>, PackError> {
-    let identity = keyring
-        .identity_for(sealed_to)
-        .ok_or(PackError::NoKey(*sealed_to))?;
-    let frame = seal::open([identity], sealed, compress_bound(limit))?;
-    let bad = |why: String| PackError::Frame { limit, why };
-    let size = zstd::zstd_safe::get_frame_content_size(&frame)
-        .ok()
-        .flatten()
-        .and_then(|s| usize::try_from(s).ok())
-        .ok_or_else(|| bad("its header gives no content size".to_owned()))?;
-    if size > limit {
-        return Err(bad(format!("it opens to {size} bytes")));
-    }
-    let raw = zstd::bulk::decompress(&frame, size).map_err(|e| bad(e.to_string()))?;
-    if raw.len() != size {
-        return Err(bad(format!(
-            "it opens to {} bytes, {size} are announced",
-            raw.len()
-        )));
-    }
+    let mut opener = FrameOpener::new()?;
+    let size = opener.decrypt(keyring, sealed_to, sealed, limit)?;
+    let mut raw = vec![0; size];
+    opener.decompress(&mut raw)?;
     Ok(raw)
+}
+
+/// Opens frames that [`seal_frame`] sealed to where they belong; keeps zstd's
+/// memory and the frame's from one to the next.
+pub struct FrameOpener {
+    zstd: Decompressor<'static>,
+    frame: Vec<u8>,
+}
+
+impl FrameOpener {
+    /// With nothing opened yet.
+    pub fn new() -> Result<Self, PackError> {
+        Ok(Self {
+            zstd: Decompressor::new().map_err(PackError::Compress)?,
+            frame: Vec::new(),
+        })
+    }
+
+    /// Opens exactly one frame of `raw.len()` bytes into `raw`.
+    pub fn open_into(
+        &mut self,
+        keyring: &Keyring,
+        sealed_to: &Fingerprint,
+        sealed: &[u8],
+        raw: &mut [u8],
+    ) -> Result<(), PackError> {
+        let size = self.decrypt(keyring, sealed_to, sealed, raw.len())?;
+        if size != raw.len() {
+            let limit = raw.len();
+            let why = format!("it opens to {size} bytes");
+            return Err(PackError::Frame { limit, why });
+        }
+        self.decompress(raw)
+    }
+
+    /// Decrypts a frame of at most `limit` bytes, and says how many they are.
+    fn decrypt(
+        &mut self,
+        keyring: &Keyring,
+        sealed_to: &Fingerprint,
+        sealed: &[u8],
+        limit: usize,
+    ) -> Result<usize, PackError> {
+        let identity = keyring
+            .identity_for(sealed_to)
+            .ok_or(PackError::NoKey(*sealed_to))?;
+        seal::open_into([identity], sealed, compress_bound(limit), &mut self.frame)?;
+        let bad = |why: String| PackError::Frame { limit, why };
+        let size = zstd::zstd_safe::get_frame_content_size(&self.frame)
+            .ok()
+            .flatten()
+            .and_then(|s| usize::try_from(s).ok())
+            .ok_or_else(|| bad("its header gives no content size".to_owned()))?;
+        if size > limit {
+            return Err(bad(format!("it opens to {size} bytes")));
+        }
+        Ok(size)
+    }
+
+    fn decompress(&mut self, raw: &mut [u8]) -> Result<(), PackError> {
+        let limit = raw.len();
+        let bad = |why: String| PackError::Frame { limit, why };
+        let size = self
+            .zstd
+            .decompress_to_buffer(&self.frame, raw)
+            .map_err(|e| bad(e.to_string()))?;
+        if size != limit {
+            return Err(bad(format!("it opens to {size} bytes, {limit} are announced")));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ use crate::manifest::SealedPart;
 use crate::pack::SealedPack;
 use crate::publisher::Publisher;
 use crate::replica::{Class, Replica, StoreError, explained};
+use crate::signed::SignedObject;
 use crate::{clock, layout};
 
 /// Bytes that may be under way at once, unless said otherwise.
@@ -282,10 +283,10 @@ impl Publication {
         body: &B,
     ) -> Result<Committed, PublishError> {
         self.enough()?;
-        let bytes = self.publisher.sign(key, payload, sealed_to, previous, body);
+        let SignedObject { bytes, sha256 } = self.publisher.sign(key, payload, sealed_to, previous, body);
         let link = Link {
             key: key.clone(),
-            sha256: Sha256Digest::of(&bytes),
+            sha256,
         };
         let keeping_up = self.keeping_up();
         let outcomes = join_all(keeping_up.iter().map(|r| r.create(key, bytes.clone()))).await;

@@ -15,7 +15,7 @@ use holdfast_proto::{Fingerprint, Sha256Digest};
 use crate::Repository;
 use crate::layout::{self, Located};
 use crate::replica::{Replica, explained};
-use crate::signed::Draft;
+use crate::signed::{Content, Draft, SignedObject};
 use crate::signing::SigningKey;
 
 /// The writing side of one cluster. Cheap to clone.
@@ -34,25 +34,25 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Signs an object: its whole bytes.
+    /// Signs an object.
     pub fn sign<B: Record + Clone>(
         &self,
         key: &ObjectKey,
-        payload: &[u8],
+        payload: impl Into<Content>,
         sealed_to: Option<Fingerprint>,
         previous: Option<Link>,
         body: &B,
-    ) -> Bytes {
+    ) -> SignedObject {
         let draft = Draft {
             repository: self.repository.id(),
             key: key.clone(),
-            payload,
+            payload: payload.into(),
             sealed_to,
             lease: self.lease,
             previous,
             body,
         };
-        draft.sign(&self.signer).into()
+        draft.sign(&self.signer)
     }
 
     /// Sees to it that `replica` holds `needs`, before something that needs them

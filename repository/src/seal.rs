@@ -255,10 +255,24 @@ pub fn open<'a>(
     sealed: &[u8],
     limit: usize,
 ) -> Result<Vec<u8>, SealError> {
+    let mut plain = Vec::new();
+    open_into(identities, sealed, limit, &mut plain)?;
+    Ok(plain)
+}
+
+/// As [`open`], into a buffer that is used again: what it held is replaced. It
+/// holds nothing that is of use after an error.
+pub fn open_into<'a>(
+    identities: impl IntoIterator<Item = &'a Identity>,
+    sealed: &[u8],
+    limit: usize,
+    plain: &mut Vec<u8>,
+) -> Result<(), SealError> {
     stream::open(
         identities.into_iter().map(|i| &i.key as &dyn age::Identity),
         sealed,
         limit,
+        plain,
     )
 }
 

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use holdfast_proto::envelope::{self, BadEnvelope, Header, Link, Payload, Record, Signature};
 use holdfast_proto::names::{ClusterId, ObjectKey, RepositoryId};
 use holdfast_proto::record::TrustRole;
-use holdfast_proto::{Fingerprint, Sha256Digest};
+use holdfast_proto::{Fingerprint, Sha256Digest, Sha256Hasher};
 
 use crate::layout::{self, Located};
 use crate::signing::{SigningError, SigningKey, VerifyingKey};
@@ -132,6 +132,49 @@ impl<B> Signed<B> {
     }
 }
 
+/// What precedes an envelope, in the buffer that the whole object will fill, and
+/// hashed once: the digest of the object goes on from the payload's.
+#[derive(Debug, Clone, Default)]
+pub struct Content {
+    bytes: Vec<u8>,
+    hasher: Sha256Hasher,
+}
+
+impl Content {
+    /// SHA-256 of it.
+    pub fn sha256(&self) -> Sha256Digest {
+        self.hasher.digest()
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl From<Vec<u8>> for Content {
+    fn from(bytes: Vec<u8>) -> Self {
+        let mut hasher = Sha256Hasher::new();
+        hasher.update(&bytes);
+        Self { bytes, hasher }
+    }
+}
+
+impl From<&[u8]> for Content {
+    fn from(bytes: &[u8]) -> Self {
+        bytes.to_vec().into()
+    }
+}
+
+/// An object that was signed.
+#[derive(Debug, Clone)]
+pub struct SignedObject {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// SHA-256 of them.
+    pub sha256: Sha256Digest,
+}
+
 /// An object before it is signed.
 #[derive(Debug, Clone)]
 pub struct Draft<'a, B> {
@@ -140,7 +183,7 @@ pub struct Draft<'a, B> {
     /// Where it will lie.
     pub key: ObjectKey,
     /// What precedes the envelope, as stored (sealed, or in clear).
-    pub payload: &'a [u8],
+    pub payload: Content,
     /// The epoch key that the payload is sealed to.
     pub sealed_to: Option<Fingerprint>,
     /// The writer's lease.
@@ -152,8 +195,12 @@ pub struct Draft<'a, B> {
 }
 
 impl<B: Record + Clone> Draft<'_, B> {
-    /// Signs it: the whole object's bytes.
-    pub fn sign(self, signer: &SigningKey) -> Vec<u8> {
+    /// Signs it.
+    pub fn sign(self, signer: &SigningKey) -> SignedObject {
+        let Content {
+            mut bytes,
+            mut hasher,
+        } = self.payload;
         let header = Header {
             v: envelope::VERSION,
             repository: self.repository,
@@ -162,8 +209,8 @@ impl<B: Record + Clone> Draft<'_, B> {
             lease: self.lease,
             previous: self.previous,
             payload: Payload {
-                size: self.payload.len() as u64,
-                sha256: Sha256Digest::of(self.payload),
+                size: bytes.len() as u64,
+                sha256: hasher.digest(),
                 sealed_to: self.sealed_to,
             },
             body: self.body.clone(),
@@ -173,7 +220,12 @@ impl<B: Record + Clone> Draft<'_, B> {
             key: signer.fingerprint(),
             sig: STANDARD.encode(signer.sign(&envelope::signing_input(&line))),
         };
-        envelope::assemble(self.payload, &line, &[signature])
+        let envelope_at = bytes.len();
+        envelope::append(&mut bytes, &line, &[signature]);
+        SignedObject {
+            sha256: hasher.update(&bytes[envelope_at..]).digest(),
+            bytes: bytes.into(),
+        }
     }
 }
 
@@ -203,31 +255,34 @@ pub fn expected_signer(key: &ObjectKey) -> Option<(TrustRole, Option<ClusterId>)
 /// module's head lists, and takes it apart.
 pub fn verify<B: Record>(bytes: &Bytes, key: &ObjectKey, trust: &Trust) -> Result<Signed<B>, SignedError> {
     let (role, cluster) = expected_signer(key).ok_or_else(|| SignedError::NotSigned(key.clone()))?;
-    let sha256 = Sha256Digest::of(bytes);
-    open_object(bytes, key, trust.repository(), sha256, |_, signer| {
+    open_object(bytes, key, trust.repository(), |_, signer, sha256| {
         trust
-            .check_object(signer, &[role], cluster.as_ref(), &sha256)
+            .check_object(signer, &[role], cluster.as_ref(), sha256)
             .map(|k| k.verifying.clone())
     })
 }
 
 /// As [`verify`], with the keys that count chosen by `believe`, which sees the
-/// header that nobody vouches for yet.
+/// header that nobody vouches for yet, the signer that it names, and the digest
+/// of the whole object.
 pub(crate) fn open_object<B: Record>(
     bytes: &Bytes,
     key: &ObjectKey,
     repository: RepositoryId,
-    sha256: Sha256Digest,
-    believe: impl Fn(&Header<B>, &Fingerprint) -> Result<VerifyingKey, SignerRefused>,
+    believe: impl Fn(&Header<B>, &Fingerprint, &Sha256Digest) -> Result<VerifyingKey, SignerRefused>,
 ) -> Result<Signed<B>, SignedError> {
     let bad = |source| SignedError::Envelope {
         key: key.clone(),
         source,
     };
     let parts = envelope::split(bytes).map_err(bad)?;
+    let mut hasher = Sha256Hasher::new();
+    let payload_sha256 = hasher.update(parts.payload).digest();
+    let sha256 = hasher.update(&bytes[parts.payload.len()..]).digest();
+    let believe = |header: &Header<B>, signer: &Fingerprint| believe(header, signer, &sha256);
     let (header, signer) = check_envelope(&parts, key, repository, believe)?;
     let payload = bytes.slice(..parts.payload.len());
-    if header.payload.size != payload.len() as u64 || header.payload.sha256 != Sha256Digest::of(&payload) {
+    if header.payload.size != payload.len() as u64 || header.payload.sha256 != payload_sha256 {
         return Err(SignedError::Payload { key: key.clone() });
     }
     Ok(Signed {

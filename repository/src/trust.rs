@@ -30,7 +30,7 @@ use holdfast_proto::record::{KeyAlgorithm, TrustAct, TrustBody, TrustRole};
 use holdfast_proto::{Fingerprint, Sha256Digest, Timestamp};
 
 use crate::layout;
-use crate::signed::{Draft, SignedError, open_object};
+use crate::signed::{Content, Draft, SignedError, open_object};
 use crate::signing::{SigningError, SigningKey, VerifyingKey};
 
 mod loading;
@@ -287,8 +287,7 @@ impl Trust {
     pub fn verify_next(&self, bytes: &Bytes) -> Result<NextRecord, TrustError> {
         let n = self.length();
         let key = layout::trust(n);
-        let sha256 = Sha256Digest::of(bytes);
-        let signed = open_object::<TrustBody>(bytes, &key, self.repository, sha256, |header, signer| {
+        let signed = open_object::<TrustBody>(bytes, &key, self.repository, |header, signer, _| {
             if n == 0 {
                 self.genesis_key(&header.body, signer)
             } else {
@@ -500,14 +499,14 @@ pub fn append(
     let bytes = Draft {
         repository: trust.repository,
         key: key.clone(),
-        payload: &[],
+        payload: Content::default(),
         sealed_to: None,
         lease: None,
         previous: trust.head().cloned(),
         body: &body,
     }
-    .sign(signer);
-    let bytes = Bytes::from(bytes);
+    .sign(signer)
+    .bytes;
     let next = trust.verify_next(&bytes)?;
     let mut after = trust.clone();
     after.extend(&next)?;

@@ -268,7 +268,12 @@ pub async fn stored(
             body.last_commit.map(|c| c.time) == name.latest_commit,
             "{key} has another commit"
         );
-        let raw = open_frame(&keyring, &body.chunks[0].sealed_to, &signed.payload, 64 << 20)?;
+        let (mut raw, mut rest) = (Vec::new(), &signed.payload[..]);
+        for chunk in &body.chunks {
+            let (sealed, after) = rest.split_at(usize::try_from(chunk.size)?);
+            raw.extend(open_frame(&keyring, &chunk.sealed_to, sealed, 64 << 20)?);
+            rest = after;
+        }
         ensure!(
             name.end.bytes_since(name.start) == Some(raw.len() as u64),
             "{key} has {} bytes",

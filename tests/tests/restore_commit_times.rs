@@ -11,6 +11,7 @@ use holdfast_proto::names::{BackupId, Lineage};
 use holdfast_proto::pg::{Lsn, SegmentSize, TimelineId};
 use holdfast_proto::record::{BaseBody, ChangeDetection, CommitMark, RestorePointMark, Totals, WalBody};
 use holdfast_repository::layout::{self, WalName};
+use holdfast_repository::signed::Content;
 use holdfast_tests::vault::Vault;
 
 /// Second `n` of the story.
@@ -65,7 +66,7 @@ impl Story {
         };
         let publisher = self.vault.publisher(2);
         let key = layout::base(&self.vault.cluster, self.lineage, id);
-        let object = publisher.sign(&key, b"", None, None, &body);
+        let object = publisher.sign(&key, Content::default(), None, None, &body).bytes;
         for replica in self.vault.repository.replicas() {
             replica.create(&key, object.clone()).await?;
         }
@@ -110,7 +111,11 @@ impl Story {
             latest_commit: last.map(|m| m.time),
         };
         let key = layout::wal(&self.vault.cluster, self.lineage, &name);
-        let object = self.vault.publisher(2).sign(&key, b"", None, None, &body);
+        let object = self
+            .vault
+            .publisher(2)
+            .sign(&key, Content::default(), None, None, &body)
+            .bytes;
         for replica in self.vault.repository.replicas() {
             replica.create(&key, object.clone()).await?;
         }

@@ -239,13 +239,14 @@ async fn what_nobody_trusted_signed_is_not_believed() -> Result<()> {
     let forged = Draft {
         repository: scene.vault.repository.id(),
         key: key.clone(),
-        payload: &signed.payload,
+        payload: signed.payload[..].into(),
         sealed_to: signed.header.payload.sealed_to,
         lease: None,
         previous: None,
         body: &signed.header.body,
     }
-    .sign(&SigningKey::generate_ed25519()?);
+    .sign(&SigningKey::generate_ed25519()?)
+    .bytes;
 
     // In one region: the other one's is used, and the forgery is replaced.
     fs::write(&base, &forged)?;

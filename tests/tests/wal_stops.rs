@@ -9,6 +9,7 @@ use holdfast_proto::pg::TimelineId;
 use holdfast_proto::record::LeaseBody;
 use holdfast_repository::clock::now;
 use holdfast_repository::layout;
+use holdfast_repository::signed::Content;
 use holdfast_tests::faulty::{Fault, FaultPlan};
 use holdfast_tests::line::{
     Line, NEVER, QUICK, check_regions, lineage, names, position, stored, write_noise, write_rows,
@@ -189,7 +190,7 @@ async fn a_writer_that_lost_its_lease_stops() -> Result<()> {
             taken: now(),
         };
         let key = layout::lease(&vault.cluster, n);
-        let object = publisher.sign(&key, &[], None, None, &body);
+        let object = publisher.sign(&key, Content::default(), None, None, &body).bytes;
         vault.repository.replicas()[1].create(&key, object).await?;
     }
     let line = Line::start_as(&vault, &pg, 1, QUICK, Some(1), lineage(&pg)?).await?;

@@ -24,7 +24,7 @@ use holdfast_proto::finding::Finding;
 use super::access::{Access, AccessError};
 use super::pin::{Decision, Pin};
 use super::prefetch;
-use super::segment::{self, SegmentError, Whole};
+use super::segment::{self, SegmentError, Whole, Workbench};
 use crate::durable::LocalFileError;
 
 /// The file was handed over.
@@ -153,7 +153,8 @@ pub async fn fetch(name: &str, path: &Path, pin_path: &Path) -> Result<Answer, F
             };
             if !taking.await.unwrap_or(false) {
                 let access = access(&pin).await?;
-                let whole = segment::segment(&access, &pin, timeline, segment, until).await?;
+                let whole =
+                    segment::segment(&access, &pin, timeline, segment, until, &Workbench::default()).await?;
                 note_all(&notes, access.findings().chain(&whole.findings));
                 hand_over(path, &whole)?;
             }

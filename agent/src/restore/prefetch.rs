@@ -28,7 +28,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::access::Access;
 use super::fetch::{self, FetchFailed};
 use super::pin::{Decision, Pin};
-use super::segment;
+use super::segment::{self, Workbench};
 use crate::durable::{self, LocalFileError};
 
 /// How long the process waits for PostgreSQL to ask again.
@@ -191,6 +191,7 @@ pub async fn run(pin_path: &Path) -> Result<(), FetchFailed> {
     let mut tick = tokio::time::interval(TICK);
     let mut seen = String::new();
     let mut since = Instant::now();
+    let bench = Workbench::default();
     let mut under_way = FuturesUnordered::new();
     let mut coming: BTreeSet<SegmentName> = BTreeSet::new();
     loop {
@@ -209,8 +210,8 @@ pub async fn run(pin_path: &Path) -> Result<(), FetchFailed> {
             let marker = ahead.coming_file(&name.to_string());
             fs::write(&marker, b"").map_err(|e| LocalFileError::new("write", &marker, e))?;
             coming.insert(name);
-            let (ahead, access, pin, notes) = (&ahead, &access, &pin, &notes);
-            under_way.push(async move { (name, ahead.bring(access, pin, notes, name).await) });
+            let (ahead, access, pin, notes, bench) = (&ahead, &access, &pin, &notes, &bench);
+            under_way.push(async move { (name, ahead.bring(access, pin, notes, bench, name).await) });
         }
         if under_way.is_empty() {
             let over = pin.following(&seen, 1).is_empty() || signal.as_ref().is_some_and(|s| !s.exists());
@@ -232,7 +233,14 @@ pub async fn run(pin_path: &Path) -> Result<(), FetchFailed> {
 }
 
 impl Ahead {
-    async fn bring(&self, access: &Access, pin: &Pin, notes: &Path, name: SegmentName) -> bool {
+    async fn bring(
+        &self,
+        access: &Access,
+        pin: &Pin,
+        notes: &Path,
+        bench: &Workbench,
+        name: SegmentName,
+    ) -> bool {
         let name = name.to_string();
         let brought = async {
             let Decision::Segment {
@@ -243,7 +251,7 @@ impl Ahead {
             else {
                 return false;
             };
-            let Ok(whole) = segment::segment(access, pin, timeline, segment, until).await else {
+            let Ok(whole) = segment::segment(access, pin, timeline, segment, until, bench).await else {
                 return false;
             };
             fetch::note_all(notes, whole.findings.iter());
@@ -253,8 +261,15 @@ impl Ahead {
                 let digest = blake3::hash(&whole.bytes).to_hex();
                 durable::replace_without_sync(&digest_file, digest.as_bytes())
                     .and_then(|()| durable::replace_without_sync(&file, &whole.bytes))
+                    .map(|()| whole.bytes)
             });
-            matches!(kept.await, Ok(Ok(())))
+            match kept.await {
+                Ok(Ok(buffer)) => {
+                    bench.give_back(buffer);
+                    true
+                }
+                _ => false,
+            }
         }
         .await;
         let _ = fs::remove_file(self.coming_file(&name));

@@ -7,13 +7,16 @@
 //! by others that cover the same bytes, where there are any.
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use holdfast_proto::finding::Finding;
 use holdfast_proto::names::ObjectKey;
 use holdfast_proto::pg::{BadPage, Lsn, SegmentName, SegmentNumber, TimelineId, validate_segment_header};
 use holdfast_proto::record::HistoryBody;
+use holdfast_repository::keyring::Keyring;
 use holdfast_repository::layout::{self, Located};
+use holdfast_repository::pack::{FrameOpener, PackError};
 use holdfast_repository::signed;
 use holdfast_repository::{FetchError, listing};
 
@@ -58,6 +61,9 @@ pub enum SegmentError {
         /// What is wrong.
         source: BadPage,
     },
+    /// There is no memory to work with.
+    #[error("nothing can be opened: {0}")]
+    Memory(PackError),
     /// A segment too large for this machine.
     #[error("a segment of {0} bytes does not fit into memory")]
     Size(u64),
@@ -102,13 +108,15 @@ pub async fn history(access: &Access, pin: &Pin, timeline: TimelineId) -> Result
     })
 }
 
-/// Segment `segment` as `timeline` names it, with zeros from `until` on.
+/// Segment `segment` as `timeline` names it, with zeros from `until` on, in room
+/// from `bench`.
 pub async fn segment(
     access: &Access,
     pin: &Pin,
     timeline: TimelineId,
     segment: SegmentNumber,
     until: Lsn,
+    bench: &Workbench,
 ) -> Result<Whole, SegmentError> {
     let size = pin.segment_size;
     let start = size.start_of(segment);
@@ -118,6 +126,7 @@ pub async fn segment(
         trust: &access.trust,
         keyring: Some(&access.keyring),
     };
+    let keyring = Arc::new(access.keyring.clone());
     let mut bad: BTreeSet<ObjectKey> = BTreeSet::new();
     let mut first_error: Option<WalReadError> = None;
     loop {
@@ -147,7 +156,7 @@ pub async fn segment(
                 },
             });
         }
-        match assemble(source, size.get(), start, &pieces).await {
+        match assemble(source, &keyring, bench, size.get(), start, &pieces).await {
             Ok(mut whole) => {
                 let name = SegmentName::new(timeline, segment, size);
                 validate_segment_header(&whole.bytes, timeline, segment, pin.lineage.system, size)
@@ -160,6 +169,7 @@ pub async fn segment(
                 first_error.get_or_insert(error);
             }
             Err(Assembly::Size(bytes)) => return Err(SegmentError::Size(bytes)),
+            Err(Assembly::Memory(source)) => return Err(SegmentError::Memory(source)),
         }
     }
 }
@@ -219,41 +229,106 @@ async fn objects(
 enum Assembly {
     Object(ObjectKey, WalReadError),
     Size(u64),
+    Memory(PackError),
 }
 
 async fn assemble(
     source: WalSource<'_>,
+    keyring: &Arc<Keyring>,
+    bench: &Workbench,
     size: u64,
     start: Lsn,
     pieces: &[Piece<'_>],
 ) -> Result<Whole, Assembly> {
     let length = usize::try_from(size).map_err(|_| Assembly::Size(size))?;
-    let mut whole = Whole {
-        bytes: vec![0; length],
-        findings: Vec::new(),
-    };
-    let mut opened = futures::stream::iter(pieces)
-        .map(|piece| async move {
-            match source.open(piece.object).await {
-                Ok(wal) => Ok((piece, wal)),
-                Err(error) => Err(Assembly::Object(piece.object.key.clone(), error)),
-            }
-        })
+    let mut place = bench.take(length).map_err(Assembly::Memory)?;
+    let mut findings = Vec::new();
+    let mut fetched = futures::stream::iter(pieces)
+        .map(|piece| async move { (piece, source.fetch(piece.object).await) })
         .buffered(OBJECTS);
-    while let Some((piece, wal)) = opened.try_next().await? {
-        let at = |from: Lsn, lsn: Lsn| usize::try_from(lsn.get() - from.get()).unwrap_or(usize::MAX);
-        let target = whole.bytes.get_mut(at(start, piece.from)..at(start, piece.to));
-        let bytes = wal.bytes.get(at(wal.start, piece.from)..at(wal.start, piece.to));
-        let (Some(target), Some(bytes)) = (target, bytes) else {
-            let key = piece.object.key.clone();
-            let why = "it does not hold the bytes that its name says".to_owned();
-            return Err(Assembly::Object(
-                key.clone(),
-                WalReadError::Contradiction { key, why },
-            ));
+    let mut reached = 0;
+    while let Some((piece, sealed)) = fetched.next().await {
+        let failed = |error| Assembly::Object(piece.object.key.clone(), error);
+        let mut sealed = sealed.map_err(failed)?;
+        findings.append(&mut sealed.findings);
+        let at = |lsn: Lsn| usize::try_from(lsn.get().saturating_sub(start.get())).unwrap_or(usize::MAX);
+        let (range, target) = ((piece.from, piece.to), at(piece.from)..at(piece.to));
+        reached = target.end;
+        let keyring = keyring.clone();
+        let opening = tokio::task::spawn_blocking(move || {
+            let Place { bytes, opener } = &mut place;
+            let opened = match bytes.get_mut(target) {
+                Some(target) => sealed.open_into(&keyring, opener, range, target),
+                None => Err(sealed.outside()),
+            };
+            (place, opened)
+        });
+        let (back, opened) = match opening.await {
+            Ok(outcome) => outcome,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        target.copy_from_slice(bytes);
-        whole.findings.extend(wal.findings);
+        place = back;
+        opened.map_err(failed)?;
     }
-    Ok(whole)
+    // What another segment left in the buffer.
+    if let Some(rest) = place.bytes.get_mut(reached..) {
+        rest.fill(0);
+    }
+    Ok(Whole {
+        bytes: bench.hand_out(place),
+        findings,
+    })
+}
+
+/// Room for segments, used again from one to the next: fresh pages cost as much as
+/// what is put into them.
+#[derive(Default)]
+pub(super) struct Workbench {
+    free: Mutex<Free>,
+}
+
+#[derive(Default)]
+struct Free {
+    buffers: Vec<Vec<u8>>,
+    openers: Vec<FrameOpener>,
+}
+
+/// One segment's room, and what opens its chunks.
+struct Place {
+    bytes: Vec<u8>,
+    opener: FrameOpener,
+}
+
+impl Workbench {
+    fn free(&self) -> MutexGuard<'_, Free> {
+        // Two lists, whole between any two calls.
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A buffer of `length` bytes of whatever was in it before.
+    fn take(&self, length: usize) -> Result<Place, PackError> {
+        let (buffer, opener) = {
+            let mut free = self.free();
+            (free.buffers.pop(), free.openers.pop())
+        };
+        Ok(Place {
+            bytes: buffer
+                .filter(|b| b.len() == length)
+                .unwrap_or_else(|| vec![0; length]),
+            opener: match opener {
+                Some(opener) => opener,
+                None => FrameOpener::new()?,
+            },
+        })
+    }
+
+    fn hand_out(&self, place: Place) -> Vec<u8> {
+        self.free().openers.push(place.opener);
+        place.bytes
+    }
+
+    /// Takes a segment's buffer back.
+    pub(super) fn give_back(&self, buffer: Vec<u8>) {
+        self.free().buffers.push(buffer);
+    }
 }

@@ -14,7 +14,7 @@ use holdfast_proto::names::ObjectKey;
 use holdfast_proto::pg::Lsn;
 use holdfast_proto::record::WalBody;
 use holdfast_repository::keyring::Keyring;
-use holdfast_repository::pack::{PackError, open_frame};
+use holdfast_repository::pack::{FrameOpener, PackError};
 use holdfast_repository::signed;
 use holdfast_repository::trust::Trust;
 use holdfast_repository::{FetchError, Repository};
@@ -109,25 +109,39 @@ impl WalSource<'_> {
         Ok((found.value, found.findings))
     }
 
+    /// The object, believed and still sealed.
+    pub(super) async fn fetch(&self, object: &WalObject) -> Result<SealedWal, WalReadError> {
+        if self.keyring.is_none() {
+            return Err(WalReadError::NoIdentity(object.key.clone()));
+        }
+        let (signed, findings) = self.whole(&object.key).await?;
+        let sealed = SealedWal {
+            key: object.key.clone(),
+            body: signed.header.body,
+            payload: signed.payload,
+            findings,
+        };
+        if !fits(object, &sealed.body) {
+            return Err(sealed.wrong("its header names other positions than its key"));
+        }
+        Ok(sealed)
+    }
+
     /// The WAL in `object`.
     pub async fn open(&self, object: &WalObject) -> Result<OpenWal, WalReadError> {
-        let keyring = self
-            .keyring
-            .ok_or_else(|| WalReadError::NoIdentity(object.key.clone()))?;
-        let (signed, findings) = self.whole(&object.key).await?;
-        let wrong = |why: &str| WalReadError::Contradiction {
-            key: object.key.clone(),
-            why: why.to_owned(),
-        };
-        let body = signed.header.body;
-        if !fits(object, &body) {
-            return Err(wrong("its header names other positions than its key"));
-        }
-        let (payload, keyring) = (signed.payload, keyring.clone());
-        let key = object.key.clone();
-        let start = body.start;
-        let opened = tokio::task::spawn_blocking(move || open_chunks(&key, &body, &payload, &keyring)).await;
-        let bytes = opened.map_err(|_| wrong("opening it failed"))??;
+        let mut sealed = self.fetch(object).await?;
+        let findings = std::mem::take(&mut sealed.findings);
+        let keyring = self.keyring.cloned().unwrap_or_default();
+        let (start, end) = (sealed.body.start, sealed.body.end);
+        let unopened = sealed.wrong("opening it failed");
+        let opened = tokio::task::spawn_blocking(move || {
+            let mut bytes = vec![0; sealed.length()?];
+            let mut opener = FrameOpener::new().map_err(|source| sealed.unopened(source))?;
+            sealed.open_into(&keyring, &mut opener, (start, end), &mut bytes)?;
+            Ok::<_, WalReadError>(bytes)
+        })
+        .await;
+        let bytes = opened.map_err(|_| unopened)??;
         Ok(OpenWal {
             start,
             bytes,
@@ -141,49 +155,96 @@ fn fits(object: &WalObject, body: &WalBody) -> bool {
     body.start == name.start && body.end == name.end && body.timeline == name.timeline
 }
 
-/// Opens the chunks of a payload, which must follow each other without a gap.
-fn open_chunks(
-    key: &ObjectKey,
-    body: &WalBody,
-    payload: &[u8],
-    keyring: &Keyring,
-) -> Result<Vec<u8>, WalReadError> {
-    let wrong = |why: &str| WalReadError::Contradiction {
-        key: key.clone(),
-        why: why.to_owned(),
-    };
-    let whole = body
-        .end
-        .bytes_since(body.start)
-        .filter(|n| *n <= body.segment_size.get());
-    let whole = whole.ok_or_else(|| wrong("it is longer than a segment"))?;
-    let mut bytes = Vec::with_capacity(usize::try_from(whole).unwrap_or(0));
-    let mut rest = payload;
-    let mut at = body.start;
-    for chunk in &body.chunks {
-        let size = usize::try_from(chunk.size).ok().filter(|n| *n <= rest.len());
-        let (sealed, later) = rest.split_at(size.ok_or_else(|| wrong("a chunk is longer than the payload"))?);
-        rest = later;
-        let length = chunk
-            .end
-            .bytes_since(chunk.start)
-            .and_then(|n| usize::try_from(n).ok());
-        let length = length
-            .filter(|_| chunk.start == at)
-            .ok_or_else(|| wrong("its chunks do not join up"))?;
-        let raw =
-            open_frame(keyring, &chunk.sealed_to, sealed, length).map_err(|source| WalReadError::Open {
-                key: key.clone(),
-                source,
-            })?;
-        if raw.len() != length {
-            return Err(wrong("a chunk has another length than its positions"));
+/// An object whose signature and digest are good, and whose chunks are sealed.
+#[derive(Debug)]
+pub(super) struct SealedWal {
+    key: ObjectKey,
+    body: WalBody,
+    payload: Bytes,
+    /// What was wrong with other copies.
+    pub findings: Vec<Finding>,
+}
+
+impl SealedWal {
+    fn wrong(&self, why: &str) -> WalReadError {
+        WalReadError::Contradiction {
+            key: self.key.clone(),
+            why: why.to_owned(),
         }
-        bytes.extend_from_slice(&raw);
-        at = chunk.end;
     }
-    if at != body.end || !rest.is_empty() {
-        return Err(wrong("its chunks are not all of its payload"));
+
+    /// It was to give bytes that lie outside of its segment.
+    pub fn outside(&self) -> WalReadError {
+        self.wrong("it does not lie within the segment")
     }
-    Ok(bytes)
+
+    fn unopened(&self, source: PackError) -> WalReadError {
+        WalReadError::Open {
+            key: self.key.clone(),
+            source,
+        }
+    }
+
+    /// Bytes of WAL in it.
+    fn length(&self) -> Result<usize, WalReadError> {
+        let whole = self.body.end.bytes_since(self.body.start);
+        whole
+            .filter(|n| *n <= self.body.segment_size.get())
+            .and_then(|n| usize::try_from(n).ok())
+            .ok_or_else(|| self.wrong("it is longer than a segment"))
+    }
+
+    /// Opens the WAL in `range` into `target`, which has its length. CPU work.
+    /// Chunks must follow each other without a gap and be all of the payload.
+    pub fn open_into(
+        &self,
+        keyring: &Keyring,
+        opener: &mut FrameOpener,
+        range: (Lsn, Lsn),
+        target: &mut [u8],
+    ) -> Result<(), WalReadError> {
+        self.length()?;
+        let (from, to) = range;
+        if from < self.body.start || to > self.body.end || to.bytes_since(from) != Some(target.len() as u64) {
+            return Err(self.wrong("it does not hold the bytes that its name says"));
+        }
+        let mut rest = &self.payload[..];
+        let mut at = self.body.start;
+        for chunk in &self.body.chunks {
+            let size = usize::try_from(chunk.size).ok().filter(|n| *n <= rest.len());
+            let size = size.ok_or_else(|| self.wrong("a chunk is longer than the payload"))?;
+            let (sealed, later) = rest.split_at(size);
+            rest = later;
+            let length = chunk
+                .end
+                .bytes_since(chunk.start)
+                .and_then(|n| usize::try_from(n).ok())
+                .filter(|_| chunk.start == at && chunk.end <= self.body.end)
+                .ok_or_else(|| self.wrong("its chunks do not join up"))?;
+            at = chunk.end;
+            let (first, last) = (chunk.start.max(from), chunk.end.min(to));
+            if first >= last {
+                continue;
+            }
+            let into = &mut target[distance(from, first)..distance(from, last)];
+            let opened = if into.len() == length {
+                opener.open_into(keyring, &chunk.sealed_to, sealed, into)
+            } else {
+                let mut whole = vec![0; length];
+                opener
+                    .open_into(keyring, &chunk.sealed_to, sealed, &mut whole)
+                    .map(|()| into.copy_from_slice(&whole[distance(chunk.start, first)..][..into.len()]))
+            };
+            opened.map_err(|source| self.unopened(source))?;
+        }
+        if at != self.body.end || !rest.is_empty() {
+            return Err(self.wrong("its chunks are not all of its payload"));
+        }
+        Ok(())
+    }
+}
+
+/// Bytes from one position to a later one, within a segment.
+fn distance(from: Lsn, to: Lsn) -> usize {
+    usize::try_from(to.get().saturating_sub(from.get())).unwrap_or(usize::MAX)
 }

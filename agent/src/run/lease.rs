@@ -26,7 +26,7 @@ use holdfast_repository::layout::{self, Located};
 use holdfast_repository::listing::ListError;
 use holdfast_repository::publisher::Publisher;
 use holdfast_repository::replica::{Class, explained};
-use holdfast_repository::signed::ReadError;
+use holdfast_repository::signed::{Content, ReadError};
 use holdfast_repository::trust::Trust;
 use serde::{Deserialize, Serialize};
 
@@ -136,7 +136,9 @@ pub async fn take(
         lease: Some(next),
         ..publisher.clone()
     };
-    let bytes = holding.sign(&key, &[], None, previous, &body);
+    let bytes = holding
+        .sign(&key, Content::default(), None, previous, &body)
+        .bytes;
     let replicas = publisher.repository.replicas();
     let outcomes = join_all(replicas.iter().map(|r| r.create(&key, bytes.clone()))).await;
     let mut landed = 0;

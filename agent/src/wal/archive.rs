@@ -20,10 +20,11 @@ use holdfast_repository::signing::SigningKey;
 use holdfast_repository::{Replica, StoreError};
 
 use super::ledger::Holdings;
+use super::merge::Listed;
 use super::seal::Chain;
 
-/// Objects that are copied at the same time.
-const COPIES_AT_ONCE: usize = 8;
+/// Objects that are copied at the same time, of a few megabytes each.
+const COPIES_AT_ONCE: usize = 4;
 
 /// Where one line's WAL lies.
 #[derive(Debug, Clone)]
@@ -93,24 +94,27 @@ impl Archive {
     }
 
     /// The objects on `replica` that hold WAL of one segment, by start.
-    async fn segment(
+    pub(super) async fn segment(
         &self,
         replica: &Replica,
         timeline: TimelineId,
         size: SegmentSize,
         at: Lsn,
-    ) -> Result<Vec<WalName>, StoreError> {
+    ) -> Result<Vec<Listed>, StoreError> {
         let prefix = layout::wal_segment(&self.cluster, self.lineage, timeline, size.segment_of(at));
         let listed = replica.list(&prefix).await?;
-        let mut names: Vec<WalName> = listed
+        let mut objects: Vec<Listed> = listed
             .iter()
             .filter_map(|listed| match layout::parse(listed.key.as_str())? {
-                Located::Wal { name, .. } => Some(name),
+                Located::Wal { name, .. } => Some(Listed {
+                    name,
+                    size: listed.size,
+                }),
                 _ => None,
             })
             .collect();
-        names.sort_unstable_by_key(|name| (name.start, name.end));
-        Ok(names)
+        objects.sort_unstable_by_key(|listed| (listed.name.start, listed.name.end));
+        Ok(objects)
     }
 
     /// Copies the WAL from `start` to `end`, at most to the end of its segment,
@@ -127,6 +131,7 @@ impl Archive {
         let names = self.segment(source, timeline, size, start).await?;
         let wanted: Vec<WalName> = names
             .into_iter()
+            .map(|listed| listed.name)
             .filter(|n| n.end > start && n.start < end)
             .collect();
         if wanted.first().is_none_or(|first| first.start > start) {
@@ -279,7 +284,15 @@ impl Archive {
         last_byte: Lsn,
     ) -> Result<Option<Chain>, ArchiveError> {
         let names = self.segment(replica, timeline, size, last_byte).await?;
-        let Some(name) = names.iter().find(|n| n.end.get() == last_byte.get() + 1) else {
+        let ends = |name: &&WalName| name.end.get() == last_byte.get() + 1;
+        // The shortest: a merged object ends there as well, and is not what the
+        // chain goes on from.
+        let Some(name) = names
+            .iter()
+            .map(|listed| &listed.name)
+            .filter(ends)
+            .max_by_key(|n| n.start)
+        else {
             return Ok(None);
         };
         let key = layout::wal(&self.cluster, self.lineage, name);

@@ -10,6 +10,7 @@ use futures::future::join_all;
 use holdfast_repository::Deadlines;
 use holdfast_repository::clock::now;
 use holdfast_repository::layout;
+use holdfast_repository::signed::Content;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -47,7 +48,10 @@ async fn publish(shared: &Shared) {
     let Some(state) = shared.state() else { return };
     let body = state.attestation(now(), shared.captured());
     let key = layout::frontier(&shared.archive.cluster, shared.archive.lineage, body.at);
-    let object = shared.publisher.sign(&key, &[], None, None, &body);
+    let object = shared
+        .publisher
+        .sign(&key, Content::default(), None, None, &body)
+        .bytes;
     let storing = shared.replicas.iter().map(|replica| {
         let (replica, key, object) = (replica.with_deadlines(Deadlines::short()), &key, object.clone());
         async move {

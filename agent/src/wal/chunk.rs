@@ -96,6 +96,9 @@ pub struct Cutter {
     /// The first byte to store.
     from: Lsn,
     open: BytesMut,
+    /// Bytes of the chunk before: the next one is likely to need as much, and
+    /// growing into it by steps would copy it several times.
+    before: usize,
     facts: ChunkFacts,
 }
 
@@ -112,6 +115,7 @@ impl Cutter {
             position,
             from,
             open: BytesMut::new(),
+            before: 0,
             facts: ChunkFacts::default(),
         }
     }
@@ -160,7 +164,11 @@ impl Cutter {
             rest = later;
             trouble = self.read(now).or(trouble);
             let skip = self.from.bytes_since(self.position).unwrap_or(0).min(take as u64);
-            self.open.extend_from_slice(&now[skip as usize..]);
+            let now = &now[skip as usize..];
+            if self.open.is_empty() && self.open.capacity() < self.before {
+                self.open.reserve(self.before.max(now.len()));
+            }
+            self.open.extend_from_slice(now);
             self.position = Lsn::new(self.position.get() + take as u64);
             if self.room() == 0 || self.size.offset_of(self.position) == 0 {
                 chunks.extend(self.close());
@@ -194,6 +202,7 @@ impl Cutter {
             return None;
         }
         let start = self.open_from();
+        self.before = self.open.len();
         let mut facts = std::mem::take(&mut self.facts);
         facts.last_record = self
             .reader

@@ -95,7 +95,7 @@ impl Histories {
             system: self.shared.archive.lineage.system,
             timeline,
         };
-        let object = self.shared.publisher.sign(&key, content, None, None, &body);
+        let object = self.shared.publisher.sign(&key, content, None, None, &body).bytes;
         let storing = self.shared.replicas.iter().enumerate().map(|(place, replica)| {
             let (object, key) = (object.clone(), key.clone());
             async move {

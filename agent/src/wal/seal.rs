@@ -11,9 +11,10 @@ use holdfast_proto::pg::SegmentSize;
 use holdfast_proto::record::{WalBody, WalChunk};
 use holdfast_repository::keyring::Wrapped;
 use holdfast_repository::layout::{self, WalName};
-use holdfast_repository::pack::{PackError, seal_frame};
+use holdfast_repository::pack::{FrameSealer, PackError};
 use holdfast_repository::publisher::Publisher;
 use holdfast_repository::seal::EpochKey;
+use holdfast_repository::signed::Content;
 
 use super::chunk::Chunk;
 use super::ledger::SealedChunk;
@@ -44,14 +45,40 @@ pub struct Origin {
     pub segment_size: SegmentSize,
 }
 
-/// Seals `chunk` to `key`, signs it, and moves `chain` on.
-///
-/// # Errors
-/// Compressing or sealing failed, which no WAL can cause.
-pub fn seal_chunk(
+/// Seals chunk after chunk: what is worked in, and where the chain stands.
+pub struct ChunkSealer {
+    origin: Origin,
+    chain: Chain,
+    frames: FrameSealer,
+}
+
+impl ChunkSealer {
+    /// Goes on with `chain`.
+    ///
+    /// # Errors
+    /// There is no memory for the compressor.
+    pub fn new(origin: Origin, chain: Chain) -> Result<Self, PackError> {
+        Ok(Self {
+            origin,
+            chain,
+            frames: FrameSealer::new(LEVEL)?,
+        })
+    }
+
+    /// Seals `chunk` to `key`, signs it, and moves the chain on.
+    ///
+    /// # Errors
+    /// Compressing or sealing failed, which no WAL can cause.
+    pub fn seal(&mut self, key: &Wrapped<EpochKey>, chunk: Chunk) -> Result<SealedChunk, PackError> {
+        seal_chunk(&self.origin, key, &mut self.chain, &mut self.frames, chunk)
+    }
+}
+
+fn seal_chunk(
     origin: &Origin,
     key: &Wrapped<EpochKey>,
     chain: &mut Chain,
+    frames: &mut FrameSealer,
     chunk: Chunk,
 ) -> Result<SealedChunk, PackError> {
     let Chunk {
@@ -61,8 +88,12 @@ pub fn seal_chunk(
         bytes,
         facts,
     } = chunk;
-    let sealed = seal_frame(&key.key, &bytes, LEVEL)?;
-    let sha256 = Sha256Digest::of(&sealed);
+    let sealed = frames.seal(&key.key, &bytes)?;
+    let size = sealed.len() as u64;
+    let content = Content::from(sealed);
+    let sha256 = content.sha256();
+    // The object is made in the room of what it came from.
+    drop(bytes);
     let sealed_to = key.key.fingerprint;
     let name = WalName {
         timeline,
@@ -82,7 +113,7 @@ pub fn seal_chunk(
         chunks: vec![WalChunk {
             start,
             end,
-            size: sealed.len() as u64,
+            size,
             sha256,
             sealed_to,
         }],
@@ -97,17 +128,17 @@ pub fn seal_chunk(
     let previous = chain.previous.clone();
     let object = origin
         .publisher
-        .sign(&object_key, &sealed, Some(sealed_to), previous, &body);
+        .sign(&object_key, content, Some(sealed_to), previous, &body);
     *chain = Chain {
         previous: Some(Link {
             key: object_key.clone(),
-            sha256: Sha256Digest::of(&object),
+            sha256: object.sha256,
         }),
         follows: Some(sha256),
     };
     Ok(SealedChunk {
         key: object_key,
-        object,
+        object: object.bytes,
         needs: key.object.clone(),
         timeline,
         start,

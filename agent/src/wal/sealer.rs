@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::chunk::Chunk;
-use super::seal::{Chain, Origin, seal_chunk};
+use super::seal::{Chain, ChunkSealer, Origin};
 use super::shared::Shared;
 
 /// A running sealer. Dropping it lets the task end after the chunks it has.
@@ -56,22 +56,23 @@ async fn work(
     shared: Arc<Shared>,
     origin: Origin,
     keys: watch::Receiver<Wrapped<EpochKey>>,
-    mut chain: Chain,
+    chain: Chain,
     mut queue: mpsc::UnboundedReceiver<Chunk>,
 ) -> Result<(), PackError> {
+    let mut sealer = ChunkSealer::new(origin, chain)?;
     while let Some(chunk) = queue.recv().await {
         let raw = chunk.bytes.len();
-        let (origin, key) = (origin.clone(), keys.borrow().clone());
+        let key = keys.borrow().clone();
         let sealing = tokio::task::spawn_blocking(move || {
-            let sealed = seal_chunk(&origin, &key, &mut chain, chunk);
-            sealed.map(|sealed| (sealed, chain))
+            let sealed = sealer.seal(&key, chunk);
+            (sealed, sealer)
         });
-        let sealed = match sealing.await {
-            Ok(outcome) => outcome?,
+        let (sealed, back) = match sealing.await {
+            Ok(outcome) => outcome,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        chain = sealed.1;
-        shared.sealed(raw, sealed.0);
+        sealer = back;
+        shared.sealed(raw, sealed?);
     }
     Ok(())
 }

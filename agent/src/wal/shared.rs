@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::archive::Archive;
 use super::ledger::{Errand, Holdings, Ledger, SealedChunk};
+use super::merge::Finished;
 use super::start::Place;
 use super::state::{FrontierPublisher, WalState};
 use super::valve::Position;
@@ -44,6 +45,8 @@ struct Book {
     raw: usize,
     /// Chunks closed that are not sealed yet.
     sealing: usize,
+    /// Segments whose objects may be merged.
+    finished: Finished,
 }
 
 /// What the tasks share.
@@ -79,6 +82,7 @@ impl Shared {
                 stream: None,
                 raw: 0,
                 sealing: 0,
+                finished: Finished::default(),
             }),
             revision: watch::channel(0).0,
             valve: watch::channel(Position::Shut).0,
@@ -252,8 +256,25 @@ impl Shared {
         self.change(|book| {
             book.raw = book.raw.saturating_sub(raw);
             book.sealing = book.sealing.saturating_sub(1);
+            if let Some(size) = book.stream.as_ref().map(|stream| stream.segment_size) {
+                let segment = size.segment_of(chunk.start);
+                book.finished.note(chunk.timeline, segment, size.end_of(segment));
+            }
             book.ledger.push(chunk);
         });
+    }
+
+    /// A finished segment whose objects are to be merged: its timeline, and its last
+    /// byte.
+    pub fn finished(&self) -> Option<(TimelineId, Lsn)> {
+        let mut book = self.book();
+        let (timeline, acknowledged) = (book.ledger.timeline(), book.ledger.acknowledged()?);
+        book.finished.next(timeline, acknowledged)
+    }
+
+    /// Bytes of a segment, once a stream has begun.
+    pub fn segment_size(&self) -> Option<SegmentSize> {
+        self.book().stream.as_ref().map(|stream| stream.segment_size)
     }
 
     /// Chunks that are on their way to the first replica.

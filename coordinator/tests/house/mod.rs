@@ -192,19 +192,20 @@ impl House {
         let bytes = Draft {
             repository: self.repository.id(),
             key: key.clone(),
-            payload,
+            payload: payload.into(),
             sealed_to: None,
             lease: None,
             previous: None,
             body,
         }
-        .sign(&self.agent_key);
+        .sign(&self.agent_key)
+        .bytes;
         for region in regions {
             let replica = self
                 .repository
                 .replica(&region.parse::<Region>().unwrap())
                 .unwrap();
-            replica.create(&key, bytes.clone().into()).await.unwrap();
+            replica.create(&key, bytes.clone()).await.unwrap();
         }
     }
 

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use bytes::Bytes;
 use futures::future::join_all;
+use holdfast_proto::Fingerprint;
 use holdfast_proto::envelope::Link;
 use holdfast_proto::finding::{Finding, Severity};
 use holdfast_proto::names::{Epoch, KeyKind, RecipientRole, Region};
 use holdfast_proto::record::{KeyBody, SealedTo};
-use holdfast_proto::{Fingerprint, Sha256Digest};
 use zeroize::Zeroizing;
 
 use super::{KeyError, Wrapped, fits};
@@ -17,7 +17,7 @@ use crate::layout::{self, Located};
 use crate::publisher::Publisher;
 use crate::replica::explained;
 use crate::seal::{self, EpochKey, Identity, IndexKey, Recipient};
-use crate::signed::{SignedError, open_object};
+use crate::signed::{SignedError, SignedObject, open_object};
 use crate::trust::SignerRefused;
 
 /// The roles to which each kind may, and at least must, be sealed.
@@ -134,14 +134,8 @@ fn wrap(
         body.generation,
     );
     let payload = seal::seal(recipients, secret.as_bytes())?;
-    let bytes = publisher.sign(&key, &payload, None, None, body);
-    Ok((
-        Link {
-            sha256: Sha256Digest::of(&bytes),
-            key,
-        },
-        bytes,
-    ))
+    let SignedObject { bytes, sha256 } = publisher.sign(&key, payload, None, None, body);
+    Ok((Link { key, sha256 }, bytes))
 }
 
 struct OwnKey {
@@ -170,14 +164,14 @@ async fn own_keys(
             _ => continue,
         }
         let judge = |bytes: &Bytes| {
-            let believe = |_: &_, signer: &Fingerprint| {
+            let believe = |_: &_, signer: &Fingerprint, _: &_| {
                 if *signer == own.fingerprint() {
                     Ok(own.clone())
                 } else {
                     Err(SignerRefused::Unknown(*signer))
                 }
             };
-            open_object::<KeyBody>(bytes, key, repository.id(), Sha256Digest::of(bytes), believe)
+            open_object::<KeyBody>(bytes, key, repository.id(), believe)
                 .map_err(|e: SignedError| e.to_string())
         };
         let Ok(copy) = repository.find(key, judge).await else {

@@ -141,12 +141,13 @@ impl SealWriter {
     }
 }
 
-/// Opens a whole file.
+/// Opens a whole file into `plain`, in place of what it held.
 pub(super) fn open<'a>(
     identities: impl Iterator<Item = &'a dyn age::Identity>,
     sealed: &[u8],
     limit: usize,
-) -> Result<Vec<u8>, SealError> {
+    plain: &mut Vec<u8>,
+) -> Result<(), SealError> {
     let damaged = |why: &str| SealError::Damaged(why.to_owned());
     let file_key = RefCell::new(None);
     let seen: Vec<_> = identities
@@ -178,7 +179,7 @@ pub(super) fn open<'a>(
         return Err(SealError::TooLarge { limit });
     }
     let key = body_key(&file_key, nonce);
-    let mut plain = vec![0; size];
+    plain.resize(size, 0);
     let mut rest = &mut plain[..];
     for (n, chunk) in body.chunks(CHUNK + TAG).enumerate() {
         let last = n + 1 == chunks;
@@ -199,7 +200,7 @@ pub(super) fn open<'a>(
             })?;
         rest = after;
     }
-    Ok(plain)
+    Ok(())
 }
 
 /// What follows the header: the header's last line begins with `---`, which no

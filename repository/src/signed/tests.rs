@@ -49,13 +49,13 @@ impl Scene {
         let draft = Draft {
             repository: in_repository,
             key: key.clone(),
-            payload: b"1\t0/3000000\tno recovery target specified\n",
+            payload: b"1\t0/3000000\tno recovery target specified\n".to_vec().into(),
             sealed_to: None,
             lease: Some(3),
             previous: None,
             body: &body,
         };
-        (key, draft.sign(signer).into())
+        (key, draft.sign(signer).bytes)
     }
 
     fn verify(&self, key: &ObjectKey, bytes: &Bytes) -> Result<Signed<HistoryBody>, SignedError> {

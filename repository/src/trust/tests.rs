@@ -41,13 +41,13 @@ fn lease(n: u64, previous: Option<Link>, signer: &SigningKey) -> (ObjectKey, Byt
     let draft = Draft {
         repository: repository(),
         key: key.clone(),
-        payload: &[],
+        payload: Content::default(),
         sealed_to: None,
         lease: None,
         previous,
         body: &body,
     };
-    (key, draft.sign(signer).into())
+    (key, draft.sign(signer).bytes)
 }
 
 fn refusal<B: Record + std::fmt::Debug>(result: Result<Signed<B>, SignedError>) -> SignerRefused {

@@ -26,7 +26,7 @@ use holdfast_repository::layout::{self, BundleKind, WalName};
 use holdfast_repository::pack::{open_frame, seal_frame};
 use holdfast_repository::publication::Publication;
 use holdfast_repository::seal::Identities;
-use holdfast_repository::signed::Draft;
+use holdfast_repository::signed::{Content, Draft};
 use holdfast_repository::signing::SigningKey;
 use holdfast_repository::trust::Trust;
 use holdfast_repository::{ReplicaConfig, Repository, RepositoryConfig};
@@ -256,13 +256,13 @@ fn envelope<B: Record + Clone>(key: ObjectKey, previous: Option<Link>, body: &B)
     let draft = Draft {
         repository: RepositoryId::from_parts(NOW, 1),
         key,
-        payload: b"payload",
+        payload: b"payload".to_vec().into(),
         sealed_to: Some(fingerprint(7)),
         lease: Some(3),
         previous,
         body,
     };
-    let object = draft.sign(&SigningKey::from_pem(SIGNER).unwrap());
+    let object = draft.sign(&SigningKey::from_pem(SIGNER).unwrap()).bytes;
     let (start, end) = (b"payload".len(), object.len() - 16);
     assert_eq!(&object[..start], b"payload");
     assert_eq!(object[end..end + 8], ((end - start) as u64).to_be_bytes());
@@ -417,22 +417,34 @@ async fn write_repository() {
     let (c, l) = (cluster(), lineage());
 
     let at = layout::lease(&c, 1);
-    put(at.clone(), publisher.sign(&at, b"", None, None, &lease_body())).await;
+    put(
+        at.clone(),
+        publisher
+            .sign(&at, Content::default(), None, None, &lease_body())
+            .bytes,
+    )
+    .await;
     let at = layout::history(&c, l, timeline(2));
     let body = HistoryBody {
         system: l.system,
         timeline: timeline(2),
     };
-    put(at.clone(), publisher.sign(&at, HISTORY, None, None, &body)).await;
+    put(at.clone(), publisher.sign(&at, HISTORY, None, None, &body).bytes).await;
     let sealed = seal_frame(&key.key, WAL, 1).unwrap();
     let (name, mut wal) = wal_body(0x0300_0000 + WAL.len() as u64);
     wal.chunks[0].size = sealed.len() as u64;
     wal.chunks[0].sha256 = Sha256Digest::of(&sealed);
     wal.chunks[0].sealed_to = key.key.fingerprint;
     let at = layout::wal(&c, l, &name);
-    put(at.clone(), publisher.sign(&at, &sealed, None, None, &wal)).await;
+    put(at.clone(), publisher.sign(&at, sealed, None, None, &wal).bytes).await;
     let at = layout::frontier(&c, l, NOW);
-    put(at.clone(), publisher.sign(&at, b"", None, None, &frontier_body())).await;
+    put(
+        at.clone(),
+        publisher
+            .sign(&at, Content::default(), None, None, &frontier_body())
+            .bytes,
+    )
+    .await;
     let bundle = bundle_body();
     let at = layout::bundle(&c, BundleKind::Config, bundle.id);
     let sealed = seal_frame(&key.key, b"a tar", 1).unwrap();

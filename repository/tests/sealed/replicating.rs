@@ -128,8 +128,8 @@ async fn forged_and_foreign_objects_are_not_spread() {
         .await
         .unwrap();
     let forged_key = layout::journal(&cluster(), &filestore(), 4);
-    let forged = stranger.sign(&forged_key, b"", None, Some(signed.link()), signed.body());
-    std::fs::write(scene.path("a", &forged_key), forged).unwrap();
+    let forged = stranger.sign(&forged_key, Vec::new(), None, Some(signed.link()), signed.body());
+    std::fs::write(scene.path("a", &forged_key), forged.bytes).unwrap();
     std::fs::write(scene.path("a", &entry).with_file_name("notes"), b"?").unwrap();
     let done = replicate_cluster(&scene.repository, &cluster(), &scene.trust)
         .await

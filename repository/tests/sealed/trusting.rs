@@ -118,11 +118,15 @@ async fn after_a_revocation_only_the_chain_from_what_is_believed_counts() {
     assert_eq!(reason, "the machine was stolen");
 
     // What the thief puts in the place of a believed object is not it.
-    let forged = scene
-        .publisher
-        .sign(&first.link.key, b"", None, None, &journal(&scene, &second).await);
+    let forged = scene.publisher.sign(
+        &first.link.key,
+        Vec::new(),
+        None,
+        None,
+        &journal(&scene, &second).await,
+    );
     for replica in ["a", "b"] {
-        std::fs::write(scene.path(replica, &first.link.key), &forged).unwrap();
+        std::fs::write(scene.path(replica, &first.link.key), &forged.bytes).unwrap();
     }
     assert!(
         scene
