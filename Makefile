@@ -1,7 +1,7 @@
 # Every target is one line that anyone can read. What a target needs is installed
 # by name first (Debian), or named if it is missing (elsewhere).
 
-.PHONY: demo test test-long bench bench-wal lint build
+.PHONY: demo test test-long fuzz bench bench-wal lint build
 
 # The main job, end to end, under target/demo. SERVE=1 leaves the coordinator's page open.
 demo:
@@ -14,6 +14,13 @@ test:
 # What chance decides, tried until it can be believed: kills and promotions, half an hour.
 test-long:
 	scripts/need test && HOLDFAST_TEST_ROUNDS=100 cargo test --workspace --test synchronous --test agent_nodes
+
+# A search for bytes that make a parser panic, a minute for each target. Stable Rust has
+# all that libFuzzer needs but the flag that allows it.
+FUZZ_SECONDS ?= 60
+fuzz:
+	scripts/need fuzz && cd proto && for target in wal history names stream files; do \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
 
 # Backup, restore and storage next to pgBackRest and restic, into docs/BENCHMARKS.md.
 bench:

@@ -11,9 +11,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use holdfast_proto::Timestamp;
-use holdfast_proto::pg::{Lsn, TimelineId};
+use holdfast_proto::pg::{Lsn, StandbyStatus, StreamMessage, TimelineId, WAL_DATA_HEADER};
 use postgres_protocol::message::{backend, frontend};
 
 use super::error::{PgError, ServerError};
@@ -23,10 +23,6 @@ use super::wire::{Message, Wire, malformed, within};
 
 /// How long the server may take to end a stream.
 const FINISH_LIMIT: Duration = Duration::from_secs(30);
-
-const WAL_DATA: u8 = b'w';
-const KEEPALIVE: u8 = b'k';
-const STATUS_UPDATE: u8 = b'r';
 
 /// What the server sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,38 +150,33 @@ impl WalStream {
         }
     }
 
-    fn copied(&mut self, mut body: Bytes) -> Result<StreamEvent, PgError> {
-        let short = |_| PgError::protocol("a message of the WAL stream is cut off");
-        match body.try_get_u8().map_err(short)? {
-            WAL_DATA => {
-                let start = Lsn::new(body.try_get_u64().map_err(short)?);
-                let end_of_wal = Lsn::new(body.try_get_u64().map_err(short)?);
-                let sent_at = Timestamp::from_pg_micros(body.try_get_i64().map_err(short)?);
+    fn copied(&mut self, body: Bytes) -> Result<StreamEvent, PgError> {
+        let message = StreamMessage::decode(&body).map_err(|e| PgError::protocol(e.to_string()))?;
+        match message {
+            StreamMessage::Wal {
+                start,
+                end_of_wal,
+                sent_at,
+                data,
+            } => {
                 if start != self.position {
                     return Err(PgError::protocol(format!(
                         "WAL from {start} was sent where {} comes next",
                         self.position
                     )));
                 }
-                self.position = start
-                    .checked_add(body.len() as u64)
-                    .ok_or_else(|| PgError::protocol("WAL beyond the end of the log"))?;
+                // Its end was checked when it was decoded.
+                self.position = Lsn::new(start.get() + data.len() as u64);
                 Ok(StreamEvent::Wal {
                     start,
                     end_of_wal,
                     sent_at,
-                    data: body,
+                    data: body.slice(WAL_DATA_HEADER..),
                 })
             }
-            KEEPALIVE => {
-                let end = Lsn::new(body.try_get_u64().map_err(short)?);
-                let _sent_at = body.try_get_i64().map_err(short)?;
-                let reply_requested = body.try_get_u8().map_err(short)? != 0;
-                Ok(StreamEvent::Keepalive { end, reply_requested })
-            }
-            other => Err(PgError::protocol(format!(
-                "an unknown message {other:#04x} in the WAL stream"
-            ))),
+            StreamMessage::Keepalive {
+                end, reply_requested, ..
+            } => Ok(StreamEvent::Keepalive { end, reply_requested }),
         }
     }
 
@@ -241,14 +232,14 @@ impl WalStream {
         }
         let flush = flush.map_or(0, Lsn::get).min(write.get());
         let apply = apply.map_or(0, Lsn::get).min(flush);
-        let mut update = BytesMut::with_capacity(34);
-        update.put_u8(STATUS_UPDATE);
-        update.put_u64(write.get());
-        update.put_u64(flush);
-        update.put_u64(apply);
-        update.put_i64(now().pg_micros());
-        update.put_u8(u8::from(reply_requested));
-        frontend::CopyData::new(update.freeze())
+        let update = StandbyStatus {
+            write,
+            flush: Lsn::new(flush),
+            apply: Lsn::new(apply),
+            sent_at: now(),
+            reply_requested,
+        };
+        frontend::CopyData::new(&update.encode()[..])
             .map_err(malformed)?
             .write(self.wire.outgoing());
         self.wire.flush().await

@@ -103,18 +103,7 @@ pub fn run(name: &str, path: &Path, pin: &Path) -> u8 {
 /// Hands over what was fetched ahead, which is most of a recovery, without a
 /// runtime and without a look at the repository.
 fn from_ahead(name: &str, path: &Path, pin_path: &Path) -> bool {
-    let Ok(pin) = Pin::load(pin_path) else {
-        return false;
-    };
-    let Decision::Segment { .. } = pin.decide(name) else {
-        return false;
-    };
-    let ahead = prefetch::Ahead::at(&notes_of(pin_path));
-    let served = ahead.take(name, path);
-    if served {
-        ahead.follow(name, &pin, pin_path);
-    }
-    served
+    prefetch::Ahead::at(&notes_of(pin_path)).take(name, path)
 }
 
 fn notes_of(pin_path: &Path) -> PathBuf {
@@ -157,8 +146,8 @@ pub async fn fetch(name: &str, path: &Path, pin_path: &Path) -> Result<Answer, F
                     segment::segment(&access, &pin, timeline, segment, until, &Workbench::default()).await?;
                 note_all(&notes, access.findings().chain(&whole.findings));
                 hand_over(path, &whole)?;
+                ahead.follow(name, &pin, pin_path);
             }
-            ahead.follow(name, &pin, pin_path);
             Ok(Answer::Served)
         }
     }

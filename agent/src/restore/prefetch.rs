@@ -1,20 +1,30 @@
 //! Fetches segments ahead of PostgreSQL.
 //!
-//! The first `wal fetch` of a recovery starts one process of its own, which
-//! keeps the next segments in `prefetch/` beside the pin. It holds a lock as long
-//! as it lives, so there is never a second; it ends when nothing was asked for
-//! during [`IDLE`], when the frontier is reached, or when the recovery is over.
-//! It decides nothing: a segment that it cannot get, `wal fetch` tries itself
-//! and reports.
+//! The first `wal fetch` of a recovery starts a server of its own, which keeps the
+//! next segments in `prefetch/` beside the pin and answers on a socket there. A
+//! `wal fetch` asks it first: what is there is handed over by a rename, what is on
+//! its way is waited for, anything else `wal fetch` gets by itself, as it does when
+//! nobody answers. The server decides nothing: a segment that it cannot get,
+//! `wal fetch` tries again and reports. It remembers no absence.
 //!
-//! A prefetched segment is believed by the BLAKE3 that was noted when it was
-//! assembled; the file itself is not synced, so after a crash of the machine the
-//! digest tells, and the segment is fetched again.
+//! The server holds a lock as long as it lives, so there is never a second. It ends
+//! when nothing was asked for during [`IDLE`], when the frontier is reached, when the
+//! recovery is over, or when the pin is another one.
+//!
+//! Segments are not synced. That the server which wrote a segment still lives says
+//! that the machine did not crash since, and that the file was not touched since is
+//! seen by its inode, size and time; what an earlier server left is removed.
+//! PostgreSQL syncs the file before it gives it its own name.
+//!
+//! One file is made for a segment, and nothing else: file systems are slow to give
+//! out inodes after many were freed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream as BlockingStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -24,6 +34,8 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use holdfast_proto::pg::SegmentName;
 use rustix::fs::{FlockOperation, flock};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
 
 use super::access::Access;
 use super::fetch::{self, FetchFailed};
@@ -31,23 +43,46 @@ use super::pin::{Decision, Pin};
 use super::segment::{self, Workbench};
 use crate::durable::{self, LocalFileError};
 
-/// How long the process waits for PostgreSQL to ask again.
+/// How long the server waits for PostgreSQL to ask again.
 const IDLE: Duration = Duration::from_secs(30);
-/// How often it looks whether PostgreSQL went on.
-const TICK: Duration = Duration::from_millis(20);
-/// How often a fetch looks whether a segment has come.
-const LOOK: Duration = Duration::from_millis(2);
+/// How often it looks whether the recovery is over.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long a fetch waits for a segment that is on its way.
 const ON_ITS_WAY: Duration = Duration::from_secs(60);
+/// How long a request may take to arrive.
+const ASKING: Duration = Duration::from_secs(5);
+/// The longest request: a segment's name.
+const MAX_LINE: u64 = 64;
 /// Segments fetched at the same time.
 const AT_ONCE: usize = 3;
-/// Bytes of segments held at the same time while they are assembled.
-const MEMORY: u64 = 128 << 20;
+/// Bytes of segments that are kept ahead.
+const AHEAD: u64 = 128 << 20;
+/// The answer to a request for a segment that is there.
+const HERE: &str = "here\n";
 
-/// The segments that were fetched ahead.
+/// Where segments that were fetched ahead are, and whom to ask for them.
 #[derive(Debug)]
 pub(super) struct Ahead {
     dir: PathBuf,
+}
+
+/// What tells a file from another, and from itself after it was written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mark {
+    inode: (u64, u64),
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Mark {
+    fn of(path: &Path) -> io::Result<Self> {
+        let found = fs::metadata(path)?;
+        Ok(Self {
+            inode: (found.dev(), found.ino()),
+            size: found.size(),
+            modified: (found.mtime(), found.mtime_nsec()),
+        })
+    }
 }
 
 impl Ahead {
@@ -59,19 +94,6 @@ impl Ahead {
 
     fn file(&self, name: &str) -> PathBuf {
         self.dir.join(name)
-    }
-
-    fn digest_file(&self, name: &str) -> PathBuf {
-        self.dir.join(format!("{name}.b3"))
-    }
-
-    /// Says that a segment is being fetched.
-    fn coming_file(&self, name: &str) -> PathBuf {
-        self.dir.join(format!("{name}.coming"))
-    }
-
-    fn cursor_file(&self) -> PathBuf {
-        self.dir.join("cursor")
     }
 
     fn lock(&self) -> Option<File> {
@@ -87,63 +109,46 @@ impl Ahead {
         Some(file)
     }
 
+    /// Does `work` with a name of the socket that is short enough whatever the
+    /// directory's is: 108 bytes are all that an address has.
+    fn with_socket<T>(&self, work: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+        let dir = File::open(&self.dir)?;
+        work(Path::new(&format!("/proc/self/fd/{}/socket", dir.as_raw_fd())))
+    }
+
     /// Hands over `name` at `path` if it was fetched ahead, or is on its way. Blocks.
     pub(super) fn take(&self, name: &str, path: &Path) -> bool {
-        if !self.dir.is_dir() {
-            return false;
-        }
-        let deadline = Instant::now() + ON_ITS_WAY;
-        loop {
-            if self.file(name).exists() {
-                return self.hand_over(name, path);
-            }
-            let coming = self.coming_file(name).exists();
-            // Whoever gets the lock knows that nobody is fetching.
-            if !coming || Instant::now() > deadline || self.lock().is_some() {
-                return self.file(name).exists() && self.hand_over(name, path);
-            }
-            std::thread::sleep(LOOK);
-        }
+        self.ask(name).unwrap_or(false) && self.hand_over(name, path).is_ok()
     }
 
-    fn hand_over(&self, name: &str, path: &Path) -> bool {
-        let moved = || -> Option<()> {
-            let mut file = File::open(self.file(name)).ok()?;
-            let noted = fs::read_to_string(self.digest_file(name)).ok()?;
-            // Piece by piece: the pages of a whole segment cost more than its digest.
-            let mut hasher = blake3::Hasher::new();
-            let mut buffer = vec![0; 256 << 10];
-            loop {
-                match file.read(&mut buffer).ok()? {
-                    0 => break,
-                    n => drop(hasher.update(&buffer[..n])),
-                }
-            }
-            if hasher.finalize().to_hex().as_str() != noted.trim() {
-                return None;
-            }
-            if fs::rename(self.file(name), path).is_err() {
-                // On another file system.
-                durable::replace_without_sync(path, &fs::read(self.file(name)).ok()?).ok()?;
-            }
-            Some(())
-        };
-        let done = moved().is_some();
-        for left in [self.file(name), self.digest_file(name)] {
-            // A segment that stays behind is never taken for another.
-            let _ = fs::remove_file(left);
-        }
-        done
+    fn ask(&self, name: &str) -> io::Result<bool> {
+        let mut stream = self.with_socket(|socket| BlockingStream::connect(socket))?;
+        stream.set_read_timeout(Some(ON_ITS_WAY))?;
+        stream.set_write_timeout(Some(ASKING))?;
+        stream.write_all(format!("{name}\n").as_bytes())?;
+        let mut answer = String::new();
+        BufReader::new(stream.take(MAX_LINE)).read_line(&mut answer)?;
+        Ok(answer == HERE)
     }
 
-    /// Notes that `name` was handed over, and sees to it that somebody fetches
-    /// what follows. Best effort: without prefetching a recovery is slower, and
+    fn hand_over(&self, name: &str, path: &Path) -> Result<(), LocalFileError> {
+        let file = self.file(name);
+        if fs::rename(&file, path).is_ok() {
+            return Ok(());
+        }
+        // On another file system.
+        let bytes = fs::read(&file).map_err(|e| LocalFileError::new("read", &file, e))?;
+        durable::replace_without_sync(path, &bytes)?;
+        durable::remove(&file)
+    }
+
+    /// Sees to it that somebody fetches what follows `name`, which was handed over
+    /// by the caller itself. Best effort: without a server a recovery is slower, and
     /// no less right.
     pub(super) fn follow(&self, name: &str, pin: &Pin, pin_path: &Path) {
         if pin.prefetch == 0 || durable::create_directory(&self.dir).is_err() {
             return;
         }
-        let _ = durable::replace_without_sync(&self.cursor_file(), name.as_bytes());
         if pin.following(name, 1).is_empty() {
             return;
         }
@@ -153,7 +158,7 @@ impl Ahead {
             Some(lock) => drop(lock),
         }
         let started = Command::new(&pin.program)
-            .args(["wal", "prefetch", "--pin"])
+            .args(["wal", "prefetch", name, "--pin"])
             .arg(pin_path)
             .current_dir("/")
             .stdin(Stdio::null())
@@ -171,136 +176,197 @@ impl Ahead {
     }
 }
 
-/// Fetches ahead until there is nothing more to do. What `wal prefetch` runs.
+/// Fetches what follows `name` until there is nothing more to do, and answers those
+/// who ask. What `wal prefetch` runs.
 ///
 /// # Errors
-/// The repository cannot be read.
-pub async fn run(pin_path: &Path) -> Result<(), FetchFailed> {
+/// The repository cannot be read, or the directory cannot be used.
+pub async fn run(name: &str, pin_path: &Path) -> Result<(), FetchFailed> {
+    let mark = Mark::of(pin_path).map_err(|e| LocalFileError::new("read", pin_path, e))?;
     let pin = Pin::load(pin_path).map_err(FetchFailed::Pin)?;
     let notes = pin_path.parent().unwrap_or(Path::new(".")).to_owned();
     let ahead = Ahead::at(&notes);
     durable::create_directory(&ahead.dir)?;
     let Some(_lock) = ahead.lock() else { return Ok(()) };
-    ahead.clear_markers()?;
+    ahead.clear()?;
     let access = fetch::access(&pin).await?;
-    let window = u32::try_from(MEMORY / pin.segment_size.get())
-        .unwrap_or(u32::MAX)
-        .clamp(1, pin.prefetch.max(1));
-    // The data directory is above the notes.
-    let signal = notes.parent().map(|data| data.join("recovery.signal"));
-    let mut tick = tokio::time::interval(TICK);
-    let mut seen = String::new();
-    let mut since = Instant::now();
-    let bench = Workbench::default();
-    let mut under_way = FuturesUnordered::new();
-    let mut coming: BTreeSet<SegmentName> = BTreeSet::new();
-    loop {
-        let cursor = fs::read_to_string(ahead.cursor_file()).unwrap_or_default();
-        if cursor != seen {
-            (seen, since) = (cursor, Instant::now());
-            ahead.drop_before(&seen);
-        }
-        let wanted: Vec<SegmentName> = pin
-            .following(&seen, window)
-            .into_iter()
-            .filter(|n| !coming.contains(n) && !ahead.file(&n.to_string()).exists())
-            .take(AT_ONCE.saturating_sub(under_way.len()))
-            .collect();
-        for name in wanted {
-            let marker = ahead.coming_file(&name.to_string());
-            fs::write(&marker, b"").map_err(|e| LocalFileError::new("write", &marker, e))?;
-            coming.insert(name);
-            let (ahead, access, pin, notes, bench) = (&ahead, &access, &pin, &notes, &bench);
-            under_way.push(async move { (name, ahead.bring(access, pin, notes, bench, name).await) });
-        }
-        if under_way.is_empty() {
-            let over = pin.following(&seen, 1).is_empty() || signal.as_ref().is_some_and(|s| !s.exists());
-            if over || since.elapsed() > IDLE {
-                return Ok(());
-            }
-        }
-        tokio::select! {
-            Some((name, brought)) = under_way.next() => {
-                if !brought {
-                    // `wal fetch` will meet the same trouble, and say so.
-                    return Ok(());
-                }
-                coming.remove(&name);
-            }
-            _ = tick.tick() => {}
-        }
-    }
+    let listener = ahead
+        .with_socket(|socket| UnixListener::bind(socket))
+        .map_err(|e| LocalFileError::new("listen in", &ahead.dir, e))?;
+    let server = Server {
+        ahead: &ahead,
+        access: &access,
+        pin: &pin,
+        pin_path,
+        mark,
+        // The data directory is above the notes.
+        signal: notes.parent().map(|data| data.join("recovery.signal")),
+        notes: &notes,
+        bench: Workbench::default(),
+    };
+    server.serve(listener, name.to_owned()).await;
+    // Nobody is to wait for an answer that does not come.
+    ahead.clear()?;
+    Ok(())
 }
 
-impl Ahead {
-    async fn bring(
-        &self,
-        access: &Access,
-        pin: &Pin,
-        notes: &Path,
-        bench: &Workbench,
-        name: SegmentName,
-    ) -> bool {
-        let name = name.to_string();
-        let brought = async {
-            let Decision::Segment {
-                timeline,
-                segment,
-                until,
-            } = pin.decide(&name)
-            else {
-                return false;
-            };
-            let Ok(whole) = segment::segment(access, pin, timeline, segment, until, bench).await else {
-                return false;
-            };
-            fetch::note_all(notes, whole.findings.iter());
-            let (file, digest_file) = (self.file(&name), self.digest_file(&name));
-            // Beside the other segments, which go on meanwhile.
-            let kept = tokio::task::spawn_blocking(move || {
-                let digest = blake3::hash(&whole.bytes).to_hex();
-                durable::replace_without_sync(&digest_file, digest.as_bytes())
-                    .and_then(|()| durable::replace_without_sync(&file, &whole.bytes))
-                    .map(|()| whole.bytes)
-            });
-            match kept.await {
-                Ok(Ok(buffer)) => {
-                    bench.give_back(buffer);
-                    true
+struct Server<'a> {
+    ahead: &'a Ahead,
+    access: &'a Access,
+    pin: &'a Pin,
+    pin_path: &'a Path,
+    /// The pin's file when it was read.
+    mark: Mark,
+    signal: Option<PathBuf>,
+    notes: &'a Path,
+    bench: Workbench,
+}
+
+/// What the server knows of the segments behind the cursor.
+#[derive(Default)]
+struct Segments {
+    /// Fetched, and as they were then.
+    ready: BTreeMap<SegmentName, Mark>,
+    coming: BTreeSet<SegmentName>,
+}
+
+impl Server<'_> {
+    async fn serve(&self, listener: UnixListener, mut cursor: String) {
+        let window = u32::try_from(AHEAD / self.pin.segment_size.get())
+            .unwrap_or(u32::MAX)
+            .clamp(1, self.pin.prefetch.max(1));
+        let mut segments = Segments::default();
+        let mut since = Instant::now();
+        let mut looks = tokio::time::interval(LOOK);
+        let (mut asking, mut fetching) = (FuturesUnordered::new(), FuturesUnordered::new());
+        let mut waiting: Vec<(SegmentName, UnixStream)> = Vec::new();
+        loop {
+            let wanted: Vec<SegmentName> = self
+                .pin
+                .following(&cursor, window)
+                .into_iter()
+                .filter(|name| !segments.coming.contains(name) && !segments.ready.contains_key(name))
+                .take(AT_ONCE.saturating_sub(segments.coming.len()))
+                .collect();
+            for name in wanted {
+                segments.coming.insert(name);
+                fetching.push(async move { (name, self.bring(name).await) });
+            }
+            if fetching.is_empty() && waiting.is_empty() {
+                let gone = |signal: &PathBuf| !signal.exists();
+                let at_the_end = segments.ready.is_empty() && self.pin.following(&cursor, 1).is_empty();
+                if at_the_end || self.signal.as_ref().is_some_and(gone) || since.elapsed() > IDLE {
+                    return;
                 }
-                _ => false,
+            }
+            tokio::select! {
+                Ok((stream, _)) = listener.accept() => asking.push(read_request(stream)),
+                Some(request) = asking.next() => {
+                    let Some((name, stream)) = request else { continue };
+                    if Mark::of(self.pin_path).ok() != Some(self.mark) {
+                        return;
+                    }
+                    (cursor, since) = (name.to_string(), Instant::now());
+                    if segments.coming.contains(&name) {
+                        waiting.push((name, stream));
+                    } else {
+                        self.answer(&mut segments, name, stream).await;
+                    }
+                    self.drop_passed(&mut segments, name);
+                }
+                Some((name, brought)) = fetching.next() => {
+                    segments.coming.remove(&name);
+                    // `wal fetch` will meet the same trouble, and say so.
+                    let Some(mark) = brought else { return };
+                    segments.ready.insert(name, mark);
+                    if let Some(place) = waiting.iter().position(|(wanted, _)| *wanted == name) {
+                        let (name, stream) = waiting.swap_remove(place);
+                        self.answer(&mut segments, name, stream).await;
+                    }
+                    if let Ok(cursor) = cursor.parse() {
+                        self.drop_passed(&mut segments, cursor);
+                    }
+                }
+                _ = looks.tick() => {}
             }
         }
-        .await;
-        let _ = fs::remove_file(self.coming_file(&name));
-        brought
     }
 
-    /// Removes the marks of a process that died.
-    fn clear_markers(&self) -> Result<(), LocalFileError> {
-        let entries = fs::read_dir(&self.dir).map_err(|e| LocalFileError::new("list", &self.dir, e))?;
-        for entry in entries.flatten() {
-            if entry.path().extension().is_some_and(|e| e == "coming") {
-                durable::remove(&entry.path())?;
-            }
+    /// Says whether `name` is there, as it was written. From then on the file is the
+    /// asker's; if it dies before it takes it, the next one gets the segment itself.
+    async fn answer(&self, segments: &mut Segments, name: SegmentName, mut stream: UnixStream) {
+        let file = self.ahead.file(&name.to_string());
+        let here = segments
+            .ready
+            .remove(&name)
+            .is_some_and(|written| Mark::of(&file).is_ok_and(|found| found == written));
+        if here {
+            let _ = stream.write_all(HERE.as_bytes()).await;
+        } else {
+            // Best effort: it is never handed over.
+            let _ = fs::remove_file(&file);
         }
-        durable::sweep(&self.dir)
     }
 
     /// Removes segments that PostgreSQL is past: it asked for another timeline's
     /// file of the same segment, or was quicker.
-    fn drop_before(&self, cursor: &str) {
-        let Ok(entries) = fs::read_dir(&self.dir) else {
-            return;
+    fn drop_passed(&self, segments: &mut Segments, cursor: SegmentName) {
+        let size = self.pin.segment_size;
+        let passed: Vec<SegmentName> = segments
+            .ready
+            .keys()
+            .filter(|name| name.segment(size) <= cursor.segment(size))
+            .copied()
+            .collect();
+        for name in passed {
+            segments.ready.remove(&name);
+            let _ = fs::remove_file(self.ahead.file(&name.to_string()));
+        }
+    }
+
+    async fn bring(&self, name: SegmentName) -> Option<Mark> {
+        let Decision::Segment {
+            timeline,
+            segment,
+            until,
+        } = self.pin.decide(&name.to_string())
+        else {
+            return None;
         };
+        let whole = segment::segment(self.access, self.pin, timeline, segment, until, &self.bench);
+        let whole = whole.await.ok()?;
+        fetch::note_all(self.notes, whole.findings.iter());
+        let file = self.ahead.file(&name.to_string());
+        // Beside the other segments, which go on meanwhile.
+        let kept = tokio::task::spawn_blocking(move || {
+            durable::replace_without_sync(&file, &whole.bytes).ok()?;
+            Some((Mark::of(&file).ok()?, whole.bytes))
+        });
+        let (mark, buffer) = kept.await.ok()??;
+        self.bench.give_back(buffer);
+        Some(mark)
+    }
+}
+
+async fn read_request(stream: UnixStream) -> Option<(SegmentName, UnixStream)> {
+    let reading = async {
+        let mut line = String::new();
+        let mut reader = tokio::io::BufReader::new(stream);
+        (&mut reader).take(MAX_LINE).read_line(&mut line).await.ok()?;
+        Some((line.trim_end().parse().ok()?, reader.into_inner()))
+    };
+    tokio::time::timeout(ASKING, reading).await.ok().flatten()
+}
+
+impl Ahead {
+    /// Removes the socket and the segments that a server leaves behind.
+    fn clear(&self) -> Result<(), LocalFileError> {
+        let entries = fs::read_dir(&self.dir).map_err(|e| LocalFileError::new("list", &self.dir, e))?;
         for entry in entries.flatten() {
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
-            let segment = name.strip_suffix(".b3").unwrap_or(name);
-            let past = segment.len() == 24 && cursor.len() == 24 && segment.get(8..) <= cursor.get(8..);
-            if past {
-                let _ = fs::remove_file(entry.path());
+            if entry.file_name() != "lock" {
+                durable::remove(&entry.path())?;
             }
         }
+        Ok(())
     }
 }

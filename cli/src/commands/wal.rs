@@ -45,6 +45,8 @@ pub struct FetchArguments {
 
 #[derive(Debug, Args)]
 pub struct PrefetchArguments {
+    /// The segment that was handed over last.
+    name: String,
     /// What the restore saw of the repository.
     #[arg(long, value_name = "FILE")]
     pin: PathBuf,
@@ -89,7 +91,7 @@ impl WalCommand {
                 Ok(Exit::Done)
             }
             WalCommand::Prefetch(arguments) => {
-                holdfast_agent::restore::prefetch::run(&arguments.pin).await?;
+                holdfast_agent::restore::prefetch::run(&arguments.name, &arguments.pin).await?;
                 Ok(Exit::Done)
             }
         }

@@ -224,8 +224,9 @@ impl WalReader {
         let bytes = &bytes[..bytes.len().min(to_page_end)];
         match self.state {
             State::Ended => {
-                if bytes.iter().any(|b| *b != 0) {
-                    return Err(self.record_error(self.at, "bytes follow the end of the log"));
+                if let Some(n) = bytes.iter().position(|b| *b != 0) {
+                    let at = self.at + n as u64;
+                    return Err(self.record_error(at, "bytes follow the end of the log"));
                 }
                 return Ok(bytes.len());
             }

@@ -15,8 +15,10 @@ fn main() -> ExitCode {
         ["wal", "fetch", name, path, "--pin", pin] => {
             ExitCode::from(fetch::run(name, Path::new(path), Path::new(pin)))
         }
-        ["wal", "prefetch", "--pin", pin] => done(blocking(async {
-            prefetch::run(Path::new(pin)).await.context("prefetching ended")
+        ["wal", "prefetch", name, "--pin", pin] => done(blocking(async {
+            prefetch::run(name, Path::new(pin))
+                .await
+                .context("prefetching ended")
         })),
         ["wal", "conclude"] => done(conclude(Path::new(".")).context("concluding failed")),
         ["restore", job] => done(blocking(restore(PathBuf::from(job)))),
