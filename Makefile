@@ -19,8 +19,9 @@ test-long:
 # all that libFuzzer needs but the flag that allows it.
 FUZZ_SECONDS ?= 60
 fuzz:
-	scripts/need fuzz && cd proto && for target in wal history names stream files; do \
-		RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; done
+	scripts/need fuzz && cd proto && for target in wal history names stream files; do mkdir -p fuzz/found/$$target && \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none $$target fuzz/found/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) || exit 1; done
 
 # Backup, restore and storage next to pgBackRest and restic, into docs/BENCHMARKS.md.
 bench:
