@@ -25,6 +25,7 @@
 //! the server that it names exist is seen when the agent starts.
 
 mod reader;
+mod references;
 mod value;
 
 use std::collections::BTreeSet;
@@ -41,6 +42,7 @@ use holdfast_proto::record::SealedTo;
 use holdfast_repository::config::{ReplicaConfig, RepositoryConfig};
 
 use crate::postgres::{PgTarget, SlotName};
+use crate::reference::Reference;
 use crate::wal::ValveLimits;
 
 use reader::{Document, Gathered, Section};
@@ -127,6 +129,10 @@ pub struct ClusterConfig {
     pub filestores: Vec<FilestoreConfig>,
     /// What goes into configuration bundles, beside what the server itself names.
     pub configuration: ConfigurationConfig,
+    /// Values that are recorded at fences, for drills to compare with.
+    pub references: Vec<Reference>,
+    /// The least time between two fences at which they are recorded.
+    pub reference_interval: Duration,
 }
 
 /// How a filestore's names prove its content.
@@ -468,6 +474,8 @@ fn read_cluster(section: Section<'_, '_>, coordinated: bool) -> Option<ClusterCo
             );
         }
     }
+    let references = references::read_all(&section);
+    let reference_interval = section.or("reference_interval", Duration::from_secs(3600));
     let configuration = section.section("configuration").map(|section| {
         let files = section.list("files");
         let secret_files = section.list("secret_files");
@@ -493,6 +501,8 @@ fn read_cluster(section: Section<'_, '_>, coordinated: bool) -> Option<ClusterCo
         peers,
         filestores: filestores.into_iter().collect::<Option<_>>()?,
         configuration: configuration.unwrap_or_default(),
+        references: references?,
+        reference_interval,
     })
 }
 

@@ -476,7 +476,9 @@ pub struct PointFilestore {
     pub because: String,
 }
 
-/// `points/<id>`: a moment to which database and filestores can go together.
+/// `points/<id>`: a moment to which database and filestores can go together. The
+/// payload, where there is one, is sealed zstd of JSON:
+/// [`crate::reference::ReferenceValues`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PointBody {

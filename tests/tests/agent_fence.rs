@@ -139,6 +139,7 @@ impl Stage {
             frontier: &self.frontier,
             findings: &self.findings,
             config: None,
+            references: None,
         };
         fencing
             .take(std::slice::from_mut(filestore), last, Asked::default())
