@@ -125,8 +125,8 @@ def judge(p):
     wrong |= {name for name, bad in (("filestore", files_bad), ("database", db_bad)) if bad}
     unknown = [c for c in checks if c["mandatory"] and c["result"] in ("SKIPPED", "COULD_NOT_RUN")]
     unknown += [name for name in over if not over[name] and None in (times if name == "rto" else lags)]
-    proven = {c["class"] for c in checks if c["data_proving"] and c["result"] == "PASS"}
-    unknown += {"STRUCTURE", "REFERENTIAL"} - proven | ({"APPLICATION"} - proven if p["drill"]["level"] >= "L4" else set())
+    level, proven = p["drill"]["level"], {c["class"] for c in checks if c["data_proving"] and c["result"] == "PASS"}
+    unknown += ({"INTEGRITY"} if level == "L1" else {"STRUCTURE", "REFERENTIAL", *(["APPLICATION"] * (level >= "L4"))}) - proven
     still_open = wrong - {e["accepts"] for e in p.get("exceptions", [])}
     return "FAIL" if still_open else "COULD_NOT_VERIFY" if unknown else "PASS_WITH_EXCEPTIONS" if wrong else "PASS"
 

@@ -1,4 +1,5 @@
 //! holdfast
+pub mod attack;
 pub mod checks;
 pub mod evidence;
 pub mod keeper;
@@ -7,3 +8,4 @@ pub mod publish;
 pub mod runner;
 pub mod scenario;
 pub mod scratch;
+pub mod view;

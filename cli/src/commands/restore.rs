@@ -215,7 +215,8 @@ struct Planned {
     met: Vec<Finding>,
 }
 
-fn finding_line(finding: &Finding) -> String {
+/// A finding as a person reads it.
+pub fn finding_line(finding: &Finding) -> String {
     format!(
         "  {:?} {} {}: {}",
         finding.severity, finding.name, finding.subject, finding.detail

@@ -9,6 +9,7 @@ use holdfast_agent::ledger::{Ledger, Piece};
 use holdfast_plan::restore::{Path as WalPath, RestorePlan};
 use holdfast_proto::Sha256Digest;
 use holdfast_proto::envelope::{Link, Record};
+use holdfast_proto::finding::Finding;
 use holdfast_proto::manifest::Part;
 use holdfast_proto::names::{KeyKind, ObjectKey};
 use holdfast_proto::record::{BaseBody, JournalBody, WalBody};
@@ -20,7 +21,7 @@ use holdfast_repository::{Repository, manifest};
 use crate::checks::Check;
 use crate::evidence::statement::results::{CheckClass, CheckResult};
 
-/// How many ciphertexts are drawn.
+/// How many ciphertexts are drawn at least.
 const SAMPLE: usize = 16;
 
 /// What the checks look at.
@@ -38,32 +39,67 @@ pub struct Under<'a> {
     pub plan: &'a RestorePlan,
     /// From which the sample is drawn.
     pub seed: Sha256Digest,
+    /// Hundredths of all packs that are drawn.
+    pub sample_percent: u64,
+    /// Keys that hold secrets must open, too: the escrow identity opens all.
+    pub secrets_too: bool,
 }
 
-/// Runs all of them. Also gives the WAL objects, each with the digest of the
-/// bytes that were verified.
-pub async fn run(under: Under<'_>) -> (Vec<CheckResult>, Vec<(ObjectKey, Sha256Digest)>) {
-    let (signatures, parts) = signatures(under).await;
-    let (wal_check, wal) = wal_signatures(under).await;
-    let mut results = vec![signatures, wal_check];
-    let (present, packs) = objects_present(under, &parts).await;
-    results.push(present);
-    results.push(ciphertext_sample(under, &packs).await);
-    results.push(wal_continuous(under));
-    results.push(keys_unwrap(under));
-    (results, wal)
+/// What came of the checks.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The checks.
+    pub checks: Vec<CheckResult>,
+    /// Copies that were damaged or missing, by object.
+    pub findings: Vec<Finding>,
+    /// What the restore will read.
+    pub objects: Objects,
+}
+
+/// The objects that a restore reads.
+#[derive(Debug, Clone, Default)]
+pub struct Objects {
+    /// Commit objects: the base's manifest and the filestores' entries.
+    pub commits: Vec<ObjectKey>,
+    /// Indexes.
+    pub indexes: Vec<ObjectKey>,
+    /// Packs and catalogues.
+    pub packs: Vec<ObjectKey>,
+    /// WAL objects, with the digests of the bytes that were verified.
+    pub wal: Vec<(ObjectKey, Sha256Digest)>,
+}
+
+/// Runs all of them.
+pub async fn run(under: Under<'_>) -> Found {
+    let mut found = Found::default();
+    let (signatures, parts) = signatures(under, &mut found).await;
+    found.checks.push(signatures);
+    let wal = wal_signatures(under, &mut found).await;
+    found.checks.push(wal);
+    let (present, packs) = objects_present(under, &parts, &mut found).await;
+    found.checks.push(present);
+    let sample = ciphertext_sample(under, &packs, &mut found).await;
+    found.checks.push(sample);
+    found.checks.push(wal_continuous(under));
+    found.checks.push(keys_unwrap(under));
+    let cluster = &under.plan.cluster;
+    found.objects.packs = packs.keys().map(|sha256| layout::pack(cluster, sha256)).collect();
+    found
 }
 
 async fn signed_parts<B: Record + Send>(
     under: Under<'_>,
     link: &Link,
     parts: impl FnOnce(B) -> Vec<Part>,
+    found: &mut Found,
 ) -> Result<Vec<Part>, String> {
-    let (signed, _) = under
+    let (signed, findings) = under
         .repository
         .read_signed::<B>(&link.key, under.trust)
         .await
         .map_err(|e| e.to_string())?;
+    found.findings.extend(findings);
+    found.objects.commits.push(link.key.clone());
     if signed.sha256 != link.sha256 {
         return Err(format!("{} is not the object that the plan saw", link.key));
     }
@@ -71,7 +107,7 @@ async fn signed_parts<B: Record + Send>(
 }
 
 /// The manifest and the filestores' entries verify. Also gives their parts.
-async fn signatures(under: Under<'_>) -> (CheckResult, Vec<Part>) {
+async fn signatures(under: Under<'_>, found: &mut Found) -> (CheckResult, Vec<Part>) {
     let check = Check::mandatory("signatures", CheckClass::Integrity);
     let steps: Vec<&Link> = under
         .plan
@@ -81,16 +117,16 @@ async fn signatures(under: Under<'_>) -> (CheckResult, Vec<Part>) {
         .collect();
     let expected = 1 + steps.len();
     let (mut parts, mut verified) = (Vec::new(), 0);
-    let base = signed_parts::<BaseBody>(under, &under.plan.base.link, |b| b.parts).await;
+    let base = signed_parts::<BaseBody>(under, &under.plan.base.link, |b| b.parts, found).await;
     let mut outcomes = vec![base];
     for step in steps {
-        outcomes.push(signed_parts::<JournalBody>(under, step, |j| j.parts).await);
+        outcomes.push(signed_parts::<JournalBody>(under, step, |j| j.parts, found).await);
     }
     for outcome in outcomes {
         match outcome {
-            Ok(found) => {
+            Ok(these) => {
                 verified += 1;
-                parts.extend(found);
+                parts.extend(these);
             }
             Err(why) => tracing::error!(err = %why, "a signed object does not verify"),
         }
@@ -106,9 +142,13 @@ async fn signatures(under: Under<'_>) -> (CheckResult, Vec<Part>) {
 }
 
 /// Every pack that the indexes name is listed. Also gives the packs' sizes.
-async fn objects_present(under: Under<'_>, parts: &[Part]) -> (CheckResult, BTreeMap<Sha256Digest, u64>) {
+async fn objects_present(
+    under: Under<'_>,
+    parts: &[Part],
+    found: &mut Found,
+) -> (CheckResult, BTreeMap<Sha256Digest, u64>) {
     let check = Check::mandatory("objects-present", CheckClass::Integrity);
-    match wanted_and_listed(under, parts).await {
+    match wanted_and_listed(under, parts, found).await {
         Ok((wanted, listed)) => {
             let missing = wanted.keys().filter(|pack| !listed.contains(pack)).count();
             let actual = format!("{} of {} listed", wanted.len() - missing, wanted.len());
@@ -122,6 +162,7 @@ async fn objects_present(under: Under<'_>, parts: &[Part]) -> (CheckResult, BTre
 async fn wanted_and_listed(
     under: Under<'_>,
     parts: &[Part],
+    found: &mut Found,
 ) -> anyhow::Result<(BTreeMap<Sha256Digest, u64>, BTreeSet<Sha256Digest>)> {
     let cluster = &under.plan.cluster;
     let mut wanted = BTreeMap::new();
@@ -131,6 +172,8 @@ async fn wanted_and_listed(
             .repository
             .fetch(&key, &part.index.sha256, part.index.size)
             .await?;
+        found.findings.extend(fetched.findings);
+        found.objects.indexes.push(key);
         for pack in manifest::read_index(&fetched.bytes, part)?.packs {
             wanted.insert(pack.sha256, pack.size);
         }
@@ -147,14 +190,22 @@ async fn wanted_and_listed(
 }
 
 /// Packs drawn from the seed are read whole and hashed.
-async fn ciphertext_sample(under: Under<'_>, packs: &BTreeMap<Sha256Digest, u64>) -> CheckResult {
+async fn ciphertext_sample(
+    under: Under<'_>,
+    packs: &BTreeMap<Sha256Digest, u64>,
+    found: &mut Found,
+) -> CheckResult {
     let check = Check::mandatory("ciphertext-sample", CheckClass::Integrity).data_proving();
-    let drawn = draw(under.seed, packs.keys(), SAMPLE);
+    let share = (packs.len() as u64 * under.sample_percent).div_ceil(100) as usize;
+    let drawn = draw(under.seed, packs.keys(), digest_bytes, share.max(SAMPLE));
     let mut equal = 0;
     for sha256 in &drawn {
         let key = layout::pack(&under.plan.cluster, sha256);
         match under.repository.fetch(&key, sha256, packs[*sha256]).await {
-            Ok(_) => equal += 1,
+            Ok(fetched) => {
+                equal += 1;
+                found.findings.extend(fetched.findings);
+            }
             Err(e) => tracing::error!(%key, err = %e, "a drawn pack cannot be read"),
         }
     }
@@ -163,17 +214,22 @@ async fn ciphertext_sample(under: Under<'_>, packs: &BTreeMap<Sha256Digest, u64>
     check.compared(equal == drawn.len() && !drawn.is_empty(), all, actual)
 }
 
+fn digest_bytes(digest: &Sha256Digest) -> &[u8] {
+    digest.as_bytes()
+}
+
 /// The `n` items whose digest with the seed is smallest: anyone who has seed
 /// and population draws the same.
-fn draw<'a>(
+pub fn draw<'a, T: Ord>(
     seed: Sha256Digest,
-    population: impl Iterator<Item = &'a Sha256Digest>,
+    population: impl Iterator<Item = &'a T>,
+    bytes: impl Fn(&T) -> &[u8],
     n: usize,
-) -> Vec<&'a Sha256Digest> {
-    let mut ranked: Vec<(Sha256Digest, &Sha256Digest)> = population
+) -> Vec<&'a T> {
+    let mut ranked: Vec<(Sha256Digest, &T)> = population
         .map(|item| {
             (
-                Sha256Digest::of(&[seed.as_bytes().as_slice(), item.as_bytes()].concat()),
+                Sha256Digest::of(&[seed.as_bytes().as_slice(), bytes(item)].concat()),
                 item,
             )
         })
@@ -196,27 +252,28 @@ fn wal_pieces(under: Under<'_>) -> Vec<Piece<'_>> {
 }
 
 /// Every WAL object that the replay needs is read whole and verifies.
-async fn wal_signatures(under: Under<'_>) -> (CheckResult, Vec<(ObjectKey, Sha256Digest)>) {
+async fn wal_signatures(under: Under<'_>, found: &mut Found) -> CheckResult {
     let check = Check::mandatory("wal-signatures", CheckClass::Integrity);
     let pieces = wal_pieces(under);
-    let mut verified = Vec::with_capacity(pieces.len());
     for piece in &pieces {
         match under
             .repository
             .read_signed::<WalBody>(&piece.object.key, under.trust)
             .await
         {
-            Ok((signed, _)) => verified.push((piece.object.key.clone(), signed.sha256)),
+            Ok((signed, findings)) => {
+                found.objects.wal.push((piece.object.key.clone(), signed.sha256));
+                found.findings.extend(findings);
+            }
             Err(e) => tracing::error!(key = %piece.object.key, err = %e, "a WAL object does not verify"),
         }
     }
-    let (expected, actual) = (pieces.len(), verified.len());
-    let result = check.compared(
+    let (expected, actual) = (pieces.len(), found.objects.wal.len());
+    check.compared(
         expected == actual,
         format!("{expected} verified"),
         format!("{actual} verified"),
-    );
-    (result, verified)
+    )
 }
 
 /// From where replay begins to where it ends there is no hole.
@@ -244,7 +301,7 @@ fn keys_unwrap(under: Under<'_>) -> CheckResult {
     let closed = under
         .keyring
         .closed()
-        .filter(|(_, key)| key.kind == KeyKind::Data)
+        .filter(|(_, key)| key.kind == KeyKind::Data || under.secrets_too)
         .count();
     let open = under.keyring.len();
     let actual = format!("{open} open, {closed} closed");
@@ -263,11 +320,9 @@ mod tests {
     fn the_same_seed_draws_the_same_sample() {
         let population: BTreeSet<Sha256Digest> = (0u8..100).map(|n| Sha256Digest::of(&[n])).collect();
         let (one, other) = (Sha256Digest::of(b"one"), Sha256Digest::of(b"other"));
-        assert_eq!(draw(one, population.iter(), 10), draw(one, population.iter(), 10));
-        assert_ne!(
-            draw(one, population.iter(), 10),
-            draw(other, population.iter(), 10)
-        );
-        assert_eq!(draw(one, population.iter(), 1000).len(), 100);
+        let drawn = |seed, n| draw(seed, population.iter(), digest_bytes, n);
+        assert_eq!(drawn(one, 10), drawn(one, 10));
+        assert_ne!(drawn(one, 10), drawn(other, 10));
+        assert_eq!(drawn(one, 1000).len(), 100);
     }
 }

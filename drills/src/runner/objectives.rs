@@ -14,6 +14,7 @@ use holdfast_proto::Timestamp;
 use holdfast_proto::names::{ClusterId, FilestoreName, TierName};
 use holdfast_proto::pg::Lsn;
 
+use crate::evidence::statement::Level;
 use crate::evidence::statement::context::{Objectives, Policy as StatedPolicy};
 use crate::evidence::statement::results::Rpo;
 
@@ -57,6 +58,18 @@ impl Governing {
             tier: tier.name.clone(),
             legal_entity: tenant.and_then(|t| t.legal_entity.clone()),
         })
+    }
+}
+
+impl Governing {
+    /// The policy as far as a drill of `level` is judged by it. At L1 nothing is
+    /// restored, and nothing can be said of the objective for recovery time.
+    pub fn judging(&self, level: Level) -> StatedPolicy {
+        let mut policy = self.policy.clone();
+        if level == Level::L1 {
+            policy.objectives.rto_ms = None;
+        }
+        policy
     }
 }
 
@@ -198,6 +211,9 @@ mod tests {
         assert_eq!(governing.tier.as_str(), "gold");
         assert_eq!(governing.policy.objectives.rpo_ms, Some(60_000));
         assert_eq!(governing.policy.digest, policy.digest());
+        assert_eq!(governing.judging(Level::L2), governing.policy);
+        let whole = governing.judging(Level::L1).objectives;
+        assert_eq!((whole.rpo_ms, whole.rto_ms), (Some(60_000), None));
         assert_eq!(governing.legal_entity.as_deref(), Some("Acme Construction"));
         assert_eq!(
             Governing::of(&policy, "policy.toml", &"acme/other".parse().unwrap()),

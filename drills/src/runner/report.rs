@@ -12,7 +12,8 @@ use holdfast_proto::record::{BaseBody, CommitMark, TrustRole};
 use holdfast_proto::{Fingerprint, Sha256Digest, Timestamp};
 use holdfast_repository::clock;
 
-use super::{Chosen, DrillRequest, Runner, objectives};
+use super::{Chosen, DrillRequest, Runner, Sight, objectives};
+use crate::attack::Aftermath;
 use crate::checks::Check;
 use crate::evidence::entry::Intent;
 use crate::evidence::statement::context::{
@@ -23,7 +24,7 @@ use crate::evidence::statement::recovery::{
     RecoveryTarget, ReplicaLock, Target, TargetKind, Timings,
 };
 use crate::evidence::statement::results::{
-    CheckClass, CheckResult, DatabaseResult, FilestoreResult, Results, Rto, Verdict,
+    Byproduct, CheckClass, CheckResult, DatabaseResult, FilestoreResult, Results, Rto, Verdict,
 };
 use crate::evidence::statement::{Drill, IntentReference, RecoveryDrill, Statement, Subject, SubjectKind};
 use crate::scratch::{EgressProbe as Probed, IsolationKind};
@@ -33,7 +34,6 @@ const RTO_DEFINITION: &str = "from the beginning of PROVISION to the later of PR
                               the copy takes connections and its files are in place";
 
 /// What a drill has measured so far.
-#[derive(Debug)]
 pub struct Measured {
     /// The drill.
     pub id: DrillId,
@@ -53,6 +53,10 @@ pub struct Measured {
     pub reached: Option<Lsn>,
     /// The last transaction replayed, when PostgreSQL confirmed the plan's.
     pub last_commit: Option<CommitMark>,
+    /// How the repository was seen; absent when it could not be.
+    pub(super) sight: Option<Sight>,
+    /// What the attack changed and is to be put right.
+    pub(super) attacked: Aftermath,
     open: BTreeMap<Phase, Timestamp>,
     phases: Vec<PhaseTiming>,
     isolation: Option<IsolationKind>,
@@ -74,6 +78,8 @@ impl Measured {
             wal: Vec::new(),
             reached: None,
             last_commit: None,
+            sight: None,
+            attacked: Aftermath::default(),
             open: BTreeMap::new(),
             phases: Vec::new(),
             isolation: None,
@@ -166,9 +172,9 @@ pub fn word(probe: Probed) -> &'static str {
     }
 }
 
-/// The plan's target as a statement says it.
-pub fn stated_target(plan: &RestorePlan) -> RecoveryTarget {
-    match &plan.target {
+/// A target as a statement says it.
+pub fn stated_target(target: &PlanTarget, plan: &RestorePlan) -> RecoveryTarget {
+    match target {
         PlanTarget::Time(t) => RecoveryTarget::Time(*t),
         PlanTarget::Lsn(l) => RecoveryTarget::Lsn(*l),
         PlanTarget::Name(n) => RecoveryTarget::Name(n.clone()),
@@ -187,8 +193,15 @@ pub async fn statement(
     intent: IntentReference,
     measured: Measured,
 ) -> Statement {
-    let (plan, governing) = (&chosen.plan, request.governing.as_ref());
-    let wal = measured.wal.clone();
+    let governing = request.governing.as_ref();
+    let sight = measured.sight.as_ref();
+    // What could not be seen was not restored from: then the plan of the intent is
+    // all there is to name.
+    let plan = sight.map_or(&chosen.plan, |s| &s.plan);
+    let ledger = sight.map_or(&chosen.ledger, |s| &s.ledger);
+    let recovery_point = sight.map(|s| recovery_point(s, chosen, &measured));
+    let rpo = objectives::lags(ledger, plan);
+    let subjects = subjects(plan, &measured.wal);
     let writer = backup_writer(access, plan).await;
     let separation = writer.as_ref().map(|w| SeparationOfDuties {
         runner_is_not_writer: w.key != runner.key.fingerprint(),
@@ -226,19 +239,20 @@ pub async fn statement(
             separation_of_duties: separation,
             reviewer: None,
         },
-        policy: governing.map(|g| g.policy.clone()),
+        policy: governing.map(|g| g.judging(request.scenario.level)),
         sampling: chosen.drawn.as_ref().map(|d| Sampling {
-            method: "moment from the newest restorable interval: first eight bytes of the seed, modulo its length in \
-                     microseconds"
-                .to_owned(),
-            population_size: None,
+            method: d.method.to_owned(),
+            population_size: d.population,
             population_digest: None,
-            window: Some(Window { from: d.from, until: d.until }),
+            window: Some(Window {
+                from: d.from,
+                until: d.until,
+            }),
             seed: Some(d.seed),
             selected: Some(d.selected),
             file_sample: None,
         }),
-        recovery_point: Some(recovery_point(access, plan, &measured)),
+        recovery_point,
         target: measured.isolation.map(|kind| Target {
             kind: TargetKind::Local,
             isolation: match kind {
@@ -263,7 +277,7 @@ pub async fn statement(
                 met: None,
                 predicted_p90_ms: None,
             }),
-            rpo: objectives::lags(&chosen.ledger, plan),
+            rpo,
             filestore: measured.filestore,
             database: (measured.database != DatabaseResult::default()).then_some(measured.database),
             checks: measured.checks,
@@ -272,9 +286,13 @@ pub async fn statement(
         remediation: Vec::new(),
         controls: Vec::new(),
         retention: None,
-        byproducts: Vec::new(),
+        // Which scenario it was: the name alone says little of one's own.
+        byproducts: vec![Byproduct {
+            name: "scenario".to_owned(),
+            digest: request.scenario.digest,
+        }],
     };
-    Statement::new(subjects(chosen, &wal), predicate)
+    Statement::new(subjects, predicate)
 }
 
 fn timings(measured: &Measured) -> Timings {
@@ -302,14 +320,18 @@ async fn backup_writer(access: &Access, plan: &RestorePlan) -> Option<KeyHolder>
     })
 }
 
-fn recovery_point(access: &Access, plan: &RestorePlan, measured: &Measured) -> RecoveryPoint {
+fn recovery_point(sight: &Sight, chosen: &Chosen, measured: &Measured) -> RecoveryPoint {
+    let plan = &sight.plan;
     RecoveryPoint {
-        kind: RecoveryPointKind::Pitr,
-        point: None,
+        kind: match chosen.fence {
+            Some(_) => RecoveryPointKind::Fence,
+            None => RecoveryPointKind::Pitr,
+        },
+        point: chosen.fence,
         system_identifier: plan.lineage.system,
         version_num: plan.base.version_num,
         timeline: plan.replay.timeline,
-        target: stated_target(plan),
+        target: stated_target(&plan.target, plan),
         base: Base {
             id: plan.base.id,
             start: plan.base.start_lsn,
@@ -331,7 +353,7 @@ fn recovery_point(access: &Access, plan: &RestorePlan, measured: &Measured) -> R
                 locked_until: None,
             })
             .collect(),
-        encryption: encryption(access),
+        encryption: encryption(&sight.access),
     }
 }
 
@@ -352,8 +374,7 @@ fn encryption(access: &Access) -> Option<Encryption> {
     })
 }
 
-fn subjects(chosen: &Chosen, wal: &[(ObjectKey, Sha256Digest)]) -> Vec<Subject> {
-    let plan = &chosen.plan;
+fn subjects(plan: &RestorePlan, wal: &[(ObjectKey, Sha256Digest)]) -> Vec<Subject> {
     let mut subjects = vec![Subject::object(
         SubjectKind::BaseBackup,
         plan.base.link.key.clone(),
