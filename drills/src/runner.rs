@@ -12,7 +12,7 @@
 
 mod copy;
 mod objectives;
-mod report;
+pub(crate) mod report;
 
 pub use objectives::Governing;
 
@@ -20,7 +20,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use holdfast_agent::ledger::PointsReport;
 use holdfast_agent::restore::{Access, FetchBy, PlanError, plan_request};
 use holdfast_plan::restore::{Request, RestorePlan, Target};
 use holdfast_proto::finding::Finding;
@@ -30,11 +29,13 @@ use holdfast_repository::clock;
 use holdfast_repository::signing::SigningKey;
 
 use crate::checks::{Check, integrity};
+use crate::draw::{self, Drawn};
 use crate::evidence::entry::{IntendedRecovery, Intent};
 use crate::evidence::lint::{LintFinding, lint};
 use crate::evidence::statement::recovery::{EgressProbe as StatedProbe, Phase};
 use crate::evidence::statement::results::CheckClass;
 use crate::evidence::statement::{DrillKind, IntentReference, Level, Statement};
+use crate::evidence::tlog::NoteKey;
 use crate::evidence::verdict;
 use crate::log::{DrillLog, LogError};
 use crate::scenario::{QueryCheck, Scenario, ScenarioError};
@@ -84,6 +85,8 @@ pub struct Runner {
     pub scratch: PathBuf,
     /// How recovery fetches WAL.
     pub fetch: FetchBy,
+    /// Whoever outside must have seen an intent before work starts.
+    pub witnesses: Vec<NoteKey>,
 }
 
 /// What is asked for.
@@ -157,10 +160,12 @@ pub async fn run(
             cluster: request.cluster.clone(),
             why: e.to_string(),
         })?;
-    let log = DrillLog::open(&access.repository, &access.trust).await?;
+    let log = DrillLog::open(&access.repository, &access.trust)
+        .await?
+        .witnessed_by(&runner.witnesses);
     let id = DrillId::from_parts(began, rand::random());
 
-    let chosen = choose(access, request, &log, id, began).await?;
+    let chosen = choose(runner, access, request, &log, id, began).await?;
     say(&format!(
         "logging the intent to restore to {}",
         chosen.plan.target
@@ -168,7 +173,7 @@ pub async fn run(
     let sequence = log.sequence(&request.cluster).await?;
     let intent = Intent {
         drill: id,
-        slot: None,
+        slot: Some(chosen.drawn.slot.clone()),
         cluster: request.cluster.clone(),
         sequence: sequence.next,
         previous: sequence.previous,
@@ -180,7 +185,7 @@ pub async fn run(
             base: Some(chosen.plan.base.id),
             point: None,
         },
-        seed: chosen.drawn.as_ref().map(|d| d.seed),
+        seed: Some(chosen.drawn.seed),
         at: began,
         deadline: began.plus_millis(request.limit.as_millis() as i64),
     };
@@ -201,23 +206,20 @@ pub async fn run(
 struct Chosen {
     plan: RestorePlan,
     ledger: holdfast_agent::ledger::Ledger,
-    drawn: Option<Drawn>,
+    drawn: Drawn,
 }
 
-struct Drawn {
-    seed: Sha256Digest,
-    from: Timestamp,
-    until: Timestamp,
-    selected: Timestamp,
-}
-
+/// Chooses the moment and plans. A moment that was named is planned first, so
+/// that one that cannot be restored leaves nothing in the log.
 async fn choose(
+    runner: &Runner,
     access: &Access,
     request: &DrillRequest,
     log: &DrillLog,
     id: DrillId,
     now: Timestamp,
 ) -> Result<Chosen, DrillError> {
+    let draw = |window| draw::draw(log, id, &request.cluster, window, &runner.key, request.patience);
     let (target, drawn) = match &request.target {
         Some(target) => (target.clone(), None),
         None => {
@@ -225,8 +227,11 @@ async fn choose(
                 holdfast_agent::ledger::Ledger::load(&access.repository, &access.trust, &request.cluster)
                     .await
                     .map_err(PlanError::from)?;
-            let drawn = draw(&ledger.points(), log, id, &request.cluster).await?;
-            (Target::Time(drawn.selected), Some(drawn))
+            let no_window = || DrillError::NoWindow(request.cluster.clone());
+            let window = draw::window(&ledger.points()).ok_or_else(no_window)?;
+            let drawn = draw(Some(window)).await?;
+            let selected = drawn.selected.ok_or_else(no_window)?;
+            (Target::Time(selected), Some(drawn))
         }
     };
     let mut wanted = Request::new(target);
@@ -243,45 +248,11 @@ async fn choose(
         now,
     )
     .await?;
+    let drawn = match drawn {
+        Some(drawn) => drawn,
+        None => draw(None).await?,
+    };
     Ok(Chosen { plan, ledger, drawn })
-}
-
-/// Draws a moment from the newest restorable interval. The seed is SHA-256 of
-/// the last checkpoint before the drill, the drill's id, and the interval, so
-/// that a reader of the log draws the same.
-async fn draw(
-    points: &PointsReport,
-    log: &DrillLog,
-    id: DrillId,
-    cluster: &ClusterId,
-) -> Result<Drawn, DrillError> {
-    let window = points
-        .restorable
-        .intervals
-        .iter()
-        .filter_map(|i| Some((i.from.time?, i.to.time?)))
-        .max_by_key(|(_, until)| *until)
-        .filter(|(from, until)| from < until);
-    let (from, until) = window.ok_or_else(|| DrillError::NoWindow(cluster.clone()))?;
-    let checkpoint = log.checkpoint().await?.map(|c| c.to_bytes()).unwrap_or_default();
-    let population = Sha256Digest::of(format!("{from} {until}").as_bytes());
-    let seed = Sha256Digest::of(
-        &[
-            checkpoint.as_slice(),
-            id.to_string().as_bytes(),
-            population.as_bytes(),
-        ]
-        .concat(),
-    );
-    let number = u64::from_be_bytes(seed.as_bytes()[..8].try_into().expect("eight of 32 bytes"));
-    let span = until.unix_micros().abs_diff(from.unix_micros());
-    let selected = Timestamp::from_unix_micros(from.unix_micros() + (number % span) as i64);
-    Ok(Drawn {
-        seed,
-        from,
-        until,
-        selected,
-    })
 }
 
 async fn carry_out(
@@ -318,10 +289,6 @@ async fn carry_out(
 
     say("checking the repository: signatures, presence, a drawn sample, continuity, keys");
     measured.begin(Phase::KeyUnwrap);
-    let seed = chosen.drawn.as_ref().map_or_else(
-        || Sha256Digest::of(measured.id.to_string().as_bytes()),
-        |d| d.seed,
-    );
     measured.end(Phase::KeyUnwrap, None, Some(access.keyring.len() as u64));
     let under = integrity::Under {
         repository: &access.repository,
@@ -329,11 +296,12 @@ async fn carry_out(
         keyring: &access.keyring,
         ledger: &chosen.ledger,
         plan: &chosen.plan,
-        seed,
+        seed: chosen.drawn.seed,
     };
-    let (found, wal) = integrity::run(under).await;
+    let (found, wal, packs) = integrity::run(under).await;
     measured.checks.extend(found);
     measured.wal = wal;
+    measured.packs = packs;
 
     if request.scenario.level > Level::L1 {
         let copy = copy::Copy {
@@ -378,6 +346,7 @@ async fn conclude(
     say: Say<'_>,
 ) -> Result<DrillOutcome, DrillError> {
     let findings = measured.findings.clone();
+    let listing = measured.packs.listing();
     let mut statement = report::statement(runner, access, request, chosen, intent, measured).await;
     verdict::settle(&mut statement.predicate);
     lint(&statement).map_err(DrillError::Lint)?;
@@ -385,6 +354,10 @@ async fn conclude(
         "logging the result: {}",
         statement.predicate.results.verdict
     ));
+    log.store()
+        .put_byproduct(listing.into())
+        .await
+        .map_err(LogError::from)?;
     let place = log.log_result(&statement, &runner.key, request.patience).await?;
     let countersigned = log
         .wait_countersigned(&place.digest, request.patience)

@@ -139,11 +139,12 @@ fn runner_of(operator: &Operator) -> anyhow::Result<Runner> {
             .or_usage()?,
         scratch,
         fetch: restore::fetch_by(operator)?,
+        witnesses: section.witnesses.clone(),
     })
 }
 
 /// The policy that the drill is judged by: the one that `[runner]` names.
-fn governing(operator: &Operator, cluster: &ClusterId) -> anyhow::Result<Option<Governing>> {
+pub fn governing(operator: &Operator, cluster: &ClusterId) -> anyhow::Result<Option<Governing>> {
     let Some(path) = operator.file.runner.as_ref().and_then(|r| r.policy.as_ref()) else {
         return Ok(None);
     };

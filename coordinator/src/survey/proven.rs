@@ -140,6 +140,7 @@ struct Predicate {
 #[derive(Deserialize)]
 struct StatementDrill {
     id: DrillId,
+    kind: String,
     level: String,
     scenario: String,
 }
@@ -288,6 +289,18 @@ fn pae(payload_type: &str, payload: &[u8]) -> Vec<u8> {
     out
 }
 
+fn is_of_a_drill(payload: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Kind {
+        #[serde(rename = "predicateType")]
+        predicate_type: String,
+    }
+    serde_json::from_slice::<Kind>(payload).map_or(true, |k| {
+        !k.predicate_type
+            .starts_with("https://holdfast.dev/recovery-coverage/")
+    })
+}
+
 fn read_entry(bytes: &Bytes, trust: &Trust, stored: Timestamp) -> Result<Said, String> {
     let envelope: Envelope =
         serde_json::from_slice(bytes).map_err(|e| format!("it is no DSSE envelope ({e})"))?;
@@ -326,7 +339,8 @@ fn read_entry(bytes: &Bytes, trust: &Trust, stored: Timestamp) -> Result<Said, S
                 result: Some(result),
             })
         }
-        IN_TOTO => {
+        // A month's coverage is an in-toto statement too, and no drill.
+        IN_TOTO if is_of_a_drill(&payload) => {
             let statement: Statement = serde_json::from_slice(&payload).map_err(body)?;
             let Predicate {
                 drill,
@@ -334,6 +348,10 @@ fn read_entry(bytes: &Bytes, trust: &Trust, stored: Timestamp) -> Result<Said, S
                 results,
                 timings,
             } = statement.predicate;
+            // A restore that was needed proves nothing by itself.
+            if drill.kind == "REAL_RESTORE" {
+                return Ok(Said::Other);
+            }
             let result = DrillResult {
                 verdict: results.verdict,
                 at: timings.phases.iter().map(|p| p.end).max().unwrap_or(stored),
@@ -355,6 +373,11 @@ fn read_entry(bytes: &Bytes, trust: &Trust, stored: Timestamp) -> Result<Said, S
         }
         _ => return Ok(Said::Other),
     };
+    // What nobody came back to is answered by the coordinator.
+    let roles: &[TrustRole] = match envelope.payload_type.as_str() {
+        ABANDONED => &[TrustRole::Runner, TrustRole::Coordinator],
+        _ => &[TrustRole::Runner],
+    };
     let (Said::Intended(drill) | Said::Ended(drill)) = &said else {
         return Ok(said);
     };
@@ -362,7 +385,7 @@ fn read_entry(bytes: &Bytes, trust: &Trust, stored: Timestamp) -> Result<Said, S
     let mut why = "it is not signed".to_owned();
     for signature in &envelope.signatures {
         let believed = trust
-            .check(&signature.keyid, &[TrustRole::Runner], Some(&drill.cluster))
+            .check(&signature.keyid, roles, Some(&drill.cluster))
             .map_err(|e| e.to_string())
             .and_then(|key| {
                 let sig = BASE64

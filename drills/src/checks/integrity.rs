@@ -18,6 +18,8 @@ use holdfast_repository::trust::Trust;
 use holdfast_repository::{Repository, manifest};
 
 use crate::checks::Check;
+use crate::draw::PackSample;
+use crate::evidence::sampling;
 use crate::evidence::statement::results::{CheckClass, CheckResult};
 
 /// How many ciphertexts are drawn.
@@ -41,17 +43,21 @@ pub struct Under<'a> {
 }
 
 /// Runs all of them. Also gives the WAL objects, each with the digest of the
-/// bytes that were verified.
-pub async fn run(under: Under<'_>) -> (Vec<CheckResult>, Vec<(ObjectKey, Sha256Digest)>) {
+/// bytes that were verified, and the packs that were drawn from which.
+pub async fn run(under: Under<'_>) -> (Vec<CheckResult>, Vec<(ObjectKey, Sha256Digest)>, PackSample) {
     let (signatures, parts) = signatures(under).await;
     let (wal_check, wal) = wal_signatures(under).await;
     let mut results = vec![signatures, wal_check];
     let (present, packs) = objects_present(under, &parts).await;
     results.push(present);
-    results.push(ciphertext_sample(under, &packs).await);
+    let sample = PackSample {
+        drawn: sampling::files(&under.seed, &packs.keys().copied().collect::<Vec<_>>(), SAMPLE),
+        population: packs.keys().copied().collect(),
+    };
+    results.push(ciphertext_sample(under, &packs, &sample.drawn).await);
     results.push(wal_continuous(under));
     results.push(keys_unwrap(under));
-    (results, wal)
+    (results, wal, sample)
 }
 
 async fn signed_parts<B: Record + Send>(
@@ -147,13 +153,16 @@ async fn wanted_and_listed(
 }
 
 /// Packs drawn from the seed are read whole and hashed.
-async fn ciphertext_sample(under: Under<'_>, packs: &BTreeMap<Sha256Digest, u64>) -> CheckResult {
+async fn ciphertext_sample(
+    under: Under<'_>,
+    packs: &BTreeMap<Sha256Digest, u64>,
+    drawn: &[Sha256Digest],
+) -> CheckResult {
     let check = Check::mandatory("ciphertext-sample", CheckClass::Integrity).data_proving();
-    let drawn = draw(under.seed, packs.keys(), SAMPLE);
     let mut equal = 0;
-    for sha256 in &drawn {
+    for sha256 in drawn {
         let key = layout::pack(&under.plan.cluster, sha256);
-        match under.repository.fetch(&key, sha256, packs[*sha256]).await {
+        match under.repository.fetch(&key, sha256, packs[sha256]).await {
             Ok(_) => equal += 1,
             Err(e) => tracing::error!(%key, err = %e, "a drawn pack cannot be read"),
         }
@@ -161,25 +170,6 @@ async fn ciphertext_sample(under: Under<'_>, packs: &BTreeMap<Sha256Digest, u64>
     let all = format!("{} of {} equal", drawn.len(), drawn.len());
     let actual = format!("{equal} of {} equal, drawn from {}", drawn.len(), packs.len());
     check.compared(equal == drawn.len() && !drawn.is_empty(), all, actual)
-}
-
-/// The `n` items whose digest with the seed is smallest: anyone who has seed
-/// and population draws the same.
-fn draw<'a>(
-    seed: Sha256Digest,
-    population: impl Iterator<Item = &'a Sha256Digest>,
-    n: usize,
-) -> Vec<&'a Sha256Digest> {
-    let mut ranked: Vec<(Sha256Digest, &Sha256Digest)> = population
-        .map(|item| {
-            (
-                Sha256Digest::of(&[seed.as_bytes().as_slice(), item.as_bytes()].concat()),
-                item,
-            )
-        })
-        .collect();
-    ranked.sort();
-    ranked.into_iter().take(n).map(|(_, item)| item).collect()
 }
 
 /// The fewest WAL objects that the replay needs, in order.
@@ -253,21 +243,4 @@ fn keys_unwrap(under: Under<'_>) -> CheckResult {
         format!("{} open, 0 closed", open + closed),
         actual,
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_same_seed_draws_the_same_sample() {
-        let population: BTreeSet<Sha256Digest> = (0u8..100).map(|n| Sha256Digest::of(&[n])).collect();
-        let (one, other) = (Sha256Digest::of(b"one"), Sha256Digest::of(b"other"));
-        assert_eq!(draw(one, population.iter(), 10), draw(one, population.iter(), 10));
-        assert_ne!(
-            draw(one, population.iter(), 10),
-            draw(other, population.iter(), 10)
-        );
-        assert_eq!(draw(one, population.iter(), 1000).len(), 100);
-    }
 }

@@ -67,13 +67,13 @@ pub fn statement() -> Statement {
         kind: DrillKind::Scheduled,
         level: Level::L3,
         scenario: "accidental-deletion".parse().expect("a name"),
-        intent: IntentReference {
+        intent: Some(IntentReference {
             log: "holdfast.dev/log/test".parse().expect("an origin"),
             index: 3,
             digest: Sha256Digest::of(b"the intent"),
             checkpoint_size: Some(4),
             witness: Witness::None,
-        },
+        }),
     };
     let results = Results {
         verdict: Verdict::Pass,
@@ -150,9 +150,12 @@ pub fn statement() -> Statement {
                 },
             }),
             sampling: Some(Sampling {
-                method: "seeded-window".to_owned(),
-                population_size: Some(1),
+                method: SEEDED_WINDOW.to_owned(),
+                population_size: Some(46_800_000_000),
                 population_digest: Some(Sha256Digest::of(b"population")),
+                population_index: Some(1),
+                checkpoint_size: Some(2),
+                slot: Some("2026-11-21/erp".to_owned()),
                 window: Some(Window {
                     from: at("00:00:00"),
                     until: at("13:00:00"),

@@ -10,9 +10,10 @@ use std::fmt;
 
 use serde_json::Value;
 
+use super::statement::context::SEEDED_WINDOW;
 use super::statement::recovery::{EgressProbe, Isolation, Phase};
 use super::statement::results::{CheckOutcome, Verdict};
-use super::statement::{Level, Statement, SubjectKind};
+use super::statement::{DrillKind, Level, Statement, SubjectKind};
 use super::tlog::tiles::MAX_ENTRY;
 use super::verdict::judge;
 
@@ -41,6 +42,7 @@ pub fn lint(statement: &Statement) -> Result<(), Vec<LintFinding>> {
     let mut found = Findings(Vec::new());
     verdict(statement, &mut found);
     identity(statement, &mut found);
+    sampling(statement, &mut found);
     checks(statement, &mut found);
     counts(statement, &mut found);
     timings(statement, &mut found);
@@ -113,18 +115,69 @@ fn verdict(statement: &Statement, found: &mut Findings) {
     }
 }
 
-fn identity(statement: &Statement, found: &mut Findings) {
-    let p = &statement.predicate;
+/// A drill has its place among the cluster's intents; a restore that was needed
+/// has none, so that it never stands for a drill.
+fn announced(statement: &Statement, found: &mut Findings) {
+    let drill = &statement.predicate.drill;
+    if drill.kind == DrillKind::RealRestore {
+        found.require(
+            drill.intent.is_none() && drill.sequence == 0 && drill.previous.is_none(),
+            "restore-announced",
+            "a restore that was needed has no intent and no place among the drills",
+        );
+        return;
+    }
     found.require(
-        p.drill.sequence > 0,
+        drill.intent.is_some(),
+        "intent-missing",
+        "a drill names the intent that was logged before it began",
+    );
+    found.require(
+        drill.sequence > 0,
         "sequence",
         "drills of a cluster are numbered from 1",
     );
     found.require(
-        (p.drill.sequence == 1) == p.drill.previous.is_none(),
+        (drill.sequence == 1) == drill.previous.is_none(),
         "sequence",
         "the first drill names no previous intent, every later one does",
     );
+}
+
+/// What was drawn can be drawn again by whoever has the log.
+fn sampling(statement: &Statement, found: &mut Findings) {
+    let Some(s) = &statement.predicate.sampling else {
+        return;
+    };
+    let drawn = s.method == SEEDED_WINDOW;
+    found.require(
+        s.seed.is_none()
+            || (s.population_index.is_some()
+                && s.population_digest.is_some()
+                && s.checkpoint_size.is_some()
+                && s.slot.is_some()),
+        "seed-without-origin",
+        "a seed names its slot, its population's entry and the checkpoint that it follows from",
+    );
+    found.require(
+        drawn == s.selected.is_some() && drawn == s.window.is_some() && (!drawn || s.seed.is_some()),
+        "moment-not-drawn",
+        "a moment that was drawn has a seed and a window, one that somebody named has neither window nor draw",
+    );
+    if let Some(files) = &s.file_sample {
+        found.require(
+            s.seed.is_some()
+                && files.drawn == files.selected.len() as u64
+                && files.population_digest.is_some(),
+            "files-not-drawn",
+            "a sample of files names the seed, the listing's digest and every file drawn",
+        );
+    }
+}
+
+fn identity(statement: &Statement, found: &mut Findings) {
+    let p = &statement.predicate;
+    announced(statement, found);
     if let Some(writer) = &p.actors.backup_writer {
         let different = writer.key != p.actors.runner.key;
         found.require(

@@ -14,16 +14,18 @@ use holdfast_repository::clock;
 
 use super::{Chosen, DrillRequest, Runner, objectives};
 use crate::checks::Check;
+use crate::draw::PackSample;
 use crate::evidence::entry::Intent;
+use crate::evidence::sampling::FILE_POPULATION;
 use crate::evidence::statement::context::{
-    Actors, KeyHolder, Runner as StatedRunner, Sampling, Scope, SeparationOfDuties, Window,
+    Actors, FileSample, KeyHolder, Runner as StatedRunner, Scope, SeparationOfDuties,
 };
 use crate::evidence::statement::recovery::{
     Base, EgressProbe, Encryption, Isolation, Phase, PhaseTiming, RecoveryPoint, RecoveryPointKind,
     RecoveryTarget, ReplicaLock, Target, TargetKind, Timings,
 };
 use crate::evidence::statement::results::{
-    CheckClass, CheckResult, DatabaseResult, FilestoreResult, Results, Rto, Verdict,
+    Byproduct, CheckClass, CheckResult, DatabaseResult, FilestoreResult, Results, Rto, Verdict,
 };
 use crate::evidence::statement::{Drill, IntentReference, RecoveryDrill, Statement, Subject, SubjectKind};
 use crate::scratch::{EgressProbe as Probed, IsolationKind};
@@ -49,6 +51,8 @@ pub struct Measured {
     pub filestore: Option<FilestoreResult>,
     /// The WAL objects that the restore reads, with the digests they were verified by.
     pub wal: Vec<(ObjectKey, Sha256Digest)>,
+    /// The packs to draw from and those drawn.
+    pub packs: PackSample,
     /// Where recovery ended.
     pub reached: Option<Lsn>,
     /// The last transaction replayed, when PostgreSQL confirmed the plan's.
@@ -72,6 +76,7 @@ impl Measured {
             database: DatabaseResult::default(),
             filestore: None,
             wal: Vec::new(),
+            packs: PackSample::default(),
             reached: None,
             last_commit: None,
             open: BTreeMap::new(),
@@ -113,19 +118,7 @@ impl Measured {
 
     /// A step of the production restore.
     pub fn restored(&mut self, step: &RestorePhase) {
-        let phase = match step.phase {
-            Step::BaseFetch => Phase::BaseFetch,
-            Step::FilestoreRestore => Phase::FilestoreRestore,
-            // Syncing and configuring belong to the fetch for whoever waits.
-            Step::Configure => return,
-        };
-        self.phases.push(PhaseTiming {
-            phase,
-            start: step.started,
-            end: step.ended,
-            bytes: Some(step.bytes),
-            items: Some(step.items),
-        });
+        self.phases.extend(stated_phase(step));
     }
 
     /// How the copy is kept apart.
@@ -145,6 +138,10 @@ impl Measured {
             .push(Check::mandatory(id, CheckClass::Recovery).could_not_run(why));
     }
 
+    fn sampled(&self) -> Option<FileSample> {
+        (!self.packs.population.is_empty()).then(|| self.packs.stated())
+    }
+
     fn rto_ms(&self) -> Option<u64> {
         let start = self.phases.iter().find(|p| p.phase == Phase::Provision)?.start;
         let end_of = |phase| self.phases.iter().find(|p| p.phase == phase).map(|p| p.end);
@@ -155,6 +152,40 @@ impl Measured {
                 .millis_since(start),
         )
     }
+}
+
+/// A step of the production restore as a statement says it.
+pub(crate) fn stated_phase(step: &RestorePhase) -> Option<PhaseTiming> {
+    let phase = match step.phase {
+        Step::BaseFetch => Phase::BaseFetch,
+        Step::FilestoreRestore => Phase::FilestoreRestore,
+        // Syncing and configuring belong to the fetch for whoever waits.
+        Step::Configure => return None,
+    };
+    Some(PhaseTiming {
+        phase,
+        start: step.started,
+        end: step.ended,
+        bytes: Some(step.bytes),
+        items: Some(step.items),
+    })
+}
+
+/// Controls that a proven restore serves.
+pub(crate) fn controls() -> Vec<String> {
+    [
+        "ISO-27001:2022 A.8.13",
+        "SOC-2 A1.2",
+        "SOC-2 A1.3",
+        "NIST-800-53 CP-4",
+        "NIST-800-53 CP-9(1)",
+        "NIST-800-53 CP-9(2)",
+        "DORA Art. 11",
+        "DORA Art. 12",
+        "NIS2 2024/2690 4.2",
+    ]
+    .map(str::to_owned)
+    .to_vec()
 }
 
 /// The word for a probe's answer.
@@ -179,7 +210,7 @@ pub fn stated_target(plan: &RestorePlan) -> RecoveryTarget {
 }
 
 /// Puts everything together. The verdict is not settled yet.
-pub async fn statement(
+pub(super) async fn statement(
     runner: &Runner,
     access: &Access,
     request: &DrillRequest,
@@ -189,6 +220,12 @@ pub async fn statement(
 ) -> Statement {
     let (plan, governing) = (&chosen.plan, request.governing.as_ref());
     let wal = measured.wal.clone();
+    let byproducts = measured.sampled().and_then(|s| {
+        Some(Byproduct {
+            name: FILE_POPULATION.to_owned(),
+            digest: s.population_digest?,
+        })
+    });
     let writer = backup_writer(access, plan).await;
     let separation = writer.as_ref().map(|w| SeparationOfDuties {
         runner_is_not_writer: w.key != runner.key.fingerprint(),
@@ -202,7 +239,7 @@ pub async fn statement(
             kind: request.kind,
             level: request.scenario.level,
             scenario: request.scenario.name.clone(),
-            intent,
+            intent: Some(intent),
         },
         scope: Scope {
             tenant: request.cluster.tenant.clone(),
@@ -227,18 +264,13 @@ pub async fn statement(
             reviewer: None,
         },
         policy: governing.map(|g| g.policy.clone()),
-        sampling: chosen.drawn.as_ref().map(|d| Sampling {
-            method: "moment from the newest restorable interval: first eight bytes of the seed, modulo its length in \
-                     microseconds"
-                .to_owned(),
-            population_size: None,
-            population_digest: None,
-            window: Some(Window { from: d.from, until: d.until }),
-            seed: Some(d.seed),
-            selected: Some(d.selected),
-            file_sample: None,
-        }),
-        recovery_point: Some(recovery_point(access, plan, &measured)),
+        sampling: Some(chosen.drawn.stated(measured.sampled())),
+        recovery_point: Some(recovery_point(
+            access,
+            plan,
+            measured.reached,
+            measured.last_commit,
+        )),
         target: measured.isolation.map(|kind| Target {
             kind: TargetKind::Local,
             isolation: match kind {
@@ -270,11 +302,11 @@ pub async fn statement(
         },
         exceptions: Vec::new(),
         remediation: Vec::new(),
-        controls: Vec::new(),
+        controls: controls(),
         retention: None,
-        byproducts: Vec::new(),
+        byproducts: byproducts.into_iter().collect(),
     };
-    Statement::new(subjects(chosen, &wal), predicate)
+    Statement::new(subjects(plan, &wal), predicate)
 }
 
 fn timings(measured: &Measured) -> Timings {
@@ -286,7 +318,7 @@ fn timings(measured: &Measured) -> Timings {
     }
 }
 
-async fn backup_writer(access: &Access, plan: &RestorePlan) -> Option<KeyHolder> {
+pub(crate) async fn backup_writer(access: &Access, plan: &RestorePlan) -> Option<KeyHolder> {
     let (signed, _) = access
         .repository
         .read_signed::<BaseBody>(&plan.base.link.key, &access.trust)
@@ -302,7 +334,13 @@ async fn backup_writer(access: &Access, plan: &RestorePlan) -> Option<KeyHolder>
     })
 }
 
-fn recovery_point(access: &Access, plan: &RestorePlan, measured: &Measured) -> RecoveryPoint {
+/// The recovery point restored, and where recovery ended if it ran.
+pub(crate) fn recovery_point(
+    access: &Access,
+    plan: &RestorePlan,
+    reached: Option<Lsn>,
+    last_commit: Option<CommitMark>,
+) -> RecoveryPoint {
     RecoveryPoint {
         kind: RecoveryPointKind::Pitr,
         point: None,
@@ -316,11 +354,9 @@ fn recovery_point(access: &Access, plan: &RestorePlan, measured: &Measured) -> R
             stop: plan.base.stop_lsn,
             bytes: Some(plan.base.bytes),
         },
-        wal_bytes_replayed: measured
-            .reached
-            .and_then(|end| end.bytes_since(plan.base.start_lsn)),
-        reached: measured.reached,
-        last_replayed_commit: measured.last_commit,
+        wal_bytes_replayed: reached.and_then(|end| end.bytes_since(plan.base.start_lsn)),
+        reached,
+        last_replayed_commit: last_commit,
         filestore_watermark: None,
         replicas: plan
             .replicas
@@ -352,8 +388,8 @@ fn encryption(access: &Access) -> Option<Encryption> {
     })
 }
 
-fn subjects(chosen: &Chosen, wal: &[(ObjectKey, Sha256Digest)]) -> Vec<Subject> {
-    let plan = &chosen.plan;
+/// What it was restored from, by digest.
+pub(crate) fn subjects(plan: &RestorePlan, wal: &[(ObjectKey, Sha256Digest)]) -> Vec<Subject> {
     let mut subjects = vec![Subject::object(
         SubjectKind::BaseBackup,
         plan.base.link.key.clone(),

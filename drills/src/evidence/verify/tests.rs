@@ -13,9 +13,13 @@ use holdfast_repository::trust::{append, enrolment, genesis};
 
 use super::super::dsse::EnvelopeSignature;
 use super::super::entry::{Heartbeat, IntendedRecovery, Intent};
-use super::super::export::{ExportInput, files, write};
+use super::super::export::{Announced, ExportInput, files, write};
 use super::super::fixture::{self, at};
-use super::super::statement::results::{CheckClass, CheckOutcome};
+use super::super::sampling::Draw;
+use super::super::statement::DrillKind;
+use super::super::statement::context::FileSample;
+use super::super::statement::recovery::RecoveryTarget;
+use super::super::statement::results::{Byproduct, CheckClass, CheckOutcome};
 use super::super::tlog::note::SignatureKind;
 use super::super::tlog::tiles::LogFile;
 use super::super::tlog::{Checkpoint, SignedCheckpoint, Tree};
@@ -120,6 +124,32 @@ impl World {
     }
 
     fn drill_signed(&self, change: impl FnOnce(&mut Statement), runner: &SigningKey) -> ExportInput {
+        self.drill_of(change, runner, true, |_| {})
+    }
+
+    /// The drill after a history that `tamper` has changed: what the log's owner
+    /// and the runner can do together.
+    fn drill_after(&self, tamper: impl FnOnce(&mut Vec<Vec<u8>>)) -> ExportInput {
+        self.drill_of(|_| {}, &self.runner, true, tamper)
+    }
+
+    /// Signs the head of `entries`, with the witness's line if it is `witnessed`.
+    fn sealed(&self, entries: &[Vec<u8>], witnessed: bool) -> SignedCheckpoint {
+        let mut head = self.head(entries);
+        if witnessed {
+            head.cosign("auditor.example", at("14:00:00"), &self.witness)
+                .unwrap();
+        }
+        head
+    }
+
+    fn drill_of(
+        &self,
+        change: impl FnOnce(&mut Statement),
+        runner: &SigningKey,
+        witnessed: bool,
+        tamper: impl FnOnce(&mut Vec<Vec<u8>>),
+    ) -> ExportInput {
         let mut entries: Vec<Vec<u8>> = (0..BEFORE - 2).map(|n| self.beat(n)).collect();
         let mut add = |entry: &LoggedEntry| {
             entries.push(entry.bytes().to_vec());
@@ -130,15 +160,19 @@ impl World {
         let (first, _) = self.announce(&mut earlier, None, 1, &mut add);
         add(&LoggedEntry::sign_result(&earlier, &self.runner).unwrap());
 
+        tamper(&mut entries);
         let mut statement = fixture::statement();
+        let population = self.draw(&mut statement, &mut entries, witnessed);
+        let mut add = |entry: &LoggedEntry| {
+            entries.push(entry.bytes().to_vec());
+            entries.len() as u64 - 1
+        };
         let (intent, place) = self.announce(&mut statement, Some(first.digest()), 2, &mut add);
-        let mut intent_checkpoint = self.head(&entries);
-        intent_checkpoint
-            .cosign("auditor.example", at("14:00:00"), &self.witness)
-            .unwrap();
+        let held = self.sealed(&entries, witnessed);
         entries.push(self.beat(1000));
-        statement.predicate.drill.intent.index = place;
-        statement.predicate.drill.intent.checkpoint_size = Some(place + 1);
+        let named = statement.predicate.drill.intent.as_mut().unwrap();
+        (named.index, named.checkpoint_size) = (place, Some(place + 1));
+        named.witness = Witness::of(witnessed.then(|| "auditor.example".to_owned()));
         change(&mut statement);
         let result = LoggedEntry::sign_result(&statement, runner).unwrap();
         entries.push(result.bytes().to_vec());
@@ -152,8 +186,13 @@ impl World {
             countersignatures: vec![countersign(&self.coordinator), countersign(&self.reviewer)],
             result,
             result_index,
-            intent,
-            intent_checkpoint,
+            intent: Some(Announced {
+                entry: intent,
+                checkpoint: held,
+            }),
+            population: Some(population),
+            byproducts: vec![sampling::file_listing(&packs()).into_bytes()],
+            delay_ms: None,
             checkpoint: self.head(&entries),
             earlier_checkpoints: vec![self.head(&entries[..(result_index + 1) as usize])],
             tree: Tree::from_entries(&entries),
@@ -161,6 +200,40 @@ impl World {
             trust_records: self.records.clone(),
             trust: self.trust.clone(),
         }
+    }
+
+    /// Logs what `statement` is drawn from, and draws.
+    fn draw(&self, statement: &mut Statement, entries: &mut Vec<Vec<u8>>, witnessed: bool) -> Announced {
+        let p = &mut statement.predicate;
+        let s = p.sampling.as_mut().unwrap();
+        let draw = Draw {
+            slot: s.slot.clone().unwrap(),
+            cluster: p.scope.id(),
+            window: s.window,
+        };
+        let population = draw.clone().population(at("13:58:00"));
+        let entry = LoggedEntry::sign(&population, &self.runner).unwrap();
+        entries.push(entry.bytes().to_vec());
+        let checkpoint = self.sealed(entries, witnessed);
+        let seed = sampling::seed(&checkpoint, &draw.slot, &population.digest);
+        s.population_index = Some(entries.len() as u64 - 1);
+        s.checkpoint_size = Some(entries.len() as u64);
+        s.population_digest = Some(population.digest);
+        s.seed = Some(seed);
+        s.selected = sampling::moment(&seed, draw.window.unwrap());
+        let listing = sampling::file_listing(&packs());
+        s.file_sample = Some(FileSample {
+            population: packs().len() as u64,
+            drawn: 4,
+            population_digest: Some(Sha256Digest::of(listing.as_bytes())),
+            selected: sampling::files(&seed, &packs(), 4),
+        });
+        p.byproducts = vec![Byproduct {
+            name: sampling::FILE_POPULATION.to_owned(),
+            digest: Sha256Digest::of(listing.as_bytes()),
+        }];
+        p.recovery_point.as_mut().unwrap().target = RecoveryTarget::Time(s.selected.unwrap());
+        Announced { entry, checkpoint }
     }
 
     /// Logs the intent of `statement` as number `n` and makes the two agree.
@@ -197,8 +270,8 @@ impl World {
         };
         let entry = LoggedEntry::sign(&intent, &self.runner).unwrap();
         let place = add(&entry);
-        p.drill.intent.index = place;
-        p.drill.intent.digest = entry.digest();
+        let named = p.drill.intent.as_mut().unwrap();
+        (named.index, named.digest) = (place, entry.digest());
         (entry, place)
     }
 
@@ -227,6 +300,20 @@ impl World {
             Err(format!("{report}\n{said}"))
         }
     }
+}
+
+/// The packs to draw from.
+fn packs() -> Vec<Sha256Digest> {
+    (0u8..40).map(|n| Sha256Digest::of(&[n])).collect()
+}
+
+/// The checkpoint that the runner held before the work.
+fn held(input: &ExportInput) -> &SignedCheckpoint {
+    &input.intent.as_ref().unwrap().checkpoint
+}
+
+fn hold(input: &mut ExportInput, checkpoint: SignedCheckpoint) {
+    input.intent.as_mut().unwrap().checkpoint = checkpoint;
 }
 
 /// Runs the export's own script; whether it accepted, and what it said.
@@ -280,8 +367,8 @@ fn a_sound_export_is_verified_by_all_three() {
         .map(str::trim)
         .filter(|l| l.contains("-sigfile") || l.contains("-signature"))
         .collect();
-    // Three trust records, the intent, three signatures on the statement, the checkpoint.
-    assert_eq!(commands.len(), 8, "{commands:#?}");
+    // Three trust records, intent, population, three signatures on the statement, the checkpoint.
+    assert_eq!(commands.len(), 9, "{commands:#?}");
     for line in &commands {
         let done = Command::new("sh")
             .args(["-c", line])
@@ -339,15 +426,13 @@ fn a_changed_byte_anywhere_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     // A witness's line says something only to who holds the witness's key: see
     // the test of witnesses.
-    let mut input = world.drill(|_| {});
-    let before = input.intent_checkpoint.checkpoint().clone();
-    input.intent_checkpoint = SignedCheckpoint::sign(before, &world.log).unwrap();
+    let input = world.drill_of(|_| {}, &world.runner, false, |_| {});
     let export = files(&input).unwrap();
     write(dir.path(), &export).unwrap();
     let root = world.root.fingerprint();
     for file in export
         .iter()
-        .filter(|f| !f.path.to_ascii_lowercase().starts_with("verify."))
+        .filter(|f| !f.path.to_ascii_lowercase().starts_with("verify"))
     {
         let path = dir.path().join(&file.path);
         let step = (file.bytes.len() / 12).max(1);
@@ -359,7 +444,7 @@ fn a_changed_byte_anywhere_is_noticed() {
             assert!(!report.accepted(), "{} byte {place} changed unnoticed", file.path);
         }
         // The script reads no file of openssl's, and of the tiles only what it needs.
-        let read = ["openssl/", "tile/entries/", "tile/1/"]
+        let read = ["openssl/", "tile/entries/", "tile/1/", "views/"]
             .iter()
             .all(|p| !file.path.starts_with(p));
         if read {
@@ -430,8 +515,8 @@ fn a_statement_moved_elsewhere_is_refused() {
         |s| s.predicate.drill.sequence = 3,
         |s| s.predicate.drill.previous = Some(Sha256Digest::of(b"another")),
         |s| s.predicate.drill.id = DrillId::from_parts(at("14:00:00"), 77),
-        |s| s.predicate.drill.intent.index -= 2,
-        |s| s.predicate.drill.intent.checkpoint_size = Some(1),
+        |s| s.predicate.drill.intent.as_mut().unwrap().index -= 2,
+        |s| s.predicate.drill.intent.as_mut().unwrap().checkpoint_size = Some(1),
     ];
     for change in moves {
         refused(world.both(&files_of(&world, change)), "REFUSED");
@@ -445,14 +530,16 @@ fn a_statement_moved_elsewhere_is_refused() {
 /// one: `files` itself would look the intent up where the statement says.
 fn files_of(world: &World, change: impl FnOnce(&mut Statement)) -> Vec<LogFile> {
     let mut input = world.drill(change);
-    let place = input.intent_checkpoint.checkpoint().size - 1;
-    let intent = TlogProof::make(&input.tree, place, input.intent_checkpoint.clone()).unwrap();
+    let held = held(&input).clone();
+    let place = held.checkpoint().size - 1;
+    let intent = TlogProof::make(&input.tree, place, held).unwrap();
     let said = match &input.result.entry {
-        Entry::Result(s) => s.predicate.drill.intent.index,
+        Entry::Result(s) => s.predicate.drill.intent_index().unwrap(),
         _ => panic!("a result"),
     };
     if said != place {
-        input.intent_checkpoint = input.earlier_checkpoints[0].clone();
+        let other = input.earlier_checkpoints[0].clone();
+        hold(&mut input, other);
     }
     let mut export = files(&input).unwrap();
     replace(&mut export, "intent.tlog-proof", intent.to_bytes());
@@ -531,9 +618,15 @@ fn a_log_that_was_rewritten_is_refused() {
     other.tree = Tree::from_entries(&entries);
     other.checkpoint = world.head(&entries);
     other.earlier_checkpoints.clear();
-    other.intent_checkpoint = world.head(&entries[..held.intent_checkpoint.checkpoint().size as usize]);
+    // Built anew, the tree holds in itself as far as the intent; only the seed,
+    // which follows from the checkpoint before, gives it away.
+    let size = self::held(&held).checkpoint().size as usize;
+    hold(&mut other, world.sealed(&entries[..size], true));
+    let drawn_under = other.population.as_mut().unwrap();
+    let size = drawn_under.checkpoint.checkpoint().size as usize;
+    drawn_under.checkpoint = world.sealed(&entries[..size], true);
     let mut export = files(&other).unwrap();
-    world.both(&export).unwrap();
+    refused(world.both(&export), "the seed does not follow");
     let proof = files(&held)
         .unwrap()
         .into_iter()
@@ -558,16 +651,11 @@ fn a_log_that_was_rewritten_is_refused() {
 #[test]
 fn a_drill_left_out_of_the_whole_log_is_noticed() {
     let world = World::new();
-    let mut input = world.drill(|_| {});
-    let mut entries = input.entries.take().unwrap();
     let first = (BEFORE - 2) as usize;
-    entries[first] = world.beat(6000);
-    entries[first + 1] = world.beat(6001);
-    input.tree = Tree::from_entries(&entries);
-    input.checkpoint = world.head(&entries);
-    input.earlier_checkpoints.clear();
-    input.intent_checkpoint = world.head(&entries[..first + 3]);
-    input.entries = Some(entries);
+    let input = world.drill_after(|entries| {
+        entries[first] = world.beat(6000);
+        entries[first + 1] = world.beat(6001);
+    });
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), &files(&input).unwrap()).unwrap();
     let report = verify_with(dir.path(), &world.options());
@@ -578,23 +666,265 @@ fn a_drill_left_out_of_the_whole_log_is_noticed() {
     );
 
     // An intent that was never answered shows once its deadline is past.
-    let mut input = world.drill(|_| {});
-    let mut entries = input.entries.take().unwrap();
-    entries[first + 1] = world.beat(6000);
-    input.tree = Tree::from_entries(&entries);
-    input.checkpoint = world.head(&entries);
-    input.earlier_checkpoints.clear();
-    input.intent_checkpoint = world.head(&entries[..first + 3]);
-    input.entries = Some(entries);
+    let input = world.drill_after(|entries| entries[first + 1] = world.beat(6000));
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), &files(&input).unwrap()).unwrap();
-    assert!(verify_with(dir.path(), &world.options()).accepted());
+    let report = verify_with(dir.path(), &world.options());
+    assert!(report.accepted(), "{report}");
     let late = VerifyOptions {
         now: Some(at("16:00:00")),
         ..world.options()
     };
     let report = verify_with(dir.path(), &late);
     assert!(report.to_string().contains("its deadline is past"), "{report}");
+}
+
+/// Entries in another order make another tree: their proofs and the heads that
+/// were kept do not fit it.
+#[test]
+fn a_reordered_log_is_refused() {
+    let world = World::new();
+    let sound = world.drill(|_| {});
+    let mut swapped = sound.clone();
+    let mut entries = swapped.entries.take().unwrap();
+    let (intent, result) = (BEFORE as usize + 1, sound.result_index as usize);
+    entries.swap(intent, result);
+    swapped.tree = Tree::from_entries(&entries);
+    swapped.checkpoint = world.head(&entries);
+    swapped.earlier_checkpoints.clear();
+    // The statement still names the old places.
+    assert!(files(&swapped).is_err(), "the proofs cannot be made");
+    let mut export = files(&sound).unwrap();
+    for file in super::super::tlog::tiles::hash_tiles(&swapped.tree) {
+        replace(&mut export, &file.path, file.bytes);
+    }
+    replace(&mut export, "checkpoint", swapped.checkpoint.to_bytes());
+    refused(world.both(&export), "REFUSED");
+
+    // The earlier drill's two entries, which no proof in this export touches.
+    let first = (BEFORE - 2) as usize;
+    let mut quiet = sound.clone();
+    let mut entries = quiet.entries.take().unwrap();
+    entries.swap(first, first + 1);
+    quiet.tree = Tree::from_entries(&entries);
+    quiet.checkpoint = world.head(&entries);
+    quiet.earlier_checkpoints.clear();
+    assert!(
+        files(&quiet).is_err(),
+        "the checkpoint that the runner held is of another tree"
+    );
+    // Built anew from there on, by owner and runner together: the whole log tells.
+    let input = world.drill_after(|entries| entries.swap(first, first + 1));
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &files(&input).unwrap()).unwrap();
+    let report = verify_with(dir.path(), &world.options());
+    assert!(
+        report
+            .to_string()
+            .contains("it names no earlier entry as its intent"),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_sample_that_was_not_drawn_is_refused() {
+    let world = World::new();
+    world.both(&files(&world.drill(|_| {})).unwrap()).unwrap();
+    let changes: [fn(&mut Statement); 9] = [
+        // Another moment, with and without the restore that goes with it.
+        |s| sampling_of(s).selected = Some(at("12:12:12")),
+        |s| {
+            sampling_of(s).selected = Some(at("12:12:12"));
+            s.predicate.recovery_point.as_mut().unwrap().target = RecoveryTarget::Time(at("12:12:12"));
+        },
+        |s| s.predicate.recovery_point.as_mut().unwrap().target = RecoveryTarget::Time(at("12:12:12")),
+        // A window that suits, a place that suits.
+        |s| sampling_of(s).window.as_mut().unwrap().from = at("09:00:00"),
+        |s| sampling_of(s).checkpoint_size = Some(BEFORE),
+        |s| sampling_of(s).population_digest = Some(Sha256Digest::of(b"another")),
+        // Fewer files, other files.
+        |s| {
+            let files = sampling_of(s).file_sample.as_mut().unwrap();
+            files.selected[0] = files.selected[1];
+        },
+        |s| {
+            let files = sampling_of(s).file_sample.as_mut().unwrap();
+            files.selected.remove(0);
+            files.drawn -= 1;
+        },
+        // No sample at all, although one was announced.
+        |s| s.predicate.sampling = None,
+    ];
+    for (n, change) in changes.iter().enumerate() {
+        let result = world.both(&files(&world.drill(change)).unwrap());
+        assert!(result.is_err(), "change {n} was accepted");
+    }
+    // The file listing, changed and gone.
+    let mut export = files(&world.drill(|_| {})).unwrap();
+    let listing = export
+        .iter()
+        .position(|f| f.path.starts_with("byproducts/"))
+        .unwrap();
+    export[listing].bytes[0] ^= 1;
+    refused(world.both(&export), "byproducts/");
+    export.remove(listing);
+    refused(world.both(&export), "byproducts/");
+}
+
+/// A runner that signs intents itself cannot choose the seed: whatever it puts
+/// there does not follow from the checkpoint.
+#[test]
+fn a_seed_that_was_chosen_is_refused() {
+    let world = World::new();
+    let mut input = world.drill(|_| {});
+    let (chosen, window) = (Sha256Digest::of(b"suits"), fixture_window());
+    let mut entries = input.entries.take().unwrap();
+    let announced = input.intent.as_mut().unwrap();
+    let Entry::Intent(mut intent) = announced.entry.entry.clone() else {
+        panic!("an intent")
+    };
+    let Entry::Result(mut statement) = input.result.entry.clone() else {
+        panic!("a result")
+    };
+    intent.seed = Some(chosen);
+    intent.recovery.target = RecoveryTarget::Time(sampling::moment(&chosen, window).unwrap());
+    announced.entry = LoggedEntry::sign(&intent, &world.runner).unwrap();
+    let place = statement.predicate.drill.intent_index().unwrap() as usize;
+    entries[place] = announced.entry.bytes().to_vec();
+    announced.checkpoint = world.sealed(&entries[..=place], true);
+    let p = &mut statement.predicate;
+    p.drill.intent.as_mut().unwrap().digest = announced.entry.digest();
+    p.recovery_point.as_mut().unwrap().target = intent.recovery.target;
+    let s = p.sampling.as_mut().unwrap();
+    (s.seed, s.selected) = (Some(chosen), sampling::moment(&chosen, window));
+    s.file_sample.as_mut().unwrap().selected = sampling::files(&chosen, &packs(), 4);
+    input.result = LoggedEntry::sign_result(&statement, &world.runner).unwrap();
+    entries[input.result_index as usize] = input.result.bytes().to_vec();
+    let pae = input.result.envelope.pae();
+    input.countersignatures = vec![EnvelopeSignature {
+        key: world.coordinator.fingerprint(),
+        sig: world.coordinator.sign(&pae),
+    }];
+    input.tree = Tree::from_entries(&entries);
+    input.checkpoint = world.head(&entries);
+    input.earlier_checkpoints.clear();
+    input.entries = Some(entries);
+    refused(
+        world.both(&files(&input).unwrap()),
+        "the seed does not follow from that checkpoint",
+    );
+}
+
+/// A line of nobody's on the seed's checkpoint would let a runner try seeds.
+#[test]
+fn a_seed_from_a_padded_checkpoint_is_refused() {
+    let world = World::new();
+    let input = world.drill(|_| {});
+    let population = input.population.as_ref().unwrap();
+    let mut padded = population.checkpoint.clone();
+    padded
+        .cosign("nobody.example", at("14:00:00"), &world.runner)
+        .unwrap();
+    let Entry::Result(statement) = &input.result.entry else {
+        panic!("a result")
+    };
+    let Entry::Population(p) = &population.entry.entry else {
+        panic!("a population")
+    };
+    let index = statement.predicate.sampling.as_ref().unwrap().population_index;
+    let refused = sampling::recompute(statement, p, index.unwrap(), &padded);
+    assert!(
+        refused.unwrap_err().to_string().contains("other signatures"),
+        "a padded checkpoint"
+    );
+}
+
+#[test]
+fn a_draw_that_nothing_used_is_noticed() {
+    let world = World::new();
+    let input = world.drill_after(|entries| {
+        let draw = Draw {
+            slot: "another try".into(),
+            cluster: "acme/erp".parse().unwrap(),
+            window: Some(fixture_window()),
+        };
+        let population = draw.population(at("13:57:00"));
+        entries.push(
+            LoggedEntry::sign(&population, &world.runner)
+                .unwrap()
+                .bytes()
+                .to_vec(),
+        );
+    });
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &files(&input).unwrap()).unwrap();
+    let report = verify_with(dir.path(), &world.options()).to_string();
+    assert!(
+        report.contains("1 samples were drawn and not used: entries [258]"),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_reviewer_who_had_a_part_is_refused() {
+    let world = World::new();
+    for part in [
+        |s: &mut Statement| s.predicate.actors.initiator = Some("reviewer-1".into()),
+        |s: &mut Statement| {
+            s.predicate.actors.backup_writer.as_mut().unwrap().identity = "reviewer-1".parse().unwrap();
+        },
+    ] {
+        refused(
+            world.both(&files(&world.drill(part)).unwrap()),
+            "duties are not separated",
+        );
+    }
+}
+
+/// A restore that was needed was announced by nobody, and stands for no drill.
+#[test]
+fn a_real_restore_is_evidence_of_its_own_kind() {
+    let world = World::new();
+    let restore = |change: fn(&mut Statement)| {
+        let mut input = world.drill_of(
+            |s| {
+                let p = &mut s.predicate;
+                (p.drill.kind, p.drill.intent) = (DrillKind::RealRestore, None);
+                (p.drill.sequence, p.drill.previous) = (0, None);
+                (p.sampling, p.byproducts) = (None, Vec::new());
+                change(s);
+            },
+            &world.runner,
+            false,
+            |_| {},
+        );
+        (input.intent, input.population) = (None, None);
+        input.byproducts.clear();
+        // The fixture's own intent is in the log and open: not this restore's.
+        input.entries = None;
+        files(&input).unwrap()
+    };
+    world.both(&restore(|_| {})).unwrap();
+    refused(
+        world.both(&restore(|s| s.predicate.drill.sequence = 2)),
+        "restore",
+    );
+    refused(
+        world.both(&restore(|s| s.predicate.drill.kind = DrillKind::OnDemand)),
+        "REFUSED",
+    );
+}
+
+fn sampling_of(s: &mut Statement) -> &mut super::super::statement::context::Sampling {
+    s.predicate.sampling.as_mut().unwrap()
+}
+
+fn fixture_window() -> super::super::statement::context::Window {
+    fixture::statement()
+        .predicate
+        .sampling
+        .and_then(|s| s.window)
+        .unwrap()
 }
 
 #[test]
@@ -626,12 +956,17 @@ fn a_revoked_runner_is_believed_as_far_as_the_revocation_says() {
     world.both(&after(&world)).unwrap();
     let (length, trust) = (world.records.len(), world.trust.clone());
     let kept = Sha256Digest::of(&before.earlier_checkpoints[0].to_bytes());
-    let too_early = Sha256Digest::of(&before.intent_checkpoint.to_bytes());
+    let of = |announced: &Option<Announced>| announced.as_ref().unwrap().entry.digest();
+    let too_early = Sha256Digest::of(&held(&before).to_bytes());
     for (believed, accepted) in [
         (vec![], None),
         (vec![too_early], None),
         (vec![before.result.digest()], None),
-        (vec![before.result.digest(), before.intent.digest()], Some(false)),
+        (vec![before.result.digest(), of(&before.intent)], None),
+        (
+            vec![before.result.digest(), of(&before.intent), of(&before.population)],
+            Some(false),
+        ),
         (vec![kept], Some(true)),
     ] {
         world.records.truncate(length);
@@ -679,7 +1014,9 @@ fn a_witness_is_asked_for_by_key() {
 }
 
 #[test]
-fn the_script_stays_short_enough_to_read() {
-    let lines = VERIFY_PY.lines().count();
-    assert!(lines < 200, "verify.py has {lines} lines");
+fn the_scripts_stay_short_enough_to_read() {
+    for (name, text) in SCRIPTS {
+        let lines = text.lines().count();
+        assert!(lines < 200, "{name} has {lines} lines");
+    }
 }

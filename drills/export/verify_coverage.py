@@ -1,0 +1,122 @@
+"""A month's coverage, counted again from the tenant's entries of the log. Part of
+verify.py; Python's standard library alone."""
+import json
+from verify_claims import micros
+from verify_log import b64, hexsha, need, sha
+
+RUNNER, COORDINATOR, EITHER = ["runner"], ["coordinator"], ["runner", "coordinator"]
+KINDS = {"intent": RUNNER, "abandoned": EITHER, "population": None, "received": COORDINATOR}
+
+def read_entries(folder, leaves, tenant, envelope, believe):
+    """The entries by their places, each as the log holds it and by whom it may be signed."""
+    found = {}
+    for path in sorted((folder / "entries").iterdir()):
+        n, data = int(path.name), path.read_bytes()
+        need("%016d" % n == path.name and n < len(leaves) and sha(b"\0" + data) == leaves[n],
+             "entries/%s is not what the log holds there" % path.name)
+        kind, payload, message, signatures = envelope("entries/" + path.name)
+        body, digest = json.loads(payload), hexsha(data)
+        if kind == "application/vnd.in-toto+json":
+            kind, roles = "result", RUNNER
+            cluster = "%(tenant)s/%(cluster)s" % body["predicate"]["scope"]
+        else:
+            kind = kind[len("application/vnd.holdfast."):-len("+json")]
+            need(kind in KINDS, "entries/%s says nothing about coverage" % path.name)
+            roles = KINDS[kind] or (RUNNER if "draw" in body else COORDINATOR)
+            cluster = body.get("cluster") or body.get("draw", {}).get("cluster")
+        need((cluster or body.get("tenant", "") + "/").split("/")[0] == tenant, "entries/%s is another tenant's" % path.name)
+        need(len(signatures) == 1, "entries/%s has not one signature" % path.name)
+        believe(signatures[0]["keyid"], roles, cluster, digest, n + 1, message, b64(signatures[0]["sig"]), "entry %d" % n)
+        found[n] = (kind, body, digest)
+    return found
+
+def audit(entries):
+    """Each cluster's intents are numbered and chained, each is answered once by what answers it."""
+    last, answered = {}, set()
+    for n, (kind, body, digest) in sorted(entries.items()):
+        if kind == "intent":
+            number, before = last.get(body["cluster"], (0, None))
+            need((body["sequence"], body.get("previous")) == (number + 1, before),
+                 "entry %d does not follow the intent before it: a drill is missing" % n)
+            last[body["cluster"]] = (body["sequence"], digest)
+        answer = body["intent"] if kind == "abandoned" else body["predicate"]["drill"].get("intent", {}).get("index") \
+            if kind == "result" else None
+        if answer is not None:
+            place, text, named = entries.get(answer, ("", {}, "")), body.get("drill"), body.get("intent_digest")
+            if kind == "result":
+                drill = body["predicate"]["drill"]
+                text, named = drill["id"], drill["intent"]["digest"]
+            need(answer < n and place[0] == "intent" and (place[1]["drill"], place[2]) == (text, named) and answer not in answered,
+                 "entry %d answers no open intent" % n)
+            answered.add(answer)
+        if kind == "population" and "tenant" in body:
+            need((body["size"], body["digest"]) == (len(body.get("members", [])), listing(body.get("members", []))),
+                 "entry %d is not what its digest says" % n)
+
+def listing(members):
+    lines = ["%s %s%s\n" % (m["cluster"], m["tier"], "".join(" %(scenario)s:%(level)s:%(every_ms)d" % d for d in m.get("drills", [])))
+             for m in members]
+    return hexsha("".join(lines).encode())
+
+def count(entries, coverage):
+    """Slots by tier and cluster, and drills begun in the month."""
+    start, end = micros(coverage["from"]), micros(coverage["until"])
+    entries = {n: e for n, e in sorted(entries.items()) if n < coverage["size"]}
+    answers = {}
+    for kind, body, _ in entries.values():
+        if kind == "result" and "intent" in body["predicate"]["drill"]:
+            answers.setdefault(body["predicate"]["drill"]["intent"]["index"], body["predicate"]["results"]["verdict"])
+        elif kind == "abandoned":
+            answers.setdefault(body["intent"], "ABANDONED")
+    begun = [dict(body, us=micros(body["at"]), verdict=answers.get(n, "ABANDONED"))
+             for n, (kind, body, _) in entries.items() if kind == "intent"]
+    populations = [(n, body) for n, (kind, body, _) in entries.items() if kind == "population" and "draw" not in body]
+    rules = {(m["cluster"], d["scenario"], d["level"], d["every_ms"]) for _, p in populations
+             for m in p.get("members", []) for d in m.get("drills", [])}
+    rows, used = {}, set()
+    for cluster, scenario, level, every in rules:
+        k = start // (every * 1000)
+        while (k + 1) * every * 1000 <= end:
+            a, b = k * every * 1000, (k + 1) * every * 1000
+            k += 1
+            force = [(n, p) for n, p in populations if micros(p["at"]) <= a][-1:]
+            member = [m for _, p in force for m in p.get("members", []) if m["cluster"] == cluster]
+            due = {"scenario": scenario, "level": level, "every_ms": every}
+            if b <= start or not member or due not in member[0].get("drills", []):
+                continue
+            used.add(force[0][0])
+            drills = [x for x in begun if x["cluster"] == cluster and a <= x["us"] < b
+                      and x["scenario"] == scenario and x["level"] >= level]
+            verdict = max(drills, key=lambda x: (x["us"], x["drill"]))["verdict"] if drills else "MISSED"
+            row = rows.setdefault((member[0]["tier"], cluster, scenario, level, every), {})
+            word = {"PASS": "passed", "PASS_WITH_EXCEPTIONS": "passed_with_exceptions", "MISSED": "missed"}.get(verdict, "failed")
+            for name in ["expected", word] + (["executed"] if drills else []):
+                row[name] = row.get(name, 0) + 1
+    month = [x["verdict"] for x in begun if start <= x["us"] < end]
+    passed, excepted = month.count("PASS"), month.count("PASS_WITH_EXCEPTIONS")
+    sequences = {}
+    for x in begun:
+        sequences[x["cluster"]] = max(sequences.get(x["cluster"], 0), x["sequence"])
+    return rows, used, (len(month), passed, excepted, len(month) - passed - excepted), sequences
+
+NAMES = ("expected", "executed", "passed", "passed_with_exceptions", "failed", "missed")
+
+def verify(statement, folder, origin, at, leaves, tree_root, envelope, believe):
+    c = statement["predicate"]
+    need((c["log"], bytes.fromhex(c["root"])) == (origin, tree_root(leaves[:c["size"]])) and c["size"] <= at,
+         "it was counted from another log than this one")
+    entries = read_entries(folder, leaves, c["tenant"], envelope, believe)
+    audit(entries)
+    rows, used, drills, sequences = count(entries, c)
+    stated = {(r["tier"], r["cluster"], r["scenario"], r["level"], r["every_ms"]): [r[x] for x in NAMES] for r in c["clusters"]}
+    again = {key: [row.get(x, 0) for x in NAMES] for key, row in rows.items()}
+    tiers = {t["tier"]: [t[x] for x in NAMES] for t in c["tiers"]}
+    sums = {tier: [sum(x) for x in zip(*(v for key, v in again.items() if key[0] == tier))] for tier in {k[0] for k in again}}
+    d = c["drills"]
+    need(stated == again and tiers == sums, "counting the entries again comes to something else")
+    need((d["begun"], d["passed"], d["passed_with_exceptions"], d["failed"], d.get("sequences", {})) == drills + (sequences,),
+         "the drills of the month are not those in the log")
+    need({p["index"] for p in c["populations"]} == used and all(entries[p["index"]][1]["digest"] == p["digest"] for p in c["populations"]),
+         "the populations are not those in the log")
+    total = [sum(x) for x in zip(*sums.values())] or [0] * 6
+    return "coverage of %s in %s, counted again: %s" % (c["tenant"], c["month"], ", ".join("%d %s" % x for x in zip(total, NAMES)))
