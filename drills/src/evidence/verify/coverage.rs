@@ -5,9 +5,9 @@
 //! left out follows for drills from each cluster's sequence and from the highest
 //! number, which the coordinator signed; who has the whole log sees it directly.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use holdfast_proto::Sha256Digest;
+use holdfast_proto::{Sha256Digest, Timestamp};
 
 use super::archive::{Found, say};
 use super::report::{CoverageSummary, VerifyReport};
@@ -15,7 +15,7 @@ use super::{Export, Signers, loose_match, signed_entry};
 use crate::evidence::audit::audit_some;
 use crate::evidence::coverage::{Counted, CoverageStatement, SlotCounts, concerns, derive};
 use crate::evidence::dsse::Envelope;
-use crate::evidence::entry::LoggedEntry;
+use crate::evidence::entry::{Entry, LoggedEntry};
 use crate::evidence::export::Loose;
 use crate::evidence::tlog::leaf_hash;
 
@@ -85,6 +85,11 @@ fn read_entries(export: &Export<'_>, statement: &CoverageStatement) -> Found<BTr
         }
         entries.insert(index, entry);
     }
+    if let Some(n) = unanswered(&entries, statement.predicate.until) {
+        return Err(format!(
+            "nothing answers entry {n}, although the month was counted: an entry is missing"
+        ));
+    }
     let found = audit_some(&entries.iter().map(|(n, e)| (*n, e)).collect(), None);
     if !found.is_empty() {
         return Err(found
@@ -95,6 +100,24 @@ fn read_entries(export: &Export<'_>, statement: &CoverageStatement) -> Found<BTr
     }
     let detail = format!("{} of the tenant, no drill missing", entries.len());
     Ok((entries, detail))
+}
+
+/// A month is counted when nothing begun in it is open: an intent that nothing
+/// answers shows that its answer was left out.
+fn unanswered(entries: &BTreeMap<u64, LoggedEntry>, until: Timestamp) -> Option<u64> {
+    let answered: BTreeSet<u64> = entries
+        .values()
+        .filter_map(|e| match &e.entry {
+            Entry::Result(s) => s.predicate.drill.intent_index(),
+            Entry::Abandoned(a) => Some(a.intent),
+            _ => None,
+        })
+        .collect();
+    entries
+        .iter()
+        .filter(|(_, e)| matches!(&e.entry, Entry::Intent(i) if i.at < until))
+        .map(|(n, _)| *n)
+        .find(|n| !answered.contains(n))
 }
 
 fn counted_again(

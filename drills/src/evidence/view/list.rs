@@ -11,6 +11,7 @@ use super::page::class_of;
 use super::words::{plain, second, span};
 use crate::evidence::coverage::SlotCounts;
 use crate::evidence::entry::{Entry, LoggedEntry};
+use crate::evidence::statement::DrillKind;
 use crate::evidence::statement::results::Verdict;
 
 /// Which drills are shown. All that is absent is not asked for.
@@ -118,35 +119,38 @@ pub fn served(entries: &[LoggedEntry], filter: &Filter, now: Timestamp) -> Resul
     let rows = rows(entries, now);
     let clusters: BTreeSet<&str> = rows.iter().map(|r| r.cluster.as_str()).collect();
     let kinds: BTreeSet<String> = rows.iter().map(|r| r.kind.replace(' ', "-")).collect();
-    let chips = |name: &str, held: &Option<String>, values: Vec<&str>| {
+    let chips = |name: &str, held: &Option<String>, values: Vec<&str>, words: fn(&str) -> String| {
         let all = Chip {
             words: "all".to_owned(),
             link: filter.with(name, None),
             on: held.is_none(),
         };
         let each = values.into_iter().map(|value| Chip {
-            words: value.replace('-', " "),
+            words: words(value),
             link: filter.with(name, Some(value)),
             on: held.as_deref() == Some(value),
         });
         std::iter::once(all).chain(each).collect::<Vec<_>>()
     };
     let page = ListPage {
-        clusters: clusters
-            .iter()
-            .map(|c| Chip {
-                words: (*c).to_owned(),
-                link: filter.with("cluster", Some(c)),
-                on: filter.cluster.as_deref() == Some(c),
-            })
-            .chain(std::iter::once(Chip {
-                words: "all".to_owned(),
-                link: filter.with("cluster", None),
-                on: filter.cluster.is_none(),
-            }))
-            .collect(),
-        outcomes: chips("outcome", &filter.outcome, vec!["passed", "not-passed", "open"]),
-        kinds: chips("kind", &filter.kind, kinds.iter().map(String::as_str).collect()),
+        clusters: chips(
+            "cluster",
+            &filter.cluster,
+            clusters.iter().copied().collect(),
+            |c| c.to_owned(),
+        ),
+        outcomes: chips(
+            "outcome",
+            &filter.outcome,
+            vec!["passed", "not-passed", "open"],
+            |o| o.replace('-', " "),
+        ),
+        kinds: chips(
+            "kind",
+            &filter.kind,
+            kinds.iter().map(String::as_str).collect(),
+            |k| k.replace('-', " "),
+        ),
         all: rows.len(),
         rows: rows.into_iter().filter(|r| filter.admits(r)).collect(),
         coverage: coverage(entries),
@@ -206,8 +210,13 @@ fn rows(entries: &[LoggedEntry], now: Timestamp) -> Vec<Row> {
                 }
                 row.page = true;
                 row.verdict = plain(&verdict.to_string());
-                row.class = class_of(verdict);
-                row.outcome = if verdict.is_pass() { "passed" } else { "not-passed" };
+                row.class = class_of(verdict, p.drill.kind);
+                row.outcome = match (verdict.is_pass(), p.drill.kind) {
+                    (true, _) => "passed",
+                    // It was not to prove anything.
+                    (false, DrillKind::RealRestore) => "restored",
+                    (false, _) => "not-passed",
+                };
                 row.rto = p
                     .results
                     .rto

@@ -48,7 +48,6 @@ struct Objective {
     word: &'static str,
     /// Hundredths of the bar; the objective is at 75.
     bar: String,
-    definition: String,
 }
 
 /// A phase as a bar: thousandths of the whole.
@@ -98,6 +97,7 @@ struct DrillPage {
     says: &'static str,
     reasons: Vec<String>,
     objectives: Vec<Objective>,
+    definitions: Vec<Fact>,
     bars: Vec<Bar>,
     span: String,
     checks: Vec<CheckRow>,
@@ -130,10 +130,10 @@ pub fn served(shown: &Shown<'_>) -> Result<String, askama::Error> {
 }
 
 /// A verdict's class of colour.
-pub(super) fn class_of(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Pass => "good",
-        Verdict::PassWithExceptions => "warn",
+pub(super) fn class_of(verdict: Verdict, kind: DrillKind) -> &'static str {
+    match (verdict, kind) {
+        (Verdict::Pass, _) => "good",
+        (Verdict::PassWithExceptions, _) | (Verdict::CouldNotVerify, DrillKind::RealRestore) => "warn",
         _ => "bad",
     }
 }
@@ -171,10 +171,20 @@ fn lay_out(shown: &Shown<'_>, alone: bool) -> DrillPage {
         scenario: p.drill.scenario.to_string(),
         when: began.map_or_else(String::new, second),
         verdict: plain(&verdict.to_string()),
-        verdict_class: class_of(verdict),
+        verdict_class: class_of(verdict, p.drill.kind),
         says: says(verdict, p.drill.kind),
         reasons: p.results.reasons.clone(),
         objectives: objectives(shown),
+        definitions: [
+            p.results
+                .rto
+                .as_ref()
+                .map(|r| fact("Recovery time", &r.definition)),
+            p.results.rpo.as_ref().map(|r| fact("Data loss", &r.definition)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
         span: total(shown).map_or_else(String::new, |(from, to)| span(to.millis_since(from))),
         bars: bars(shown),
         checks: checks(shown),
@@ -222,7 +232,7 @@ fn lay_out(shown: &Shown<'_>, alone: bool) -> DrillPage {
 fn objectives(shown: &Shown<'_>) -> Vec<Objective> {
     let p = &shown.statement.predicate;
     let limits = p.policy.as_ref().map(|policy| policy.objectives);
-    let make = |name, actual: Option<u64>, limit: Option<u64>, definition: &str| Objective {
+    let make = |name, actual: Option<u64>, limit: Option<u64>| Objective {
         name,
         actual: actual.map_or_else(|| "not measured".to_owned(), span),
         limit: limit.map(span).unwrap_or_default(),
@@ -245,27 +255,25 @@ fn objectives(shown: &Shown<'_>) -> Vec<Objective> {
             }
             _ => "0".to_owned(),
         },
-        definition: definition.to_owned(),
     };
     let mut out = Vec::new();
-    let rto = p.results.rto.as_ref();
-    let rto_limit = limits.and_then(|l| l.rto_ms);
-    if rto.is_some() || rto_limit.is_some() {
-        out.push(make(
-            "Recovery time",
-            rto.map(|r| r.actual_ms),
-            rto_limit,
-            rto.map_or("", |r| &r.definition),
-        ));
+    let (rto, limit) = (p.results.rto.as_ref(), limits.and_then(|l| l.rto_ms));
+    if rto.is_some() || limit.is_some() {
+        out.push(make("Recovery time", rto.map(|r| r.actual_ms), limit));
     }
     let (rpo, limit) = (p.results.rpo.as_ref(), limits.and_then(|l| l.rpo_ms));
     if rpo.is_some() || limit.is_some() {
-        let definition = rpo.map_or("", |r| &r.definition);
-        let database = rpo.and_then(|r| r.database_lag_ms);
-        out.push(make("Data loss, database", database, limit, definition));
+        out.push(make(
+            "Data loss, database",
+            rpo.and_then(|r| r.database_lag_ms),
+            limit,
+        ));
         if p.results.filestore.is_some() {
-            let files = rpo.and_then(|r| r.filestore_lag_ms);
-            out.push(make("Data loss, files", files, limit, definition));
+            out.push(make(
+                "Data loss, files",
+                rpo.and_then(|r| r.filestore_lag_ms),
+                limit,
+            ));
         }
     }
     out
@@ -301,7 +309,7 @@ fn bars(shown: &Shown<'_>) -> Vec<Bar> {
             from: part(t.start).min(996),
             width: part(t.end).saturating_sub(part(t.start)).max(4),
             length: span(t.end.millis_since(t.start)),
-            note: [t.bytes.map(bytes), t.items.map(|n| format!("{} items", count(n)))]
+            note: [t.bytes.map(bytes), t.items.map(items)]
                 .into_iter()
                 .flatten()
                 .collect::<Vec<_>>()
@@ -309,6 +317,10 @@ fn bars(shown: &Shown<'_>) -> Vec<Bar> {
             times: format!("{} to {}", clock(t.start), clock(t.end)),
         })
         .collect()
+}
+
+fn items(n: u64) -> String {
+    format!("{} item{}", count(n), if n == 1 { "" } else { "s" })
 }
 
 fn checks(shown: &Shown<'_>) -> Vec<CheckRow> {
