@@ -61,19 +61,21 @@ def trust_chain(root):
 
 def located(path, entry): return proof(read(path), path, read(entry))
 
-def envelope(path):
-    e = json.loads(data := read(path))
+def envelope(data, path):
+    e = json.loads(data)
     need(json.dumps(e, separators=(",", ":"), ensure_ascii=False).encode() == data, path + " is not in its stored form")
     kind, payload = e["payloadType"], b64(e["payload"])
     return kind, payload, b"DSSEv1 %d %s %d " % (len(kind), kind.encode(), len(payload)) + payload, e["signatures"]
 
-def leaf_hashes(size):
-    leaves = b""
+def tiles(kind, size):
     for n in range((size + 255) // 256):
         path, rest, width = "%03d" % (n % 1000), n // 1000, min(256, size - 256 * n)
         while rest:
             path, rest = "x%03d/%s" % (rest % 1000, path), rest // 1000
-        leaves += read("tile/0/" + path + (".p/%d" % width if width < 256 else ""))
+        yield read("tile/%s/%s" % (kind, path + (".p/%d" % width if width < 256 else "")))
+
+def leaf_hashes(size):
+    leaves = b"".join(tiles("0", size))
     return [leaves[i:i + 32] for i in range(0, len(leaves), 32)]
 
 def cosigned(checkpoint, witness):
@@ -98,7 +100,7 @@ def verify(root, witnesses, say):
     origin, size = note(head := read("checkpoint"))[:2]
     at, final = located("statement.tlog-proof", "result.entry")
     leaves, earlier = leaf_hashes(size), [f.read_bytes() for f in (HERE / "checkpoints").glob("*")]
-    kind, payload, message, logged = envelope("result.entry")
+    kind, payload, message, logged = envelope(read("result.entry"), "result.entry")
     need((kind, (s := json.loads(payload))["_type"]) == ("application/vnd.in-toto+json", "https://in-toto.io/Statement/v1"),
          "this is no in-toto statement")
     p, of_month = s["predicate"], s["predicateType"] == "https://holdfast.dev/recovery-coverage/v1"
@@ -108,14 +110,14 @@ def verify(root, witnesses, say):
     drawn_at, under = located("population.tlog-proof", "population.entry") if drawn else (None, head)
     need(final == head and (real or intent_at < at), "statement.tlog-proof holds another head, or the intent came after the result")
 
-    def believe(fingerprint, roles, cluster, digest, upto, message, signature, what):
+    def believe(fingerprint, roles, cluster, digest, upto, message, signature, what, tell=True):
         key = keys.get(fingerprint)
         need(key and key["role"] in roles and (not key["clusters"] or cluster in key["clusters"]),
              "key %s may not sign %s" % (fingerprint, what))
         vouched = {digest} | {hexsha(c) for c in earlier + [head] if note(c)[1] >= upto}
         need("believed" not in key or vouched & key["believed"], "the key of %s was revoked" % key["name"])
         signed(key, message, signature, what)
-        say("%s: signed by %s %s" % (what, key["role"], key["name"]))
+        tell and say("%s: signed by %s %s" % (what, key["role"], key["name"]))
         return key
     for c in dict.fromkeys([head, held, under] + earlier):
         name, n, top, text, lines = note(c)
@@ -125,7 +127,7 @@ def verify(root, witnesses, say):
                (dash, name, b64(s)[:4]) == ("\u2014", origin, sha(origin.encode() + b"\n\x01" + k["der"][12:])[:4])]
         need(own, "no coordinator of the trust chain has signed the checkpoint of %d entries" % n)
         [believe(f, ["coordinator"], None, hexsha(c), n, text, sig, "log of %d entries" % n) for f, sig in own]
-    same = envelope("envelope.json")
+    same = envelope(read("envelope.json"), "envelope.json")
     need(payload == read("statement.json") and (kind, payload) == same[:2] and len(logged) == 1 and logged[0] in same[3],
          "statement.json, envelope.json and result.entry differ")
     leaf = hexsha(read("result.entry"))
@@ -144,7 +146,7 @@ def verify(root, witnesses, say):
         need(not part, "the reviewer %s: duties are not separated" % part)
 
     def before(path, want, upto):
-        kind, payload, message, signatures = envelope(path)
+        kind, payload, message, signatures = envelope(read(path), path)
         need((kind, len(signatures)) == (want, 1), path + " is not what it should be")
         believe(signatures[0]["keyid"], ["runner"], cluster, hexsha(read(path)), upto + 1, message, b64(signatures[0]["sig"]), path)
         return json.loads(payload)
@@ -166,6 +168,9 @@ def verify(root, witnesses, say):
         population = before("population.entry", "application/vnd.holdfast.population+json", drawn_at)
         names = [by for _, by, _ in note(under)[4]]
         say(claims.sampled(p, population, drawn_at, (note(under)[1], under), names, byproduct))
+    if (HERE / "tile/entries").is_dir():
+        quiet = lambda *x: believe(*x, tell=False)
+        say(coverage.whole_log(tiles("entries", size), leaves, envelope, quiet))
     verdict, claimed = claims.judge(p), p["results"]["verdict"]
     need(not claimed.startswith("PASS") or claimed == verdict, "it claims %s where its findings allow %s" % (claimed, verdict))
     say("%s %s of %s, level %s, %s: verdict %s" % ("restore" if real else "drill", d["id"], cluster, d["level"], d["scenario"], claimed))

@@ -7,28 +7,54 @@ from verify_log import b64, hexsha, need, sha
 RUNNER, COORDINATOR, EITHER = ["runner"], ["coordinator"], ["runner", "coordinator"]
 KINDS = {"intent": RUNNER, "abandoned": EITHER, "population": None, "received": COORDINATOR}
 
+def entry(n, data, envelope, believe):
+    """What an entry says of a drill, signed by whom it may be; None for other kinds."""
+    kind, payload, message, signatures = envelope(data, "entry %d" % n)
+    need(len(signatures) == 1, "entry %d has not one signature" % n)
+    body, digest = json.loads(payload), hexsha(data)
+    if kind == "application/vnd.in-toto+json":
+        if body["predicateType"] != "https://holdfast.dev/recovery-drill/v1":
+            return None
+        kind, roles, cluster = "result", RUNNER, "%(tenant)s/%(cluster)s" % body["predicate"]["scope"]
+    else:
+        kind = kind[len("application/vnd.holdfast."):-len("+json")]
+        if kind not in KINDS:
+            return None
+        roles = KINDS[kind] or (RUNNER if "draw" in body else COORDINATOR)
+        cluster = body.get("cluster") or body.get("draw", {}).get("cluster")
+    believe(signatures[0]["keyid"], roles, cluster, digest, n + 1, message, b64(signatures[0]["sig"]), "entry %d" % n)
+    return kind, body, digest
+
 def read_entries(folder, leaves, tenant, envelope, believe):
-    """The entries by their places, each as the log holds it and by whom it may be signed."""
+    """The tenant's entries by their places, each as the log holds it."""
     found = {}
     for path in sorted((folder / "entries").iterdir()):
         n, data = int(path.name), path.read_bytes()
         need("%016d" % n == path.name and n < len(leaves) and sha(b"\0" + data) == leaves[n],
              "entries/%s is not what the log holds there" % path.name)
-        kind, payload, message, signatures = envelope("entries/" + path.name)
-        body, digest = json.loads(payload), hexsha(data)
-        if kind == "application/vnd.in-toto+json":
-            kind, roles = "result", RUNNER
-            cluster = "%(tenant)s/%(cluster)s" % body["predicate"]["scope"]
-        else:
-            kind = kind[len("application/vnd.holdfast."):-len("+json")]
-            need(kind in KINDS, "entries/%s says nothing about coverage" % path.name)
-            roles = KINDS[kind] or (RUNNER if "draw" in body else COORDINATOR)
-            cluster = body.get("cluster") or body.get("draw", {}).get("cluster")
-        need((cluster or body.get("tenant", "") + "/").split("/")[0] == tenant, "entries/%s is another tenant's" % path.name)
-        need(len(signatures) == 1, "entries/%s has not one signature" % path.name)
-        believe(signatures[0]["keyid"], roles, cluster, digest, n + 1, message, b64(signatures[0]["sig"]), "entry %d" % n)
-        found[n] = (kind, body, digest)
+        found[n] = entry(n, data, envelope, believe)
+        kind, body, _ = found[n] or need(False, "entries/%s says nothing about coverage" % path.name)
+        scope = body["predicate"]["scope"] if kind == "result" else {}
+        whose = scope.get("tenant") or (body.get("cluster") or body.get("draw", {}).get("cluster") or body["tenant"] + "/").split("/")[0]
+        need(whose == tenant, "entries/%s is another tenant's" % path.name)
     return found
+
+def whole_log(bundles, leaves, envelope, believe):
+    """Every entry of the log, where an export has them: no drill is missing."""
+    entries, found = [], {}
+    for data in bundles:
+        while data:
+            size = int.from_bytes(data[:2], "big")
+            entries, data = entries + [data[2:2 + size]], data[2 + size:]
+    need([sha(b"\0" + x) for x in entries] == leaves, "the entries in tile/entries are not those that the log's hashes are of")
+    for n, data in enumerate(entries):
+        found[n] = entry(n, data, envelope, believe)
+    found = {n: x for n, x in found.items() if x}
+    audit(found, float("-inf"))
+    used = {(body["cluster"], body.get("slot")) for kind, body, _ in found.values() if kind == "intent"}
+    draws = [n for n, (kind, body, _) in found.items() if kind == "population" and "draw" in body
+             and (body["draw"]["cluster"], body["draw"]["slot"]) not in used]
+    return "whole log: %d entries, no drill missing%s" % (len(entries), "; drawn and not used: entries %s" % draws if draws else "")
 
 def audit(entries, until):
     """Each cluster's intents are numbered and chained, each is answered once by what answers it."""

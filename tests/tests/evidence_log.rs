@@ -303,6 +303,10 @@ async fn a_restore_that_waited_is_logged_with_its_delay() -> Result<()> {
 async fn a_month_is_counted_signed_and_withstands_attacks() -> Result<()> {
     let mut scene = Scene::new().await?;
     scene.pass(day("10-01")).await?;
+    // A coordinator that was away over the end of October catches up.
+    scene.pass(day("11-01")).await?;
+    let october = |e: &Entry| matches!(e, Entry::Coverage(c) if c.predicate.month.to_string() == "2026-10");
+    assert_eq!(count(&scene.log().await?.entries().await?, october), 1);
     // Two drills announced and never ended; weeks end on 5, 12, 19 and 26 November.
     for at in [day("11-02"), day("11-13")] {
         scene.announce(at).await?;

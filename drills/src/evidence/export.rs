@@ -20,20 +20,16 @@
 //! or empty, each file synced; if the process dies in between, what lies there
 //! does not verify.
 
+mod loose;
 mod zip;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use holdfast_proto::envelope;
-use holdfast_proto::record::{KeyAlgorithm, TrustRole};
 use holdfast_proto::{Fingerprint, Sha256Digest};
-use holdfast_repository::signing::VerifyingKey;
 use holdfast_repository::trust::{Trust, TrustError};
 
 use super::dsse::{Envelope, EnvelopeSignature};
@@ -43,6 +39,7 @@ use super::tlog::merkle::ProofError;
 use super::tlog::tiles::{EntryTooLong, LogFile, entry_bundles, hash_tiles};
 use super::tlog::{SignedCheckpoint, TlogProof, Tree};
 use super::view::{self, Shown};
+pub(super) use loose::{Loose, LooseSignature, distinct, loose_files};
 
 /// The scripts that check an export, by name. The first is run, it uses the others.
 pub const SCRIPTS: [(&str, &str); 4] = [
@@ -379,142 +376,6 @@ pub fn coverage_files(input: &CoverageInput) -> Result<Vec<LogFile>, ExportError
     });
     out.extend(distinct(loose));
     Ok(out)
-}
-
-/// What the `openssl/` files are taken from.
-pub(super) struct Loose<'a> {
-    /// The statement with every signature.
-    pub(super) statement: &'a Envelope,
-    /// What was logged before it, by name.
-    pub(super) before: Vec<(&'static str, &'a Envelope)>,
-    pub(super) checkpoint: &'a SignedCheckpoint,
-    pub(super) trust_records: &'a [Vec<u8>],
-    pub(super) trust: &'a Trust,
-}
-
-/// A signature, what it covers and the key, ready for a command line.
-pub(super) struct LooseSignature {
-    what: String,
-    by: String,
-    key: VerifyingKey,
-    message: Vec<u8>,
-    signature: Vec<u8>,
-}
-
-impl LooseSignature {
-    fn message_path(&self) -> String {
-        format!("openssl/{}.signed", self.what)
-    }
-
-    fn signature_path(&self) -> String {
-        format!("openssl/{}.{}.sig", self.what, self.by)
-    }
-
-    fn key_path(&self) -> String {
-        format!("openssl/{}.pem", self.by)
-    }
-
-    fn command(&self) -> String {
-        let (key, sig, message) = (self.key_path(), self.signature_path(), self.message_path());
-        match self.key.algorithm() {
-            KeyAlgorithm::Ed25519 => {
-                format!("openssl pkeyutl -verify -pubin -inkey {key} -rawin -in {message} -sigfile {sig}")
-            }
-            KeyAlgorithm::EcdsaP256 => {
-                format!("openssl dgst -sha256 -verify {key} -signature {sig} {message}")
-            }
-        }
-    }
-
-    fn into_files(self) -> [(String, Vec<u8>); 3] {
-        [
-            (self.key_path(), self.key.to_pem().into_bytes()),
-            (self.signature_path(), self.signature.clone()),
-            (self.message_path(), self.message),
-        ]
-    }
-}
-
-/// The files of several signatures; what they share is there once.
-pub(super) fn distinct(signatures: Vec<LooseSignature>) -> Vec<LogFile> {
-    let files: BTreeMap<String, Vec<u8>> = signatures
-        .into_iter()
-        .flat_map(LooseSignature::into_files)
-        .collect();
-    files
-        .into_iter()
-        .map(|(path, bytes)| LogFile { path, bytes })
-        .collect()
-}
-
-fn role_word(role: TrustRole) -> &'static str {
-    match role {
-        TrustRole::Root => "root",
-        TrustRole::Agent => "agent",
-        TrustRole::Runner => "runner",
-        TrustRole::Coordinator => "coordinator",
-        TrustRole::Approver => "approver",
-        TrustRole::Reviewer => "reviewer",
-    }
-}
-
-/// Every signature of an export, taken out of the formats that hold it.
-pub(super) fn loose_files(from: &Loose<'_>) -> Result<Vec<LooseSignature>, ExportError> {
-    let mut out = Vec::new();
-    let known = |what: &'static str, key: Fingerprint| {
-        let held = from.trust.key(&key).ok_or(ExportError::Stranger { what, key })?;
-        let by = format!("{}-{}", role_word(held.role), key.short());
-        Ok::<_, ExportError>((by, held.verifying.clone()))
-    };
-    for (n, record) in from.trust_records.iter().enumerate() {
-        let parts = envelope::split(record).map_err(|_| ExportError::TrustRecord(n))?;
-        for signature in parts.signatures().map_err(|_| ExportError::TrustRecord(n))? {
-            let (by, key) = known("a trust record", signature.key)?;
-            out.push(LooseSignature {
-                what: format!("trust-{n}"),
-                by,
-                key,
-                message: envelope::signing_input(parts.header),
-                signature: BASE64
-                    .decode(&signature.sig)
-                    .map_err(|_| ExportError::TrustRecord(n))?,
-            });
-        }
-    }
-    for (name, envelope) in from.before.iter().copied().chain([("statement", from.statement)]) {
-        for signature in &envelope.signatures {
-            let (by, key) = known(name, signature.key)?;
-            out.push(LooseSignature {
-                what: name.to_owned(),
-                by,
-                key,
-                message: envelope.pae(),
-                signature: signature.sig.clone(),
-            });
-        }
-    }
-    let log = log_key(from.trust, from.checkpoint);
-    if let Some((fingerprint, key, signature)) = log {
-        out.push(LooseSignature {
-            what: "checkpoint".to_owned(),
-            by: format!("coordinator-{}", fingerprint.short()),
-            key,
-            message: from.checkpoint.checkpoint().to_string().into_bytes(),
-            signature,
-        });
-    }
-    Ok(out)
-}
-
-/// The coordinator's key that signed a checkpoint, with its signature.
-fn log_key(trust: &Trust, checkpoint: &SignedCheckpoint) -> Option<(Fingerprint, VerifyingKey, Vec<u8>)> {
-    trust
-        .keys()
-        .filter(|(_, k)| k.role == TrustRole::Coordinator && k.algorithm == KeyAlgorithm::Ed25519)
-        .find_map(|(fingerprint, k)| {
-            let signature = checkpoint.signature_by(&k.verifying)?;
-            Some((*fingerprint, k.verifying.clone(), signature))
-        })
 }
 
 pub(super) fn guide(root: &Fingerprint, loose: &[LooseSignature]) -> String {

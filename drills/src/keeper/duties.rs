@@ -114,17 +114,22 @@ impl Duties {
             .collect()
     }
 
-    /// Tenants whose last month is over and not counted yet.
+    /// Months that are over and not counted yet, from each tenant's first
+    /// population on: a coordinator that was down for long catches up.
     fn coverage_due(&self, now: Timestamp) -> Vec<(TenantName, Month)> {
-        let Some(month) = Month::of(now).and_then(Month::previous) else {
-            return Vec::new();
-        };
-        self.populations
-            .iter()
-            .filter(|(_, (_, first))| *first < month.until())
-            .map(|(tenant, _)| (tenant.clone(), month))
-            .filter(|due| !self.covered.contains(due))
-            .collect()
+        let mut due = Vec::new();
+        for (tenant, (_, first)) in &self.populations {
+            let mut month = Month::of(now).and_then(Month::previous);
+            while let Some(over) = month.filter(|m| *first < m.until()) {
+                let pair = (tenant.clone(), over);
+                if !self.covered.contains(&pair) {
+                    due.push(pair);
+                }
+                month = over.previous();
+            }
+        }
+        due.sort_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
+        due
     }
 }
 

@@ -134,6 +134,15 @@ fn preview(log: &DrillLog, entries: &[LoggedEntry], tenant: &TenantName, month: 
     coverage::derive((0..).zip(entries), &counted, tenant, month)
 }
 
+/// `7 d`, where it is whole days.
+fn every(ms: u64) -> String {
+    const DAY: u64 = 86_400_000;
+    match ms % DAY {
+        0 => format!("{} d", ms / DAY),
+        _ => screen::span(ms),
+    }
+}
+
 fn print(coverage: &Coverage, index: Option<u64>) {
     let head = [
         "tier",
@@ -169,7 +178,7 @@ fn print(coverage: &Coverage, index: Option<u64>) {
                 "".into(),
                 row.cluster.to_string(),
                 format!("{} {}", row.scenario, row.level),
-                screen::span(row.every_ms),
+                every(row.every_ms),
             ];
             rows.push([words, numbers(&row.slots)].concat());
         }
