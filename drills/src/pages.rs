@@ -65,6 +65,9 @@ impl EvidencePages {
                 page.map_err(|e| e.to_string())?.into_bytes(),
             ));
         }
+        if let Some(wanted) = path.strip_prefix("coverage/") {
+            return self.coverage(&log, wanted).await;
+        }
         let (drill, what) = path.split_once('/').unwrap_or((path, ""));
         let Some((index, _)) = list::result_of(&self.entries, drill) else {
             return Ok(None);
@@ -73,6 +76,23 @@ impl EvidencePages {
             .await
             .map_err(|e| e.to_string())?;
         of_drill(&input, what)
+    }
+
+    /// The export of a month's coverage, by its place in the log.
+    async fn coverage(&self, log: &DrillLog, wanted: &str) -> Result<Option<Document>, String> {
+        let index = wanted.strip_suffix(".zip").and_then(|n| n.parse::<u64>().ok());
+        let Some(index) = index.filter(|n| {
+            let entry = usize::try_from(*n).ok().and_then(|n| self.entries.get(n));
+            entry.is_some_and(|e| matches!(e.entry, Entry::Coverage(_)))
+        }) else {
+            return Ok(None);
+        };
+        let input = publish::gather_coverage(log, &self.entries, index)
+            .await
+            .map_err(|e| e.to_string())?;
+        let files = export::coverage_files(&input).map_err(|e| e.to_string())?;
+        let bytes = export::zipped("coverage", &files).map_err(|e| e.to_string())?;
+        Ok(document("application/zip", Some("coverage.zip"), bytes))
     }
 
     async fn catch_up(&mut self, log: &DrillLog) -> Result<(), String> {

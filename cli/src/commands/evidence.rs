@@ -109,11 +109,15 @@ impl EvidenceCommand {
     }
 }
 
-async fn open(operator: &OperatorArguments) -> anyhow::Result<(DrillLog, Vec<LoggedEntry>)> {
+async fn log(operator: &OperatorArguments) -> anyhow::Result<DrillLog> {
     let operator = operator.load()?;
     let repository = operator.open().await?;
     let trust = operator.trust(&repository).await?;
-    let log = DrillLog::open(&repository, &trust).await.or_unavailable()?;
+    DrillLog::open(&repository, &trust).await.or_unavailable()
+}
+
+async fn open(operator: &OperatorArguments) -> anyhow::Result<(DrillLog, Vec<LoggedEntry>)> {
+    let log = log(operator).await?;
     let entries = log.entries().await.or_unavailable()?;
     Ok((log, entries))
 }

@@ -82,6 +82,7 @@ pub fn statement() -> Statement {
             actual_ms: 80_000,
             definition: "from the start of provisioning to the last check".to_owned(),
             met: Some(true),
+            predicted_ms: None,
             predicted_p90_ms: None,
         }),
         rpo: Some(Rpo {

@@ -93,6 +93,18 @@ pub fn lags(ledger: &Ledger, plan: &RestorePlan) -> Option<Rpo> {
     })
 }
 
+/// When the scan behind the files restored began: the earliest, where there are
+/// several filestores; `None` when there is none or one is unknown.
+pub fn watermark(ledger: &Ledger, plan: &RestorePlan) -> Option<Timestamp> {
+    let began = plan.filestores.iter().map(|f| {
+        let journals = &ledger.facts.filestores;
+        let journal = journals.iter().find(|s| s.filestore == f.filestore)?;
+        let entry = journal.entries.iter().find(|e| e.n == f.additions_until)?;
+        Some(entry.scanned_from)
+    });
+    began.collect::<Option<Vec<_>>>()?.into_iter().min()
+}
+
 fn database_lag(attested: &[Attestation], end: Lsn, at: Timestamp) -> Option<u64> {
     let facts = rpo::Facts {
         base: Some(true),

@@ -265,12 +265,10 @@ pub(super) async fn statement(
         },
         policy: governing.map(|g| g.policy.clone()),
         sampling: Some(chosen.drawn.stated(measured.sampled())),
-        recovery_point: Some(recovery_point(
-            access,
-            plan,
-            measured.reached,
-            measured.last_commit,
-        )),
+        recovery_point: Some(RecoveryPoint {
+            filestore_watermark: objectives::watermark(&chosen.ledger, plan),
+            ..recovery_point(access, plan, measured.reached, measured.last_commit)
+        }),
         target: measured.isolation.map(|kind| Target {
             kind: TargetKind::Local,
             isolation: match kind {
@@ -293,6 +291,7 @@ pub(super) async fn statement(
                 actual_ms,
                 definition: RTO_DEFINITION.to_owned(),
                 met: None,
+                predicted_ms: Some(plan.predicted.total_ms),
                 predicted_p90_ms: None,
             }),
             rpo: objectives::lags(&chosen.ledger, plan),

@@ -203,11 +203,9 @@ pub fn operator(file: &OperatorFile, lines: &Lines) -> Vec<Shown> {
         out.set("runner.signing_key", runner.signing_key.display());
         out.set("runner.scratch", runner.scratch.display());
         out.maybe("runner.policy", runner.policy.as_ref().map(|p| p.display()));
-        let witnesses: Vec<String> = runner.witnesses.iter().map(ToString::to_string).collect();
-        out.maybe(
-            "runner.witnesses",
-            (!witnesses.is_empty()).then(|| witnesses.join(" ")),
-        );
+        for (n, witness) in runner.witnesses.iter().enumerate() {
+            out.set(format!("runner.witnesses[{n}]"), witness);
+        }
     }
     out.shown
 }

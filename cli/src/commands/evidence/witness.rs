@@ -7,12 +7,11 @@ use anyhow::Context;
 use clap::Args;
 use holdfast_drills::evidence::tlog::{NoteKey, SignedNote};
 use holdfast_drills::evidence::verify::published_log;
-use holdfast_drills::log::DrillLog;
 use holdfast_drills::witness::{Cosigned, Witness, WitnessError};
 use holdfast_repository::clock;
 use holdfast_repository::signing::SigningKey;
 
-use super::open;
+use super::log;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::operator::OperatorArguments;
 
@@ -78,7 +77,7 @@ pub async fn run(arguments: WitnessArguments) -> anyhow::Result<Exit> {
         let root = arguments.operator.load()?.root()?;
         let (head, tree) = published_log(directory, root)
             .map_err(|why| Failure::no(format!("{}: {why}", directory.display())))?;
-        let cosigned = refused(witness.cosign(&head, &tree, clock::now()))?;
+        let cosigned = witness.cosign(&head, &tree, clock::now()).or_no()?;
         let out = arguments.out.as_ref().context("--out is missing").or_usage()?;
         std::fs::write(out, cosigned.note.to_string())
             .with_context(|| format!("writing {}", out.display()))
@@ -87,31 +86,51 @@ pub async fn run(arguments: WitnessArguments) -> anyhow::Result<Exit> {
         println!("The cosignature is in {}", out.display());
         return Ok(Exit::Done);
     }
-    loop {
-        let (log, _) = open(&arguments.operator).await?;
-        match refused(look(&mut witness, &log).await)? {
+    let Some(seconds) = arguments.every else {
+        match refused(look(&mut witness, &arguments.operator).await)? {
             Some(cosigned) => say(&arguments.name, &cosigned),
-            None if arguments.every.is_none() => {
-                println!("Nothing is new: the newest checkpoint is cosigned.")
+            None => println!("Nothing is new: the newest checkpoint is cosigned."),
+        }
+        return Ok(Exit::Done);
+    };
+    loop {
+        match look(&mut witness, &arguments.operator).await {
+            Ok(Some(cosigned)) => say(&arguments.name, &cosigned),
+            Ok(None) => {}
+            // A store that is away comes back; a log that was rewritten does not.
+            Err(Look::Away(why)) => {
+                eprintln!("warning: the log cannot be read, and is looked at again: {why:#}")
             }
-            None => {}
+            Err(Look::Witness(WitnessError::Log(e))) => {
+                eprintln!("warning: the log cannot be read, and is looked at again: {e}");
+            }
+            Err(Look::Witness(WitnessError::Empty)) => {}
+            Err(e @ Look::Witness(_)) => return refused(Err(e)),
         }
-        match arguments.every {
-            Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds.max(1))).await,
-            None => return Ok(Exit::Done),
-        }
+        tokio::time::sleep(Duration::from_secs(seconds.max(1))).await;
     }
 }
 
-async fn look(witness: &mut Witness, log: &DrillLog) -> Result<Option<Cosigned>, WitnessError> {
-    witness.look(log, clock::now()).await
+/// Why a look came to nothing.
+enum Look {
+    /// The repository cannot be opened.
+    Away(anyhow::Error),
+    /// The witness.
+    Witness(WitnessError),
+}
+
+async fn look(witness: &mut Witness, operator: &OperatorArguments) -> Result<Option<Cosigned>, Look> {
+    let log = log(operator).await.map_err(Look::Away)?;
+    witness.look(&log, clock::now()).await.map_err(Look::Witness)
 }
 
 /// A log that was rewritten is an answer; a store out of reach is not.
-fn refused<T>(result: Result<T, WitnessError>) -> anyhow::Result<T> {
+fn refused<T>(result: Result<T, Look>) -> anyhow::Result<T> {
     match result {
-        Err(e @ WitnessError::Log(_)) => Err(e).or_unavailable(),
-        other => other.or_no(),
+        Ok(value) => Ok(value),
+        Err(Look::Away(e)) => Err(e),
+        Err(Look::Witness(e @ WitnessError::Log(_))) => Err(e).or_unavailable(),
+        Err(Look::Witness(e)) => Err(e).or_no(),
     }
 }
 
@@ -144,7 +163,7 @@ pub async fn add(arguments: AddArguments) -> anyhow::Result<Exit> {
         .with_context(|| format!("reading {}", arguments.note.display()))
         .or_usage()?;
     let note = SignedNote::parse(&bytes).or_usage()?;
-    let (log, _) = open(&arguments.operator).await?;
+    let log = log(&arguments.operator).await?;
     let size: u64 = note
         .text()
         .lines()

@@ -4,10 +4,12 @@
 
 use askama::Template;
 use holdfast_proto::Timestamp;
+use holdfast_proto::names::ActorName;
 use holdfast_proto::record::TrustRole;
 
 use super::words::{bytes, count, plain, second, span};
 use super::{STYLE, Shown};
+use crate::evidence::review;
 use crate::evidence::statement::DrillKind;
 use crate::evidence::statement::context::Sampling;
 use crate::evidence::statement::recovery::{EgressProbe, Isolation, RecoveryTarget};
@@ -587,7 +589,20 @@ fn duties(shown: &Shown<'_>) -> Vec<Fact> {
                 .map(|b| fact("Who approved it did not start it", word(b))),
         );
     }
+    let names = |wanted: TrustRole| {
+        let of_role = shown.signers.iter().filter(move |(role, ..)| *role == wanted);
+        of_role.filter_map(|(_, name, _)| name.parse::<ActorName>().ok())
+    };
+    let coordinators: Vec<ActorName> = names(TrustRole::Coordinator).collect();
+    for reviewer in names(TrustRole::Reviewer) {
+        let apart = review::conflict(shown.statement, &reviewer, &coordinators).is_none();
+        out.push(fact("Who reviewed it had no other part in it", word(apart)));
+    }
     out
+}
+
+fn predicted(shown: &Shown<'_>) -> Option<u64> {
+    shown.statement.predicate.results.rto.as_ref()?.predicted_ms
 }
 
 fn log(shown: &Shown<'_>) -> Vec<Fact> {
@@ -611,6 +626,9 @@ fn log(shown: &Shown<'_>) -> Vec<Fact> {
     if let Some(ms) = shown.delay_ms {
         let words = format!("{} after the restore ended", span(ms));
         out.push(fact("Logged", words));
+    }
+    if let Some(ms) = predicted(shown) {
+        out.push(fact("The plan had predicted", span(ms)));
     }
     if let Some(policy) = &shown.statement.predicate.policy {
         out.push(fact("Policy", &policy.id));
