@@ -2,156 +2,24 @@
 //! witness beside it, restores that come late, and a month's coverage, which is
 //! exported and attacked before both verifiers.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bytes::Bytes;
 use holdfast_drills::evidence::coverage::Month;
-use holdfast_drills::evidence::entry::{Due, Entry, IntendedRecovery, Intent, LoggedEntry, Member};
+use holdfast_drills::evidence::entry::{Entry, LoggedEntry};
 use holdfast_drills::evidence::export;
-use holdfast_drills::evidence::statement::recovery::RecoveryTarget;
-use holdfast_drills::evidence::statement::{DrillKind, Level, Statement};
 use holdfast_drills::evidence::tlog::tiles::LogFile;
 use holdfast_drills::evidence::verify::verify_export;
-use holdfast_drills::keeper::{EvidenceKeeper, EvidenceKeys, EvidencePass, EvidencePassError};
+use holdfast_drills::keeper::EvidenceKeeper;
 use holdfast_drills::log::{DrillLog, LogError};
 use holdfast_drills::publish;
 use holdfast_drills::witness::{Witness, WitnessError};
 use holdfast_proto::Timestamp;
-use holdfast_proto::names::DrillId;
-use holdfast_proto::record::TrustRole;
-use holdfast_repository::evidence::EvidenceStore;
 use holdfast_repository::signing::SigningKey;
-use holdfast_tests::vault::Vault;
-use serde_json::{Value, json};
-
-const WEEK: u64 = 7 * 86_400_000;
-
-/// A repository, everybody's keys, and a coordinator's keeper.
-struct Scene {
-    vault: Vault,
-    runner: SigningKey,
-    keys: EvidenceKeys,
-    keeper: EvidenceKeeper,
-}
-
-fn day(text: &str) -> Timestamp {
-    format!("2026-{text}T12:00:00Z").parse().expect("a day")
-}
-
-fn policy(clusters: &[&str]) -> BTreeMap<holdfast_proto::names::TenantName, Vec<Member>> {
-    let member = |cluster: &&str| Member {
-        cluster: cluster.parse().expect("a cluster"),
-        tier: "gold".parse().expect("a tier"),
-        drills: vec![Due {
-            scenario: "accidental-deletion".parse().expect("a scenario"),
-            level: Level::L3,
-            every_ms: WEEK,
-        }],
-    };
-    BTreeMap::from([(
-        "acme".parse().expect("a tenant"),
-        clusters.iter().map(member).collect(),
-    )])
-}
-
-impl Scene {
-    async fn new() -> Result<Self> {
-        let vault = Vault::new(2).await?;
-        vault.decide().await?;
-        let (runner, log) = (SigningKey::generate_ed25519()?, SigningKey::generate_ed25519()?);
-        let coordinator = SigningKey::generate_p256()?;
-        vault.enrol("runner-1", TrustRole::Runner, &runner).await?;
-        vault
-            .enrol("coordinator-1", TrustRole::Coordinator, &coordinator)
-            .await?;
-        vault
-            .enrol("coordinator-1-log", TrustRole::Coordinator, &log)
-            .await?;
-        Ok(Self {
-            vault,
-            runner,
-            keys: EvidenceKeys { coordinator, log },
-            keeper: EvidenceKeeper::of(policy(&["acme/erp"])),
-        })
-    }
-
-    async fn pass(&mut self, now: Timestamp) -> Result<EvidencePass, EvidencePassError> {
-        let trust = self.vault.trust().await.expect("a trust chain");
-        self.keeper
-            .pass(&self.vault.repository, &trust, &self.keys, now)
-            .await
-    }
-
-    async fn log(&self) -> Result<DrillLog> {
-        Ok(DrillLog::open(&self.vault.repository, &self.vault.trust().await?).await?)
-    }
-
-    /// Logs an intent, as its runner would; its deadline is an hour later.
-    async fn announce(&self, at: Timestamp) -> Result<u64> {
-        let log = self.log().await?;
-        let sequence = log.sequence(&self.vault.cluster).await?;
-        let intent = Intent {
-            drill: DrillId::from_parts(at, sequence.next.into()),
-            slot: None,
-            cluster: self.vault.cluster.clone(),
-            sequence: sequence.next,
-            previous: sequence.previous,
-            kind: DrillKind::Scheduled,
-            level: Level::L3,
-            scenario: "accidental-deletion".parse()?,
-            recovery: IntendedRecovery {
-                target: RecoveryTarget::Latest,
-                base: None,
-                point: None,
-            },
-            seed: None,
-            at,
-            deadline: at.plus_millis(3_600_000),
-        };
-        let entry = LoggedEntry::sign(&intent, &self.runner)?;
-        Ok(log.store().append(Bytes::copy_from_slice(entry.bytes())).await?)
-    }
-
-    /// A statement of a restore at `at`, in the words of the format, by `signer`.
-    fn restore(
-        &self,
-        at: Timestamp,
-        signer: &SigningKey,
-        change: impl FnOnce(&mut Value),
-    ) -> Result<LoggedEntry> {
-        let mut value = json!({
-            "_type": "https://in-toto.io/Statement/v1",
-            "subject": [{ "name": "base-backup", "digest": { "sha256": "ab".repeat(32) } }],
-            "predicateType": "https://holdfast.dev/recovery-drill/v1",
-            "predicate": {
-                "drill": { "id": DrillId::from_parts(at, 7), "sequence": 0, "kind": "REAL_RESTORE", "level": "L2",
-                           "scenario": "restore" },
-                "scope": { "tenant": "acme", "cluster": "erp" },
-                "actors": { "runner": { "identity": "runner-1", "key": signer.fingerprint(), "version": "0.1.0" } },
-                "timings": { "phases": [{ "phase": "BASE_FETCH", "start": at, "end": at.plus_millis(5000) }] },
-                "results": { "verdict": "COULD_NOT_VERIFY", "reasons": ["nothing was checked"] },
-            },
-        });
-        change(&mut value);
-        let statement: Statement = serde_json::from_value(value)?;
-        Ok(LoggedEntry::sign_result(&statement, signer)?)
-    }
-
-    async fn leave(&self, entry: &LoggedEntry) -> Result<()> {
-        let Entry::Result(statement) = &entry.entry else {
-            anyhow::bail!("no result");
-        };
-        let bytes = Bytes::copy_from_slice(entry.bytes());
-        let copies =
-            EvidenceStore::put_pending(&self.vault.repository, statement.predicate.drill.id, bytes).await?;
-        ensure!(copies == 2, "{copies} replicas took it");
-        Ok(())
-    }
-}
+use holdfast_tests::evidence::{EvidenceScene, day, policy};
+use serde_json::json;
 
 fn count(entries: &[LoggedEntry], which: fn(&Entry) -> bool) -> usize {
     entries.iter().filter(|e| which(&e.entry)).count()
@@ -159,7 +27,7 @@ fn count(entries: &[LoggedEntry], which: fn(&Entry) -> bool) -> usize {
 
 #[tokio::test]
 async fn the_keeper_logs_each_day_and_each_change_of_policy_once() -> Result<()> {
-    let mut scene = Scene::new().await?;
+    let mut scene = EvidenceScene::new().await?;
     for at in [day("10-01"), day("10-01"), day("10-02")] {
         scene.pass(at).await?;
     }
@@ -178,7 +46,7 @@ async fn the_keeper_logs_each_day_and_each_change_of_policy_once() -> Result<()>
 
 #[tokio::test]
 async fn a_witness_follows_the_log_and_notices_when_it_is_rewritten() -> Result<()> {
-    let mut scene = Scene::new().await?;
+    let mut scene = EvidenceScene::new().await?;
     scene.pass(day("10-01")).await?;
     let state = scene.vault.dir().join("witness.json");
     let mut witness = Witness::open("auditor.example", SigningKey::generate_ed25519()?, &state, true)?;
@@ -232,7 +100,7 @@ async fn a_witness_follows_the_log_and_notices_when_it_is_rewritten() -> Result<
 
 /// The coordinator at work, without a witness.
 async fn coordinate(
-    scene: &mut Scene,
+    scene: &mut EvidenceScene,
 ) -> Result<(holdfast_drills::log::Place, holdfast_drills::log::Sealed), LogError> {
     loop {
         // Its own errors show in who waits for it.
@@ -244,7 +112,7 @@ async fn coordinate(
 
 /// Coordinator and witness at work, until whoever waits for them has enough.
 async fn attend(
-    scene: &mut Scene,
+    scene: &mut EvidenceScene,
     witness: &mut Witness,
     log: &DrillLog,
 ) -> Result<(holdfast_drills::log::Place, holdfast_drills::log::Sealed)> {
@@ -256,7 +124,7 @@ async fn attend(
 
 #[tokio::test]
 async fn a_restore_that_waited_is_logged_with_its_delay() -> Result<()> {
-    let mut scene = Scene::new().await?;
+    let mut scene = EvidenceScene::new().await?;
     scene.pass(day("10-01")).await?;
     let entry = scene.restore(day("10-01"), &scene.runner, |_| {})?;
     scene.leave(&entry).await?;
@@ -301,7 +169,7 @@ async fn a_restore_that_waited_is_logged_with_its_delay() -> Result<()> {
 
 #[tokio::test]
 async fn a_month_is_counted_signed_and_withstands_attacks() -> Result<()> {
-    let mut scene = Scene::new().await?;
+    let mut scene = EvidenceScene::new().await?;
     scene.pass(day("10-01")).await?;
     // A coordinator that was away over the end of October catches up.
     scene.pass(day("11-01")).await?;
@@ -344,7 +212,7 @@ async fn a_month_is_counted_signed_and_withstands_attacks() -> Result<()> {
 }
 
 /// A failed drill dropped, a number changed, an entry changed, another's entry.
-fn attack_coverage(scene: &Scene, input: &export::CoverageInput, sound: &[LogFile]) -> Result<()> {
+fn attack_coverage(scene: &EvidenceScene, input: &export::CoverageInput, sound: &[LogFile]) -> Result<()> {
     let refused = |what: &str, files: &[LogFile]| -> Result<()> {
         let said = both(scene, files)?;
         ensure!(said.is_err(), "{what} was accepted:\n{said:?}");
@@ -412,7 +280,7 @@ fn attack_coverage(scene: &Scene, input: &export::CoverageInput, sound: &[LogFil
 }
 
 /// What both verifiers make of an export. They must agree.
-fn both(scene: &Scene, files: &[LogFile]) -> Result<Result<(), String>> {
+fn both(scene: &EvidenceScene, files: &[LogFile]) -> Result<Result<(), String>> {
     let dir = tempfile::tempdir()?;
     let at = dir.path().join("export");
     export::write(&at, files)?;
