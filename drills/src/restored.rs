@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use holdfast_agent::ledger::Ledger;
 use holdfast_agent::restore::{Access, Outcome};
 use holdfast_plan::restore::RestorePlan;
 use holdfast_proto::names::{ActorName, DrillId};
@@ -19,10 +20,10 @@ use crate::evidence::entry::{BadEntry, LoggedEntry};
 use crate::evidence::lint::{LintFinding, lint};
 use crate::evidence::statement::context::{Actors, Runner, Scope, SeparationOfDuties};
 use crate::evidence::statement::recovery::Timings;
-use crate::evidence::statement::results::{CheckClass, Results, Verdict};
+use crate::evidence::statement::results::{CheckClass, Results, Rpo, Verdict};
 use crate::evidence::statement::{Drill, DrillKind, Level, RecoveryDrill, Statement};
 use crate::evidence::verdict;
-use crate::runner::{Governing, report};
+use crate::runner::{Governing, objectives, report};
 
 /// A statement that was not left behind.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +68,13 @@ pub async fn leave(
     let bytes = bytes::Bytes::copy_from_slice(entry.bytes());
     let copies = EvidenceStore::put_pending(&access.repository, id, bytes).await?;
     Ok((id, copies))
+}
+
+/// How far the repository was behind its source; absent when it cannot be read
+/// again, which fails no restore.
+async fn lags(access: &Access, plan: &RestorePlan) -> Option<Rpo> {
+    let ledger = Ledger::load(&access.repository, &access.trust, &plan.cluster).await;
+    objectives::lags(&ledger.ok()?, plan)
 }
 
 async fn statement(
@@ -151,7 +159,7 @@ async fn statement(
             verdict: Verdict::CouldNotVerify,
             reasons: Vec::new(),
             rto: None,
-            rpo: None,
+            rpo: lags(access, plan).await,
             checks,
             filestore: None,
             database: None,

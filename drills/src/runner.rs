@@ -11,7 +11,7 @@
 //! by [`crate::evidence::verdict`].
 
 mod copy;
-mod objectives;
+pub(crate) mod objectives;
 pub(crate) mod report;
 
 pub use objectives::Governing;

@@ -423,6 +423,74 @@ mod tests {
         }
     }
 
+    /// The coordinator answers what nobody came back to; a restore that was needed
+    /// and a month's coverage are in the log and are no drills.
+    #[test]
+    fn what_the_coordinator_logs_is_believed_for_what_it_is() {
+        use holdfast_proto::names::RepositoryId;
+        use holdfast_repository::signing::SigningKey;
+        use holdfast_repository::trust::{append, enrolment, genesis};
+
+        let at = Timestamp::from_unix_micros(1_800_000_000_000_000);
+        let [root, runner, coordinator] = [(); 3].map(|()| SigningKey::generate_ed25519().unwrap());
+        let repository = RepositoryId::from_parts(at, 1);
+        let mut trust = Trust::empty(repository, root.fingerprint());
+        let mut take = |bytes: Vec<u8>| {
+            let next = trust.verify_next(&bytes.into()).unwrap();
+            trust.extend(&next).unwrap();
+            trust.clone()
+        };
+        let first = genesis(&root, &"root".parse().unwrap(), repository, at)
+            .unwrap()
+            .1;
+        let trust = take(first);
+        let acts = [
+            ("runner-1", &runner, TrustRole::Runner),
+            ("c-1", &coordinator, TrustRole::Coordinator),
+        ]
+        .map(|(name, key, role)| enrolment(key.verifying(), &name.parse().unwrap(), role, &[]));
+        let trust = take(append(&trust, acts.to_vec(), &root, at).unwrap().1);
+        let entry = |kind: &str, body: serde_json::Value, key: &SigningKey| {
+            let payload = body.to_string().into_bytes();
+            let envelope = serde_json::json!({
+                "payload": BASE64.encode(&payload), "payloadType": kind,
+                "signatures": [{ "keyid": key.fingerprint(), "sig": BASE64.encode(key.sign(&pae(kind, &payload))) }],
+            });
+            read_entry(&Bytes::from(envelope.to_string()), &trust, at)
+        };
+        let id = DrillId::from_parts(at, 7);
+        let abandoned = serde_json::json!({
+            "drill": id, "cluster": "acme/erp", "intent": 0, "intent_digest": "ab".repeat(32), "at": at, "reason": "late",
+        });
+        assert!(matches!(
+            entry(ABANDONED, abandoned.clone(), &coordinator),
+            Ok(Said::Ended(_))
+        ));
+        assert!(matches!(
+            entry(ABANDONED, abandoned.clone(), &runner),
+            Ok(Said::Ended(_))
+        ));
+        entry(ABANDONED, abandoned, &root).unwrap_err();
+        let result = |kind: &str| {
+            serde_json::json!({
+                "predicateType": "https://holdfast.dev/recovery-drill/v1",
+                "predicate": {
+                    "drill": { "id": id, "kind": kind, "level": "L3", "scenario": "restore" },
+                    "scope": { "tenant": "acme", "cluster": "erp" },
+                    "results": { "verdict": "PASS" }, "timings": { "phases": [] },
+                },
+            })
+        };
+        assert!(matches!(
+            entry(IN_TOTO, result("SCHEDULED"), &runner),
+            Ok(Said::Ended(_))
+        ));
+        entry(IN_TOTO, result("SCHEDULED"), &coordinator).unwrap_err();
+        assert_eq!(entry(IN_TOTO, result("REAL_RESTORE"), &runner), Ok(Said::Other));
+        let coverage = serde_json::json!({ "predicateType": "https://holdfast.dev/recovery-coverage/v1" });
+        assert_eq!(entry(IN_TOTO, coverage, &coordinator), Ok(Said::Other));
+    }
+
     #[test]
     fn results_are_put_to_their_intents() {
         let said = [

@@ -3,7 +3,7 @@
 use super::super::super::dsse::EnvelopeSignature;
 use super::super::super::export::{files, write};
 use super::super::super::fixture::{self, at};
-use super::super::super::sampling::Draw;
+use super::super::super::sampling::{self, Draw};
 use super::super::super::statement::recovery::RecoveryTarget;
 use super::super::super::tlog::Tree;
 use super::super::*;
