@@ -2,6 +2,7 @@
 //! witness beside it, restores that come late, and a month's coverage, which is
 //! exported and attacked before both verifiers.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use holdfast_drills::evidence::tlog::tiles::LogFile;
 use holdfast_drills::evidence::verify::verify_export;
 use holdfast_drills::keeper::EvidenceKeeper;
 use holdfast_drills::log::{DrillLog, LogError};
+use holdfast_drills::pages::EvidencePages;
 use holdfast_drills::publish;
 use holdfast_drills::witness::{Witness, WitnessError};
 use holdfast_proto::Timestamp;
@@ -164,6 +166,58 @@ async fn a_restore_that_waited_is_logged_with_its_delay() -> Result<()> {
         .context("no page")?;
     let page = String::from_utf8_lossy(&page.bytes);
     ensure!(page.contains("2 d 23 h after the restore ended"), "{page}");
+    Ok(())
+}
+
+/// What the coordinator's page serves, and what it does not.
+#[tokio::test]
+async fn pages_show_what_a_believed_key_has_signed() -> Result<()> {
+    let mut scene = EvidenceScene::new().await?;
+    scene.pass(day("10-01")).await?;
+    let entry = scene.restore(day("10-01"), &scene.runner, |_| {})?;
+    scene.leave(&entry).await?;
+    scene.pass(day("10-02")).await?;
+    // Whoever can write to the repository writes a statement of their own.
+    let stranger = SigningKey::generate_ed25519()?;
+    let foreign = scene.restore(day("10-03"), &stranger, |_| {})?;
+    let log = scene.log().await?;
+    log.store().append(foreign.bytes().to_vec().into()).await?;
+    scene.pass(day("10-03")).await?;
+    let id = |entry: &LoggedEntry| match &entry.entry {
+        Entry::Result(s) => s.predicate.drill.id.to_string(),
+        _ => String::new(),
+    };
+    let (own, other) = (id(&entry), id(&foreign));
+    let trust = scene.vault.trust().await?;
+    let mut pages = EvidencePages::default();
+    let mut served = BTreeMap::new();
+    for path in [
+        String::new(),
+        own.clone(),
+        format!("{own}/junit.xml"),
+        format!("{own}/evidence.zip"),
+        format!("{own}/nothing"),
+        other.clone(),
+        "evidence.css".to_owned(),
+        "coverage/0.zip".to_owned(),
+    ] {
+        let answer = pages.answer(&scene.vault.repository, &trust, &path, "", day("10-03"));
+        let found = answer.await.map_err(|why| anyhow::anyhow!(why))?;
+        served.insert(path, found.map(|d| d.bytes));
+    }
+    let list = String::from_utf8(served[""].clone().context("no list")?)?;
+    ensure!(list.contains(&own) && !list.contains(&other), "{list}");
+    let page = String::from_utf8(served[&own].clone().context("no page")?)?;
+    ensure!(
+        page.contains("could not verify") && page.contains("/evidence.zip"),
+        "{page}"
+    );
+    ensure!(served[&other].is_none() && served[&format!("{own}/nothing")].is_none());
+    ensure!(served["coverage/0.zip"].is_none() && served["evidence.css"].is_some());
+    let zip = served[&format!("{own}/evidence.zip")]
+        .as_ref()
+        .context("no zip")?;
+    ensure!(zip.starts_with(b"PK"), "no zip");
     Ok(())
 }
 

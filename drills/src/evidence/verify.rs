@@ -166,13 +166,7 @@ fn drill(export: &Export<'_>, options: &VerifyOptions, report: &mut VerifyReport
     if log.entries.is_some() {
         let unused = report.step("whole log", whole_log(log, trust, options.now))?;
         if !unused.is_empty() {
-            report.note(
-                "draws",
-                format!(
-                    "{} samples were drawn and not used: entries {unused:?}",
-                    unused.len()
-                ),
-            );
+            report.note("draws", format!("drawn and not used: entries {unused:?}"));
         }
     } else {
         report.note("whole log", "entries of other drills are not in this export");
