@@ -62,12 +62,13 @@ def sampled(p, population, index, checkpoint, signers, byproduct):
     files, said = s.get("file_sample"), "moment %s" % (drawn or "was named")
     if files:
         text = byproduct(files["population_digest"])
-        lines, chosen = text.decode().splitlines(), files["selected"]
+        lines, chosen = text.decode().splitlines(), files.get("selected", [])
         need(text.decode() == "".join(x + "\n" for x in sorted(set(lines))), wrong + "the listing of files is not in its form")
         ranked = sorted((sha(seed + bytes.fromhex(x)), x) for x in lines)
-        need((files["population"], files["drawn"]) == (len(lines), len(chosen)) and chosen == [x for _, x in ranked][:len(chosen)],
+        drawn = [x for _, x in ranked][:files["drawn"]]
+        need((files["population"], files["drawn"]) == (len(lines), len(drawn)) and (chosen == drawn or not chosen and len(drawn) > 64),
              wrong + "the seed draws other files")
-        said += ", %d of %d files" % (len(chosen), len(lines))
+        said += ", %d of %d files" % (len(drawn), len(lines))
     for b in p.get("byproducts", []):
         byproduct(b["digest"])
     return said + " drawn again"

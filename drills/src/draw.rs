@@ -60,7 +60,11 @@ impl PackSample {
             population: self.population.len() as u64,
             drawn: self.drawn.len() as u64,
             population_digest: Some(Sha256Digest::of(self.listing().as_bytes())),
-            selected: self.drawn.clone(),
+            selected: if self.drawn.len() > sampling::MAX_SELECTED {
+                Vec::new()
+            } else {
+                self.drawn.clone()
+            },
         }
     }
 }

@@ -10,6 +10,7 @@ use std::fmt;
 
 use serde_json::Value;
 
+use super::sampling::MAX_SELECTED;
 use super::statement::context::SEEDED_WINDOW;
 use super::statement::recovery::{EgressProbe, Isolation, Phase};
 use super::statement::results::{CheckOutcome, Verdict};
@@ -167,10 +168,11 @@ fn sampling(statement: &Statement, found: &mut Findings) {
     if let Some(files) = &s.file_sample {
         found.require(
             s.seed.is_some()
-                && files.drawn == files.selected.len() as u64
+                && (files.drawn == files.selected.len() as u64
+                    || (files.selected.is_empty() && files.drawn > MAX_SELECTED as u64))
                 && files.population_digest.is_some(),
             "files-not-drawn",
-            "a sample of files names the seed, the listing's digest and every file drawn",
+            "a sample of files names the seed, the listing's digest and, up to 64, every file drawn",
         );
     }
 }

@@ -30,6 +30,10 @@ use super::statement::Statement;
 use super::statement::context::{FileSample, OPERATOR, SEEDED_WINDOW, Window};
 use super::tlog::SignedCheckpoint;
 
+/// The most files that a statement names: an entry of the log has its limit. Of
+/// more it says how many, and which follows from seed and listing.
+pub const MAX_SELECTED: usize = 64;
+
 /// The byproduct that lists the files to draw from.
 pub const FILE_POPULATION: &str = "file-population";
 
@@ -217,9 +221,11 @@ pub fn recompute_files(seed: &Sha256Digest, sample: &FileSample, listing: &[u8])
         return Err(NotDrawn("the listing of files is another"));
     }
     let population = read_file_listing(listing).ok_or(NotDrawn("the listing of files is not in its form"))?;
-    let drawn = files(seed, &population, sample.selected.len());
+    let wanted = usize::try_from(sample.drawn).unwrap_or(usize::MAX);
+    let drawn = files(seed, &population, wanted);
     let counted = (sample.population, sample.drawn) == (population.len() as u64, drawn.len() as u64);
-    if counted && drawn == sample.selected {
+    let too_many = drawn.len() > MAX_SELECTED && sample.selected.is_empty();
+    if counted && (drawn == sample.selected || too_many) {
         Ok(())
     } else {
         Err(NotDrawn("the seed draws other files"))
@@ -285,6 +291,14 @@ mod tests {
         let mut easier = sample.clone();
         easier.selected.swap(0, 1);
         recompute_files(&seed, &easier, listing.as_bytes()).unwrap_err();
+        let unnamed = |drawn| FileSample {
+            drawn,
+            selected: Vec::new(),
+            ..sample.clone()
+        };
+        recompute_files(&seed, &unnamed(65), listing.as_bytes()).unwrap();
+        recompute_files(&seed, &unnamed(101), listing.as_bytes()).unwrap_err();
+        recompute_files(&seed, &unnamed(3), listing.as_bytes()).unwrap_err();
         let shorter = file_listing(&all[1..]);
         recompute_files(&seed, &sample, shorter.as_bytes()).unwrap_err();
     }

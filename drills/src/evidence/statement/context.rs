@@ -206,7 +206,8 @@ pub struct FileSample {
     /// digests in order, one to a line.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub population_digest: Option<Sha256Digest>,
-    /// Those drawn, in the order in which the seed ranks them.
+    /// Those drawn, in the order in which the seed ranks them; absent when they
+    /// are more than 64.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub selected: Vec<Sha256Digest>,
 }

@@ -43,7 +43,17 @@ fn a_sample_that_was_not_drawn_is_refused() {
         let result = world.both(&files(&world.drill(change)).unwrap());
         assert!(result.is_err(), "change {n} was accepted");
     }
-    // The file listing, changed and gone.
+    // More files than a statement names are counted, fewer are named.
+    let counted = |drawn: u64| {
+        let change = |s: &mut Statement| {
+            let files = sampling_of(s).file_sample.as_mut().unwrap();
+            (files.drawn, files.selected) = (drawn, Vec::new());
+        };
+        world.both(&files(&world.drill(change)).unwrap())
+    };
+    counted(70).unwrap();
+    refused(counted(81), "other files");
+    counted(10).unwrap_err();
     let mut export = files(&world.drill(|_| {})).unwrap();
     let listing = export
         .iter()

@@ -310,7 +310,7 @@ impl World {
 
 /// The packs to draw from.
 pub(super) fn packs() -> Vec<Sha256Digest> {
-    (0u8..40).map(|n| Sha256Digest::of(&[n])).collect()
+    (0u8..80).map(|n| Sha256Digest::of(&[n])).collect()
 }
 
 /// The checkpoint that the runner held before the work.
