@@ -1,7 +1,7 @@
 # Every target is one line that anyone can read. What a target needs is installed
 # by name first (Debian), or named if it is missing (elsewhere).
 
-.PHONY: demo test test-long fuzz bench bench-wal lint build
+.PHONY: demo test test-majors test-long fuzz bench bench-wal lint build
 
 # The main job, end to end, under target/demo. SERVE=1 leaves the coordinator's page open.
 demo:
@@ -10,6 +10,10 @@ demo:
 # Every test, with the servers that they need.
 test:
 	scripts/need test && scripts/test
+
+# What depends on PostgreSQL's major, on 14, 16, 17 and 18 from npm and PyPI: half an hour.
+test-majors:
+	scripts/need test-majors && scripts/test-majors
 
 # What chance decides, tried until it can be believed: kills and promotions, half an hour.
 test-long:

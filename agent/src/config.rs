@@ -25,6 +25,7 @@
 //! the server that it names exist is seen when the agent starts.
 
 mod reader;
+mod references;
 mod value;
 
 use std::collections::BTreeSet;
@@ -41,7 +42,9 @@ use holdfast_proto::record::SealedTo;
 use holdfast_repository::config::{ReplicaConfig, RepositoryConfig};
 
 use crate::postgres::{PgTarget, SlotName};
+use crate::reference::Reference;
 use crate::wal::ValveLimits;
+use crate::wal::push::Feed;
 
 use reader::{Document, Gathered, Section};
 pub use reader::{Problem, Setting, Source};
@@ -72,6 +75,8 @@ pub struct AgentConfig {
     pub name: ActorName,
     /// Its directory for what makes a restart cheap, and for the index keys.
     pub state_dir: PathBuf,
+    /// Where `holdfast wal push` finds the running agent.
+    pub wal_socket: PathBuf,
     /// The key with which it signs (PEM, PKCS #8).
     pub signing_key: PathBuf,
     /// Where backups go. The trust root is present.
@@ -112,6 +117,8 @@ pub struct ClusterConfig {
     /// Its data directory, when the agent sees it under another path than the
     /// server does.
     pub data_directory: Option<PathBuf>,
+    /// Where its WAL comes from.
+    pub feed: Feed,
     /// Its replication slot.
     pub slot: SlotName,
     /// When the slot may no longer hold all WAL that is not stored.
@@ -127,6 +134,10 @@ pub struct ClusterConfig {
     pub filestores: Vec<FilestoreConfig>,
     /// What goes into configuration bundles, beside what the server itself names.
     pub configuration: ConfigurationConfig,
+    /// Values that are recorded at fences, for drills to compare with.
+    pub references: Vec<Reference>,
+    /// The least time between two fences at which they are recorded.
+    pub reference_interval: Duration,
 }
 
 /// How a filestore's names prove its content.
@@ -233,6 +244,7 @@ fn read_agent(top: Section<'_, '_>, beside: &mut Gathered) -> Option<AgentConfig
         "name this agent as the trust chain does, for example name = \"agent-1\"",
     );
     let state_dir = top.or("state_dir", PathBuf::from("/var/lib/holdfast"));
+    let wal_socket = top.or("wal_socket", state_dir.join("wal.sock"));
     let signing_key = top.required(
         "signing_key",
         "name the file of the agent's signing key, for example signing_key = \"/etc/holdfast/agent.key\"",
@@ -287,6 +299,7 @@ fn read_agent(top: Section<'_, '_>, beside: &mut Gathered) -> Option<AgentConfig
     Some(AgentConfig {
         name: name?,
         state_dir,
+        wal_socket,
         signing_key: signing_key?,
         repository: repository?,
         recipients: recipients?,
@@ -448,6 +461,17 @@ fn read_cluster(section: Section<'_, '_>, coordinated: bool) -> Option<ClusterCo
         "write how to connect, for example \"host=/run/postgresql user=holdfast dbname=postgres\"",
     );
     let data_directory = section.optional("data_directory");
+    let feed = match section.or("wal", "stream".to_owned()).as_str() {
+        "stream" => Some(Feed::Stream),
+        "archive" => Some(Feed::Archive),
+        other => {
+            section.complain(
+                "wal",
+                format!("{other:?} is not where WAL comes from: write \"stream\" (a slot) or \"archive\" (archive_command)"),
+            );
+            None
+        }
+    };
     let slot = section.or("slot", "holdfast".parse().expect("it is a slot's name"));
     let valve = section.section("wal_valve");
     let valve = valve.map_or(Some(ValveLimits::default()), read_valve);
@@ -468,6 +492,8 @@ fn read_cluster(section: Section<'_, '_>, coordinated: bool) -> Option<ClusterCo
             );
         }
     }
+    let references = references::read_all(&section);
+    let reference_interval = section.or("reference_interval", Duration::from_secs(3600));
     let configuration = section.section("configuration").map(|section| {
         let files = section.list("files");
         let secret_files = section.list("secret_files");
@@ -486,6 +512,7 @@ fn read_cluster(section: Section<'_, '_>, coordinated: bool) -> Option<ClusterCo
         tier: tier?,
         postgres: postgres?,
         data_directory,
+        feed: feed?,
         slot,
         valve: valve?,
         generation,
@@ -493,6 +520,8 @@ fn read_cluster(section: Section<'_, '_>, coordinated: bool) -> Option<ClusterCo
         peers,
         filestores: filestores.into_iter().collect::<Option<_>>()?,
         configuration: configuration.unwrap_or_default(),
+        references: references?,
+        reference_interval,
     })
 }
 

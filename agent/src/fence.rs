@@ -16,6 +16,9 @@
 //! A point never says less than its kind promises. Files that are torn at the
 //! source do not hinder it: they were captured as they are.
 //!
+//! Where the configuration names reference values, they are read before step 1 and
+//! after it, and go sealed into the point ([`crate::reference`]).
+//!
 //! What a point claims of the moments since the one before is decided by
 //! [`claim`]. When nothing was committed and no file changed since the last point,
 //! no fence is taken and nothing is written: a fence's own transaction does not
@@ -36,13 +39,15 @@ use holdfast_proto::record::{JointClaim, PointBody, PointFilestore};
 use holdfast_repository::layout;
 use holdfast_repository::publication::PublishError;
 use holdfast_repository::replica::explained;
-use holdfast_repository::signed::{Content, SignedObject};
+use holdfast_repository::signed::SignedObject;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 use crate::config::AdapterKind;
 use crate::filestore::{Asked, CaptureError, Captured, Filestore, Writing};
 use crate::findings::Findings;
+use crate::postgres::PgTarget;
+use crate::reference::{self, Reading, Reference, ReferenceError};
 use crate::wal::{NotAcknowledged, WalFrontier};
 
 /// How long WAL up to L0 may take to be acknowledged.
@@ -144,6 +149,8 @@ pub struct Fencing<'f> {
     pub findings: &'f Findings,
     /// The newest configuration bundle.
     pub config: Option<Link>,
+    /// Values to be recorded in the point, and where they are asked.
+    pub references: Option<(&'f PgTarget, &'f [Reference])>,
 }
 
 /// The restore point of a fence.
@@ -178,7 +185,9 @@ impl Fencing<'_> {
         {
             return Ok(Fenced::Idle);
         }
+        let before = self.read_references().await;
         let mark = self.mark().await?;
+        let payload = self.reference_values(before).await;
         let captures = self.capture_all(filestores, asked).await?;
 
         let mut unproven = Vec::new();
@@ -227,7 +236,7 @@ impl Fencing<'_> {
             })
             .collect();
         let numbers = entries.iter().map(|e| (e.filestore.clone(), e.n)).collect();
-        let link = self.sign(&mark, entries, regions, last).await?;
+        let link = self.sign(&mark, entries, regions, last, &payload).await?;
         tracing::info!(point = %mark.id, lsn = %mark.lsn, "recovery point signed");
         Ok(Fenced::Point(Box::new(LastPoint {
             id: mark.id,
@@ -241,11 +250,53 @@ impl Fencing<'_> {
         })))
     }
 
+    /// Asks for the reference values. What cannot be asked is a finding and hinders
+    /// no fence.
+    async fn read_references(&self) -> Option<Reading> {
+        let (target, references) = self.references?;
+        self.note_references(reference::read(target, references).await)
+    }
+
+    /// The payload of the point: the values before the restore point, and now.
+    async fn reference_values(&self, before: Option<Reading>) -> Vec<u8> {
+        let (Some(before), Some((target, references))) = (before, self.references) else {
+            return Vec::new();
+        };
+        let read = async {
+            let after = reference::read(target, references).await?;
+            let alone = reference::is_alone(self.client).await?;
+            let values = reference::values(references, before, after, alone);
+            reference::sealed(&self.writing.key, &values)
+        };
+        self.note_references(read.await).unwrap_or_default()
+    }
+
+    fn note_references<T>(&self, read: Result<T, ReferenceError>) -> Option<T> {
+        let subject = self.writing.publisher.cluster.to_string();
+        match read {
+            Ok(read) => {
+                self.findings.clear("reference-unread", &subject);
+                Some(read)
+            }
+            Err(error) => {
+                let why = format!(
+                    "the values that drills compare with were not recorded: {}",
+                    explained(&error)
+                );
+                self.findings
+                    .raise(Severity::Warning, "reference-unread", subject, why);
+                None
+            }
+        }
+    }
+
     /// Whether no transaction ended since the last point, as far as is known. One
     /// that is not acknowledged yet is seen at the next fence.
     fn is_quiet_since(&self, last: &LastPoint) -> bool {
         self.frontier.current().is_some_and(|state| {
-            state.timeline == last.timeline && state.last_commit.is_none_or(|at| at <= last.settled)
+            state.timeline == last.timeline
+                && state.sees_all()
+                && state.last_commit.is_none_or(|at| at <= last.settled)
         })
     }
 
@@ -350,6 +401,7 @@ impl Fencing<'_> {
         filestores: Vec<PointFilestore>,
         regions: Vec<Region>,
         last: Option<&LastPoint>,
+        payload: &[u8],
     ) -> Result<Link, FenceError> {
         let publisher = &self.writing.publisher;
         let mut needs = self.writing.needs.clone();
@@ -380,7 +432,8 @@ impl Fencing<'_> {
         };
         let key = layout::point(&publisher.cluster, self.lineage, mark.id);
         let previous = last.filter(|l| l.lineage == self.lineage).map(|l| l.link.clone());
-        let SignedObject { bytes, sha256 } = publisher.sign(&key, Content::default(), None, previous, &body);
+        let sealed_to = (!payload.is_empty()).then_some(self.writing.key.fingerprint);
+        let SignedObject { bytes, sha256 } = publisher.sign(&key, payload, sealed_to, previous, &body);
         let link = Link {
             key: key.clone(),
             sha256,

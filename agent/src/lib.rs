@@ -34,6 +34,7 @@ pub mod ledger;
 pub mod page;
 pub mod postgres;
 pub mod progress;
+pub mod reference;
 pub mod restore;
 pub mod run;
 pub mod state;

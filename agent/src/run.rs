@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! agent ── heartbeat                       to the coordinator, if there is one
-//!   │   └─ requests                        from `holdfast agent backup`
+//!   │   ├─ requests                        from `holdfast agent backup`
+//!   │   └─ pushing                         from `holdfast wal push`
 //!   └── cluster (each) ── session          trust, lineage, lease, keys
 //!                            ├─ wal        the WAL line
 //!                            ├─ fences     filestores and recovery points
@@ -27,6 +28,7 @@ pub mod lineage;
 pub mod made;
 mod nodes;
 mod protecting;
+pub mod pushing;
 pub mod requests;
 pub mod schedule;
 pub mod session;
@@ -145,6 +147,7 @@ pub struct Cluster {
     jobs: mpsc::UnboundedSender<Job>,
     queue: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Job>>>,
     followed: nodes::Followed,
+    pushes: pushing::Door,
 }
 
 impl Cluster {
@@ -199,6 +202,7 @@ impl Agent {
                 jobs: sender,
                 queue: Arc::new(tokio::sync::Mutex::new(receiver)),
                 followed: nodes::Followed::default(),
+                pushes: pushing::Door::default(),
             });
         }
         Ok(Arc::new(Self {
@@ -285,6 +289,10 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
         let (agent, shutdown) = (agent.clone(), shutdown.clone());
         tasks.spawn(async move { requests::serve(&agent, &requests, &shutdown).await });
     }
+    {
+        let (agent, shutdown) = (agent.clone(), shutdown.clone());
+        tasks.spawn(async move { pushing::serve(&agent, &agent.config.wal_socket, &shutdown).await });
+    }
     // A panic in any of them is a bug that a restart of the process heals best.
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended
@@ -359,6 +367,11 @@ async fn alone(
         asker: Asker::Waiting(None, sender),
     });
     let stop = shutdown.child_token();
+    // Without a stream a base backup needs what the server pushes meanwhile.
+    let pushing = {
+        let (agent, stop) = (agent.clone(), stop.clone());
+        tokio::spawn(async move { pushing::serve(&agent, &agent.config.wal_socket, &stop).await })
+    };
     let mut session = tokio::spawn(protect_once(agent.clone(), at, stop.clone()));
     let outcome = tokio::select! {
         outcome = outcome => outcome.ok(),
@@ -370,7 +383,8 @@ async fn alone(
         () = shutdown.cancelled() => None,
     };
     stop.cancel();
-    // Its end has no outcome of its own any more.
+    // Their ends have no outcome of their own any more.
     let _ = session.await;
+    let _ = pushing.await;
     Ok(outcome)
 }

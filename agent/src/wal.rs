@@ -13,6 +13,9 @@
 //! What the server is told to be flushed is what k replicas hold without a hole
 //! ([`ledger`]): the slot keeps everything else, so the line needs no disk.
 //!
+//! Without a stream WAL comes in whole segments by `archive_command` ([`archived`]);
+//! what is handed over so is taken by [`push`], also beside a stream.
+//!
 //! It does not decide how many copies or how fast ([`LineDirectives`] come from
 //! the tier), does not take the writer's lease, does not make keys, and never
 //! deletes.
@@ -51,21 +54,26 @@ use tokio_util::sync::CancellationToken;
 
 use crate::findings::Findings;
 use crate::postgres::{PgTarget, SlotName};
+use push::{Feed, Pushing};
 
 pub mod archive;
+mod archived;
 mod attest;
 mod backoff;
 pub mod chunk;
 mod courier;
 mod histories;
+mod known;
 mod lease;
 pub mod ledger;
 mod line;
 mod merge;
+pub mod push;
 pub mod runs;
 pub mod seal;
 mod sealer;
 mod shared;
+mod sightings;
 pub mod start;
 pub mod state;
 mod stream;
@@ -110,6 +118,8 @@ pub struct WalContext {
     pub slot: SlotName,
     /// What keeps the slot from filling the server's disk.
     pub valve: Valve,
+    /// How WAL is pushed; without it none is, and chunks cannot be known again.
+    pub pushing: Option<Pushing>,
     /// The line of descent that is written.
     pub lineage: Lineage,
     /// How far the server was seen to follow the cluster before it was promoted.
@@ -148,7 +158,7 @@ pub enum WalError {
 ///
 /// # Errors
 /// The lease is lost, or sealing failed.
-pub async fn run(context: WalContext) -> Result<(), WalError> {
+pub async fn run(mut context: WalContext) -> Result<(), WalError> {
     let copies = context.directives.borrow().copies;
     let archive = archive::Archive {
         repository: context.publisher.repository.id(),
@@ -168,6 +178,11 @@ pub async fn run(context: WalContext) -> Result<(), WalError> {
         frontier,
     );
 
+    let feed = context
+        .pushing
+        .as_ref()
+        .map_or(Feed::Stream, |pushing| pushing.feed);
+    let index_key = context.pushing.as_ref().map(|pushing| pushing.index_key.clone());
     // The tasks end when the set is dropped.
     let mut tasks = JoinSet::new();
     for place in 0..count {
@@ -176,16 +191,27 @@ pub async fn run(context: WalContext) -> Result<(), WalError> {
     tasks.spawn(attest::attest(shared.clone(), context.directives.clone()));
     tasks.spawn(merge::serve(shared.clone()));
     tasks.spawn(follow_copies(shared.clone(), context.directives.clone()));
-    tasks.spawn(valve::watch(
-        shared.clone(),
-        context.target.clone(),
-        context.slot.clone(),
-        context.valve.clone(),
-    ));
+    if feed == Feed::Stream {
+        tasks.spawn(valve::watch(
+            shared.clone(),
+            context.target.clone(),
+            context.slot.clone(),
+            context.valve.clone(),
+        ));
+    }
+    if let Some(pushing) = context.pushing.take() {
+        let keys = context.keys.clone();
+        tasks.spawn(push::serve(shared.clone(), pushing, keys, context.lineage));
+    }
     let publisher = context.publisher.clone();
-    let line = line::Line::new(context, shared);
+    let line = async move {
+        match feed {
+            Feed::Stream => line::Line::new(context, shared, index_key).run().await,
+            Feed::Archive => archived::Archived::new(context, shared).run().await,
+        }
+    };
     tokio::select! {
-        outcome = line.run() => outcome,
+        outcome = line => outcome,
         lost = lease::watch(&publisher) => Err(lost),
         Some(Err(panicked)) = tasks.join_next() => std::panic::resume_unwind(panicked.into_panic()),
     }

@@ -74,6 +74,15 @@ impl Failure {
         .into()
     }
 
+    /// It may work later.
+    pub fn try_again(message: impl Into<String>) -> anyhow::Error {
+        Self {
+            exit: Exit::TryAgain,
+            message: message.into(),
+        }
+        .into()
+    }
+
     /// A service is unreachable.
     pub fn unavailable(message: impl Into<String>) -> anyhow::Error {
         Self {

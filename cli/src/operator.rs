@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
+use holdfast_drills::evidence::tlog::NoteKey;
 use holdfast_plan::document::{self, Problem, Section};
 use holdfast_proto::Fingerprint;
 use holdfast_proto::names::{ActorName, Region};
@@ -74,6 +75,8 @@ pub struct RunnerSection {
     pub scratch: PathBuf,
     /// The policy that drills are judged by.
     pub policy: Option<PathBuf>,
+    /// Whoever outside must have cosigned a drill's intent before it begins.
+    pub witnesses: Vec<NoteKey>,
 }
 
 /// A configuration, read, with paths made absolute.
@@ -126,12 +129,14 @@ fn read_file(root: &mut Section<'_>, base: &Path) -> Option<OperatorFile> {
         let signing_key = section.required("signing_key", "keys/runner-1.key").map(at);
         let scratch = section.required("scratch", "/var/lib/holdfast/drills").map(at);
         let policy = section.optional("policy").map(at);
+        let witnesses = section.texts("witnesses").unwrap_or_default();
         section.finish();
         Some(RunnerSection {
             name: name?,
             signing_key: signing_key?,
             scratch: scratch?,
             policy,
+            witnesses,
         })
     });
     let repository = match root.section("repository") {

@@ -34,4 +34,5 @@ mod supervise;
 mod survey;
 
 pub use loops::evidence::{EvidenceKeeping, Turn};
-pub use run::{Coordinator, RunError};
+pub use run::{Coordinator, Evidence, RunError};
+pub use server::evidence::{EvidenceAnswer, EvidenceDocument, EvidenceQuestion, EvidenceShowing};

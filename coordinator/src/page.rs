@@ -61,6 +61,8 @@ struct Row {
     point_note: String,
     proven: Option<Moment>,
     proven_note: String,
+    /// The newest drill's page, when it has a result.
+    evidence: Option<String>,
     verdict: String,
     verdict_class: &'static str,
     work: Vec<String>,
@@ -296,6 +298,11 @@ fn row(c: &ClusterStatus, policy: &Policy, now: Timestamp) -> Row {
             .unwrap_or_default(),
         proven: c.last_proven.as_ref().map(|d| Moment::of(d.at, now)),
         proven_note: c.last_proven.as_ref().map(drill_note).unwrap_or_default(),
+        evidence: c
+            .last_drill
+            .as_ref()
+            .filter(|d| d.verdict.as_deref().is_some_and(|v| v != "ABANDONED"))
+            .map(|d| format!("/evidence/{}", d.id)),
         verdict,
         verdict_class,
         work: c.work.iter().filter_map(work_line).collect(),

@@ -16,6 +16,7 @@ use crate::cache::{Cache, CacheError};
 use crate::config::CoordinatorConfig;
 use crate::desk::{Desk, State, now};
 use crate::loops::evidence::EvidenceKeeping;
+use crate::server::evidence::EvidenceShowing;
 use crate::server::tls::TlsError;
 use crate::server::{accept, agents, pages, tls};
 use crate::supervise::{Ended, Exit, Supervisor};
@@ -75,19 +76,28 @@ pub struct Coordinator {
     tls: TlsAcceptor,
     agents: Arc<TcpListener>,
     people: Arc<TcpListener>,
-    keeper: Option<EvidenceKeeping>,
+    evidence: Evidence,
+}
+
+/// Whoever keeps and shows the evidence; without them drills cannot be sealed,
+/// and there are no pages of them.
+#[derive(Clone, Default)]
+pub struct Evidence {
+    /// Keeps the log.
+    pub keeping: Option<EvidenceKeeping>,
+    /// Shows it.
+    pub showing: Option<EvidenceShowing>,
 }
 
 impl Coordinator {
-    /// Starts with `config` and runs until `stop` is cancelled. `keeper` keeps the
-    /// evidence log; without one, drills cannot be sealed.
+    /// Starts with `config` and runs until `stop` is cancelled.
     pub async fn run(
         config: CoordinatorConfig,
-        keeper: Option<EvidenceKeeping>,
+        evidence: Evidence,
         stop: CancellationToken,
     ) -> Result<(), RunError> {
         let mut coordinator = Self::start(config).await?;
-        coordinator.keeper = keeper;
+        coordinator.evidence = evidence;
         coordinator.serve(stop).await
     }
 
@@ -145,7 +155,7 @@ impl Coordinator {
             tls,
             agents,
             people,
-            keeper: None,
+            evidence: Evidence::default(),
         })
     }
 
@@ -167,7 +177,7 @@ impl Coordinator {
             tls,
             agents,
             people,
-            keeper,
+            evidence,
         } = self;
         // Ends what this call started, whoever asks for it.
         let stop = stop.child_token();
@@ -181,11 +191,11 @@ impl Coordinator {
                 token.clone(),
             )
         });
-        let (router, token) = (pages::router(Arc::clone(&desk)), stop.clone());
+        let (router, token) = (pages::router(Arc::clone(&desk), evidence.showing), stop.clone());
         supervisor.spawn("pages", Exit::Fatal, move || {
             accept::serve(Arc::clone(&people), None, router.clone(), token.clone())
         });
-        loops::start(&mut supervisor, &desk, &cache, keeper, &stop);
+        loops::start(&mut supervisor, &desk, &cache, evidence.keeping, &stop);
         let ended = supervisor.run(PATIENCE).await;
         if let Err(err) = loops::remember_last(cache, desk).await {
             tracing::warn!(err, "the last facts were not remembered");

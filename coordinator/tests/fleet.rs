@@ -420,7 +420,10 @@ fn result(n: u32, verdict: &str) -> Value {
         "_type": "https://in-toto.io/Statement/v1", "subject": [],
         "predicateType": "https://holdfast.dev/recovery-drill/v1",
         "predicate": {
-            "drill": {"id": format!("01JD8X0000000000000000000{n}"), "level": "L3", "scenario": "accidental-deletion"},
+            "drill": {
+                "id": format!("01JD8X0000000000000000000{n}"), "kind": "SCHEDULED", "level": "L3",
+                "scenario": "accidental-deletion",
+            },
             "scope": {"tenant": "acme", "cluster": "erp"},
             "timings": {"phases": [{"phase": "PROVISION", "start": now(), "end": now()}]},
             "results": {"verdict": verdict, "reasons": ["seen"], "rto": {"actual_ms": 41_000}},

@@ -2,24 +2,15 @@
 """Checks one drill's evidence: python3 verify.py --root FINGERPRINT [DIRECTORY]
 Needs Python's standard library and the openssl command, no network. Exit 0: the
 evidence is authentic. Exit 1: it is not, or no root fingerprint was given."""
-import argparse, base64, hashlib, json, pathlib, subprocess, sys, tempfile
+import argparse, base64, json, pathlib, subprocess, sys, tempfile
+sys.dont_write_bytecode = True
+import verify_claims as claims, verify_coverage as coverage
+from verify_log import b64, hexsha, need, note, proof, sha, tree_root
 
 ED25519 = bytes.fromhex("302a300506032b6570032100")
 HERE = pathlib.Path(__file__).resolve().parent
 
 def read(path): return (HERE / path).read_bytes()
-def sha(data): return hashlib.sha256(data).digest()
-def hexsha(data): return sha(data).hex()
-def node(left, right): return sha(b"\x01" + left + right)
-
-def need(holds, why):
-    if not holds:
-        raise ValueError(why)
-
-def b64(text):
-    data = base64.b64decode(text, validate=True)
-    need(base64.b64encode(data).decode() == text, "base64 is not in its one form")
-    return data
 
 def signed(key, message, signature, what):
     pem = b"-----BEGIN PUBLIC KEY-----\n" + base64.encodebytes(key["der"]) + b"-----END PUBLIC KEY-----\n"
@@ -68,87 +59,67 @@ def trust_chain(root):
         head = {"key": header["key"], "sha256": hexsha(record)}
     return keys, root, len(names)
 
-def tree_root(row):
-    """RFC 6962: pairs from the left; a node without a partner moves up as it is."""
-    while len(row) > 1:
-        row = [node(*row[i:i + 2]) if i + 1 < len(row) else row[i] for i in range(0, len(row), 2)]
-    return row[0] if row else sha(b"")
+def located(path, entry): return proof(read(path), path, read(entry))
 
-def note(data):
-    """A checkpoint: origin, size, root, the text that is signed, signature lines."""
-    text, lines = data.decode().rsplit("\n\n", 1)
-    origin, size, root = text.split("\n")[:3]
-    need(lines.endswith("\n") and str(int(size)) == size, "a checkpoint is malformed")
-    return origin, int(size), b64(root), (text + "\n").encode(), [x.split(" ") for x in lines[:-1].split("\n")]
-
-def proof(name, entry):
-    """Checks an entry's audit path; returns its index and the checkpoint it leads to."""
-    head, checkpoint = read(name).decode().split("\n\n", 1)
-    lines, (size, root) = head.split("\n"), note(checkpoint.encode())[1:3]
-    sn, h, index = size - 1, sha(b"\0" + entry), (fn := int(lines[1][6:]))
-    need(lines[:2] == ["c2sp.org/tlog-proof@v1", "index %d" % index] and 0 <= index < size, name + " is no proof")
-    for p in map(b64, lines[2:]):
-        need(sn > 0, name + " is too long")
-        h = node(p, h) if fn & 1 or fn == sn else node(h, p)
-        while fn == sn and not fn & 1:
-            fn, sn = fn >> 1, sn >> 1
-        fn, sn = fn >> 1, sn >> 1
-    need(sn == 0 and h == root, name + " does not lead to its checkpoint")
-    return index, checkpoint.encode()
-
-def envelope(path):
-    e = json.loads(data := read(path))
+def envelope(data, path):
+    e = json.loads(data)
     need(json.dumps(e, separators=(",", ":"), ensure_ascii=False).encode() == data, path + " is not in its stored form")
     kind, payload = e["payloadType"], b64(e["payload"])
     return kind, payload, b"DSSEv1 %d %s %d " % (len(kind), kind.encode(), len(payload)) + payload, e["signatures"]
 
-def leaf_hashes(size):
-    leaves = b""
+def tiles(kind, size):
     for n in range((size + 255) // 256):
         path, rest, width = "%03d" % (n % 1000), n // 1000, min(256, size - 256 * n)
         while rest:
             path, rest = "x%03d/%s" % (rest % 1000, path), rest // 1000
-        leaves += read("tile/0/" + path + (".p/%d" % width if width < 256 else ""))
+        yield read("tile/%s/%s" % (kind, path + (".p/%d" % width if width < 256 else "")))
+
+def leaf_hashes(size):
+    leaves = b"".join(tiles("0", size))
     return [leaves[i:i + 32] for i in range(0, len(leaves), 32)]
 
-def judge(p):
-    """The best verdict that the findings allow."""
-    r, goals = p["results"], p.get("policy", {}).get("objectives", {})
-    checks, files, db, rpo = r.get("checks", []), r.get("filestore"), r.get("database", {}), r.get("rpo", {})
-    lags = [rpo.get(x + "_lag_ms") for x in ("database", "filestore") if x == "database" or files or x + "_lag_ms" in rpo]
-    times = [r.get("rto", {}).get("actual_ms")]
-    over = {name: [v for v in values if v is not None and v > goals[name + "_ms"]]
-            for name, values in (("rto", times), ("rpo", lags)) if name + "_ms" in goals}
-    wrong = {c["id"] for c in checks if c["result"] == "FAIL"} | {name for name in over if over[name]}
-    files_bad = any((files or {}).get(x) for x in ("missing_in_backup", "digest_mismatch", "size_mismatch"))
-    db_bad = db.get("checksum_failures") or db.get("amcheck_errors") or not all(v["agrees"] for v in db.get("reconciliation", []))
-    wrong |= {name for name, bad in (("filestore", files_bad), ("database", db_bad)) if bad}
-    unknown = [c for c in checks if c["mandatory"] and c["result"] in ("SKIPPED", "COULD_NOT_RUN")]
-    unknown += [name for name in over if not over[name] and None in (times if name == "rto" else lags)]
-    proven = {c["class"] for c in checks if c["data_proving"] and c["result"] == "PASS"}
-    unknown += {"STRUCTURE", "REFERENTIAL"} - proven | ({"APPLICATION"} - proven if p["drill"]["level"] >= "L4" else set())
-    still_open = wrong - {e["accepts"] for e in p.get("exceptions", [])}
-    return "FAIL" if still_open else "COULD_NOT_VERIFY" if unknown else "PASS_WITH_EXCEPTIONS" if wrong else "PASS"
+def cosigned(checkpoint, witness):
+    """That `witness`, as NAME+HASH+KEY, saw this checkpoint (C2SP cosignature/v1); when."""
+    name, tag, key = witness.split("+", 2)
+    key, text, lines = b64(key), *note(checkpoint)[3:]
+    need(key[:1] == b"\4" and sha(name.encode() + b"\n" + key)[:4].hex() == tag, "%s is no witness's key" % witness)
+    mine = [b64(s)[4:] for _, by, s in lines if (by, b64(s)[:4].hex()) == (name, tag)]
+    need(mine, "%s has not cosigned the checkpoint of %d entries" % (name, note(checkpoint)[1]))
+    seconds = int.from_bytes(mine[0][:8], "big")
+    signed({"der": ED25519 + key[1:], "name": name}, b"cosignature/v1\ntime %d\n" % seconds + text, mine[0][8:], "a checkpoint")
+    return "%s saw the checkpoint of %d entries, %d s after 1970" % (name, note(checkpoint)[1], seconds)
 
-def verify(root, say):
+def byproduct(digest):
+    data = read("byproducts/" + digest)
+    need(hexsha(data) == digest, "byproducts/%s is not of that digest" % digest)
+    return data
+
+def verify(root, witnesses, say):
     keys, root, records = trust_chain(root)
     say("trust chain: %d records from root %s" % (records, root))
     origin, size = note(head := read("checkpoint"))[:2]
-    at, final = proof("statement.tlog-proof", read("result.entry"))
-    intent_at, held = proof("intent.tlog-proof", read("intent.entry"))
+    at, final = located("statement.tlog-proof", "result.entry")
     leaves, earlier = leaf_hashes(size), [f.read_bytes() for f in (HERE / "checkpoints").glob("*")]
-    need(final == head and intent_at < at, "statement.tlog-proof holds another head, or the intent came after the result")
+    kind, payload, message, logged = envelope(read("result.entry"), "result.entry")
+    need((kind, (s := json.loads(payload))["_type"]) == ("application/vnd.in-toto+json", "https://in-toto.io/Statement/v1"),
+         "this is no in-toto statement")
+    p, of_month = s["predicate"], s["predicateType"] == "https://holdfast.dev/recovery-coverage/v1"
+    need(of_month or s["predicateType"] == "https://holdfast.dev/recovery-drill/v1", "this is no drill's statement")
+    real, drawn = of_month or p["drill"]["kind"] == "REAL_RESTORE", not of_month and p.get("sampling", {}).get("seed")
+    intent_at, held = (None, head) if real else located("intent.tlog-proof", "intent.entry")
+    drawn_at, under = located("population.tlog-proof", "population.entry") if drawn else (None, head)
+    need(final == head and (real or intent_at < at), "statement.tlog-proof holds another head, or the intent came after the result")
 
-    def believe(fingerprint, roles, cluster, digest, upto, message, signature, what):
+    def believe(fingerprint, roles, cluster, digest, upto, message, signature, what, tell=True):
         key = keys.get(fingerprint)
         need(key and key["role"] in roles and (not key["clusters"] or cluster in key["clusters"]),
              "key %s may not sign %s" % (fingerprint, what))
         vouched = {digest} | {hexsha(c) for c in earlier + [head] if note(c)[1] >= upto}
         need("believed" not in key or vouched & key["believed"], "the key of %s was revoked" % key["name"])
         signed(key, message, signature, what)
-        say("%s: signed by %s %s" % (what, key["role"], key["name"]))
+        tell and say("%s: signed by %s %s" % (what, key["role"], key["name"]))
         return key
-    for c in [head, held] + earlier:
+    for c in dict.fromkeys([head, held, under] + earlier):
         name, n, top, text, lines = note(c)
         need(name == origin and n <= len(leaves) == size and tree_root(leaves[:n]) == top,
              "the log's hashes do not continue the checkpoint of %d entries: it was changed, or entries were dropped" % n)
@@ -156,42 +127,63 @@ def verify(root, say):
                (dash, name, b64(s)[:4]) == ("\u2014", origin, sha(origin.encode() + b"\n\x01" + k["der"][12:])[:4])]
         need(own, "no coordinator of the trust chain has signed the checkpoint of %d entries" % n)
         [believe(f, ["coordinator"], None, hexsha(c), n, text, sig, "log of %d entries" % n) for f, sig in own]
-    kind, payload, message, logged = envelope("result.entry")
-    same = envelope("envelope.json")
+    same = envelope(read("envelope.json"), "envelope.json")
     need(payload == read("statement.json") and (kind, payload) == same[:2] and len(logged) == 1 and logged[0] in same[3],
          "statement.json, envelope.json and result.entry differ")
-    need((kind, (s := json.loads(payload))["_type"], s["predicateType"]) == ("application/vnd.in-toto+json",
-         "https://in-toto.io/Statement/v1", "https://holdfast.dev/recovery-drill/v1"), "this is no drill's statement")
-    p, d, ref = s["predicate"], s["predicate"]["drill"], s["predicate"]["drill"]["intent"]
-    cluster, who = p["scope"]["tenant"] + "/" + p["scope"]["cluster"], p["actors"]["runner"]
-    by = {key["role"]: key for key in [believe(x["keyid"], ["runner"] if x == logged[0] else ["coordinator", "reviewer"], cluster,
-                       hexsha(read("result.entry")), at + 1, message, b64(x["sig"]), "statement") for x in same[3]]}
-    need("coordinator" in by and by["runner"]["algorithm"] == "ed25519" and (who["identity"], who["key"]) ==
-         (by["runner"]["name"], logged[0]["keyid"]), "not signed by a coordinator and by the runner that it names")
-    kind, payload, message, signatures = envelope("intent.entry")
-    need((kind, len(signatures)) == ("application/vnd.holdfast.intent+json", 1), "intent.entry is no intent")
-    i, digest, point = json.loads(payload), hexsha(read("intent.entry")), p.get("recovery_point")
-    believe(signatures[0]["keyid"], ["runner"], cluster, digest, intent_at + 1, message, b64(signatures[0]["sig"]), "intent")
-    need([ref["log"], ref["index"], ref["digest"], ref.get("checkpoint_size")] == [origin, intent_at, digest, note(held)[1]]
-         and (i["drill"], i["cluster"]) == (d["id"], cluster) and all(
-             i.get(x) == d.get(x) for x in ("sequence", "previous", "kind", "level", "scenario")) and all(
-             t["start"] >= i["at"] for t in p["timings"]["phases"]) and (not point or point["target"] == i["recovery"]["target"]
-             and i["recovery"].get("base") in (None, point["base"]["id"]) and i["recovery"].get("point") in (None, point.get("point")))
-         and p.get("sampling", {}).get("seed") in (None, i.get("seed")), "the statement is not the answer to this intent")
-    say("intent: entry %d of the log, announced before the work; result: entry %d; witness: %s%s" % (
-        intent_at, at, ref["witness"], "" if ref["witness"] == "none" else " (cosignature not checked here)"))
-    verdict, claimed = judge(p), p["results"]["verdict"]
+    leaf = hexsha(read("result.entry"))
+    if of_month:
+        believe(logged[0]["keyid"], ["coordinator"], None, leaf, at + 1, message, b64(logged[0]["sig"]), "statement")
+        say(coverage.verify(s, HERE, origin, at, leaves, tree_root, envelope, believe))
+        return root
+    d, cluster, who = p["drill"], p["scope"]["tenant"] + "/" + p["scope"]["cluster"], p["actors"]["runner"]
+    claims.announced(p, d, real)
+    by = [believe(x["keyid"], ["runner"] if x == logged[0] else ["coordinator", "reviewer"], cluster, leaf, at + 1, message,
+                  b64(x["sig"]), "statement") for x in same[3]]
+    runner, others = [k for k in by if k["role"] == "runner"][0], [k["name"] for k in by if k["role"] == "coordinator"]
+    need(others and runner["algorithm"] == "ed25519" and (who["identity"], who["key"]) == (runner["name"], logged[0]["keyid"]),
+         "not signed by a coordinator and by the runner that it names")
+    for part in [claims.conflict(p, k["name"], others) for k in by if k["role"] == "reviewer"]:
+        need(not part, "the reviewer %s: duties are not separated" % part)
+
+    def before(path, want, upto):
+        kind, payload, message, signatures = envelope(read(path), path)
+        need((kind, len(signatures)) == (want, 1), path + " is not what it should be")
+        believe(signatures[0]["keyid"], ["runner"], cluster, hexsha(read(path)), upto + 1, message, b64(signatures[0]["sig"]), path)
+        return json.loads(payload)
+    if not real:
+        i = before("intent.entry", "application/vnd.holdfast.intent+json", intent_at)
+        ref, point, draw = d["intent"], p.get("recovery_point"), p.get("sampling", {})
+        need([ref["log"], ref["index"], ref["digest"], ref.get("checkpoint_size")] ==
+             [origin, intent_at, hexsha(read("intent.entry")), note(held)[1]] and (i["drill"], i["cluster"]) == (d["id"], cluster)
+             and all(i.get(x) == d.get(x) for x in ("sequence", "previous", "kind", "level", "scenario")) and all(
+                 t["start"] >= i["at"] for t in p["timings"]["phases"])
+             and (not point or point["target"] == i["recovery"]["target"]
+                  and i["recovery"].get("base") in (None, point["base"]["id"]) and i["recovery"].get("point") in (None, point.get("point")))
+             and draw.get("seed") == i.get("seed") and draw.get("slot") in (None, i.get("slot")),
+             "the statement is not the answer to this intent")
+        [say(cosigned(c, w)) for w in witnesses for c in ([held, under] if drawn else [held])]
+        say("intent: entry %d of the log, announced before the work; result: entry %d; witness: %s%s" % (
+            intent_at, at, ref["witness"], "" if ref["witness"] == "none" or witnesses else " (not checked: give --witness)"))
+    if drawn:
+        population = before("population.entry", "application/vnd.holdfast.population+json", drawn_at)
+        names = [by for _, by, _ in note(under)[4]]
+        say(claims.sampled(p, population, drawn_at, (note(under)[1], under), names, byproduct))
+    if (HERE / "tile/entries").is_dir():
+        quiet = lambda *x: believe(*x, tell=False)
+        say(coverage.whole_log(tiles("entries", size), leaves, envelope, quiet))
+    verdict, claimed = claims.judge(p), p["results"]["verdict"]
     need(not claimed.startswith("PASS") or claimed == verdict, "it claims %s where its findings allow %s" % (claimed, verdict))
-    say("drill %s of %s, level %s, %s: verdict %s" % (d["id"], cluster, d["level"], d["scenario"], claimed))
+    say("%s %s of %s, level %s, %s: verdict %s" % ("restore" if real else "drill", d["id"], cluster, d["level"], d["scenario"], claimed))
     return root
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root")
+    parser.add_argument("--witness", action="append", default=[], help="a witness's key, NAME+HASH+KEY, that must have cosigned")
     parser.add_argument("directory", nargs="?", type=pathlib.Path, default=HERE)
     HERE, root = (options := parser.parse_args()).directory, options.root
     try:
-        found = verify(root, lambda line: print("ok      " + line))
+        found = verify(root, options.witness, lambda line: print("ok      " + line))
     except Exception as why:
         sys.exit("FAILED  %s: %s\nREFUSED: do not rely on this export" % (type(why).__name__, why))
     if not root:

@@ -4,8 +4,11 @@
 //! COULD_NOT_RUN with its reason in the log: it is never a pass. Checks look at
 //! counts and digests; rows stay in the copy.
 
+pub mod damage;
 pub mod integrity;
+pub mod programs;
 pub mod queries;
+pub mod reconciliation;
 pub mod references;
 pub mod structure;
 
@@ -58,8 +61,14 @@ impl Check {
 
     /// What is run, by digest.
     #[must_use]
-    pub fn query(mut self, text: &str) -> Self {
-        self.result.query_digest = Some(Sha256Digest::of(text.as_bytes()));
+    pub fn query(self, text: &str) -> Self {
+        self.digest(Sha256Digest::of(text.as_bytes()))
+    }
+
+    /// The digest of what is run.
+    #[must_use]
+    pub fn digest(mut self, digest: Sha256Digest) -> Self {
+        self.result.query_digest = Some(digest);
         self
     }
 

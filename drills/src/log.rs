@@ -3,7 +3,9 @@
 //!
 //! The runner writes entries; it holds no key that could sign a checkpoint. Work
 //! starts when a checkpoint that covers the intent is there: then neither the
-//! runner nor whoever started it can pretend that the drill never was. If the
+//! runner nor whoever started it can pretend that the drill never was. Where the
+//! runner knows witnesses by their keys, one of them must have cosigned it: then
+//! the log's owner cannot pretend it either. If the
 //! process dies after the intent, the intent stays, and is answered as abandoned
 //! when its deadline has passed.
 
@@ -18,9 +20,9 @@ use holdfast_repository::evidence::{EvidenceError, EvidenceStore};
 use holdfast_repository::signing::SigningKey;
 use holdfast_repository::trust::Trust;
 
-use crate::evidence::entry::{BadEntry, Entry, Intent, LoggedEntry};
+use crate::evidence::entry::{BadEntry, Entry, Intent, LoggedEntry, Population};
 use crate::evidence::statement::{IntentReference, Statement, Witness};
-use crate::evidence::tlog::{LogOrigin, SignedCheckpoint};
+use crate::evidence::tlog::{LogOrigin, NoteKey, SignedCheckpoint};
 
 /// The log cannot be used for a drill.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +52,20 @@ pub enum LogError {
         /// How long was waited.
         seconds: u64,
     },
+    /// No witness cosigned in time.
+    #[error(
+        "no witness ({names}) cosigned a checkpoint that covers entry {n} within {seconds} s: is `holdfast evidence \
+         witness` running? A drill starts only when somebody outside has seen its intent; without `witnesses` in \
+         [runner] its statement says that nobody has"
+    )]
+    NoWitness {
+        /// The entry.
+        n: u64,
+        /// The witnesses that were waited for.
+        names: String,
+        /// How long was waited.
+        seconds: u64,
+    },
     /// A checkpoint that no coordinator's key signed.
     #[error("the checkpoint of {size} entries is signed by no coordinator that the trust chain knows")]
     Checkpoint {
@@ -64,6 +80,17 @@ pub struct DrillLog {
     store: EvidenceStore,
     trust: Trust,
     origin: LogOrigin,
+    witnesses: Vec<NoteKey>,
+}
+
+/// A checkpoint that covers an entry, and who outside has cosigned it. It bears
+/// the log's line and the witness's, and no other.
+#[derive(Debug, Clone)]
+pub struct Sealed {
+    /// The checkpoint.
+    pub checkpoint: SignedCheckpoint,
+    /// Whose line it bears besides the log's.
+    pub witness: Witness,
 }
 
 /// A place in the log.
@@ -99,7 +126,15 @@ impl DrillLog {
             store,
             trust: trust.clone(),
             origin: origin(repository),
+            witnesses: Vec::new(),
         })
+    }
+
+    /// Waits for one of `witnesses` before anything begins.
+    #[must_use]
+    pub fn witnessed_by(mut self, witnesses: &[NoteKey]) -> Self {
+        self.witnesses = witnesses.to_vec();
+        self
     }
 
     /// Where the entries lie.
@@ -126,6 +161,22 @@ impl DrillLog {
             .zip(0..)
             .map(|(b, n)| LoggedEntry::parse(b).map_err(|source| LogError::Entry { n, source }))
             .collect()
+    }
+
+    /// Whether whoever signed an entry may: its role, its clusters, its signature.
+    ///
+    /// # Errors
+    /// Why it is not believed.
+    pub fn believe(&self, entry: &LoggedEntry) -> Result<(), String> {
+        let cluster = entry.cluster();
+        let known = self.trust.check_object(
+            &entry.signer(),
+            entry.signers(),
+            cluster.as_ref(),
+            &entry.digest(),
+        );
+        let key = known.map_err(|e| e.to_string())?;
+        entry.envelope.verify(&key.verifying).map_err(|e| e.to_string())
     }
 
     /// Where `cluster`'s next intent belongs.
@@ -155,18 +206,27 @@ impl DrillLog {
         patience: Duration,
     ) -> Result<IntentReference, LogError> {
         let place = self.append(LoggedEntry::sign(intent, runner)?).await?;
-        let checkpoint = self.wait_checkpoint(place.index, patience).await?;
-        let witness = checkpoint
-            .cosigners()
-            .next()
-            .map_or(Witness::None, |name| Witness::Named(name.to_owned()));
+        let sealed = self.wait_sealed(place.index, patience).await?;
         Ok(IntentReference {
             log: self.origin.clone(),
             index: place.index,
             digest: place.digest,
-            checkpoint_size: Some(checkpoint.checkpoint().size),
-            witness,
+            checkpoint_size: Some(sealed.checkpoint.checkpoint().size),
+            witness: sealed.witness,
         })
+    }
+
+    /// Logs what a drill will be drawn from and waits until a checkpoint covers
+    /// it, cosigned where there are witnesses.
+    pub async fn log_population(
+        &self,
+        population: &Population,
+        runner: &SigningKey,
+        patience: Duration,
+    ) -> Result<(Place, Sealed), LogError> {
+        let place = self.append(LoggedEntry::sign(population, runner)?).await?;
+        let sealed = self.wait_sealed(place.index, patience).await?;
+        Ok((place, sealed))
     }
 
     /// Logs a result and waits until a checkpoint covers it.
@@ -204,15 +264,19 @@ impl DrillLog {
 
     /// The largest checkpoint, verified.
     pub async fn checkpoint(&self) -> Result<Option<SignedCheckpoint>, LogError> {
-        let Some((size, bytes)) = self.store.latest_checkpoint().await? else {
-            return Ok(None);
-        };
+        match self.store.latest_checkpoint().await? {
+            Some((size, bytes)) => self.read_checkpoint(size, &bytes).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn read_checkpoint(&self, size: u64, bytes: &[u8]) -> Result<SignedCheckpoint, LogError> {
         let refused = LogError::Checkpoint { size };
-        let Ok(checkpoint) = SignedCheckpoint::parse(&bytes) else {
+        let Ok(checkpoint) = SignedCheckpoint::parse(bytes) else {
             return Err(refused);
         };
         if checkpoint.checkpoint().size == size && self.log_key(&checkpoint).is_some() {
-            Ok(Some(checkpoint))
+            Ok(checkpoint)
         } else {
             Err(refused)
         }
@@ -233,7 +297,7 @@ impl DrillLog {
         Ok(Place { index, digest })
     }
 
-    async fn wait_checkpoint(&self, index: u64, patience: Duration) -> Result<SignedCheckpoint, LogError> {
+    async fn wait_checkpoint(&self, index: u64, patience: Duration) -> Result<(), LogError> {
         let wait = async {
             let mut tick = tokio::time::interval(Duration::from_millis(250));
             loop {
@@ -241,7 +305,7 @@ impl DrillLog {
                 if let Some(checkpoint) = self.checkpoint().await?
                     && checkpoint.checkpoint().size > index
                 {
-                    return Ok(checkpoint);
+                    return Ok(());
                 }
             }
         };
@@ -252,5 +316,71 @@ impl DrillLog {
                 seconds: patience.as_secs(),
             }),
         }
+    }
+
+    /// Waits for the smallest checkpoint that covers entry `index` and, where
+    /// witnesses are named, that one of them cosigned.
+    async fn wait_sealed(&self, index: u64, patience: Duration) -> Result<Sealed, LogError> {
+        let began = tokio::time::Instant::now();
+        self.wait_checkpoint(index, patience).await?;
+        let wait = async {
+            let mut tick = tokio::time::interval(Duration::from_millis(250));
+            loop {
+                tick.tick().await;
+                if let Some(sealed) = self.sealed(index).await? {
+                    return Ok(sealed);
+                }
+            }
+        };
+        match tokio::time::timeout_at(began + patience, wait).await {
+            Ok(result) => result,
+            Err(_) => Err(LogError::NoWitness {
+                n: index,
+                names: self
+                    .witnesses
+                    .iter()
+                    .map(NoteKey::name)
+                    .collect::<Vec<_>>()
+                    .join(", "),
+                seconds: patience.as_secs(),
+            }),
+        }
+    }
+
+    async fn sealed(&self, index: u64) -> Result<Option<Sealed>, LogError> {
+        for size in self.store.checkpoint_sizes().await?.range(index + 1..) {
+            let Some(bytes) = self.store.checkpoint(*size).await? else {
+                continue;
+            };
+            let mut checkpoint = self.read_checkpoint(*size, &bytes)?;
+            if self.witnesses.is_empty() {
+                let witness = Witness::None;
+                return Ok(Some(Sealed { checkpoint, witness }));
+            }
+            let cosignatures = self.store.cosignatures(*size).await?;
+            for witness in &self.witnesses {
+                let theirs = cosignatures.get(&witness.fingerprint());
+                if theirs.is_some_and(|note| checkpoint.add_cosignature(note, witness).is_ok()) {
+                    let witness = Witness::Named(witness.name().to_owned());
+                    return Ok(Some(Sealed { checkpoint, witness }));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The checkpoint of `size` entries with the line of `witness`, as whoever
+    /// waited for it held it. The line is not verified here.
+    pub async fn held(&self, size: u64, witness: &Witness) -> Result<Option<SignedCheckpoint>, LogError> {
+        let Some(bytes) = self.store.checkpoint(size).await? else {
+            return Ok(None);
+        };
+        let mut checkpoint = self.read_checkpoint(size, &bytes)?;
+        let Some(name) = witness.name() else {
+            return Ok(Some(checkpoint));
+        };
+        let notes = self.store.cosignatures(size).await?;
+        let taken = notes.values().any(|note| checkpoint.take_line_of(note, name));
+        Ok(taken.then_some(checkpoint))
     }
 }

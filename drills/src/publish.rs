@@ -3,10 +3,12 @@
 use holdfast_proto::record::TrustRole;
 use holdfast_repository::{Repository, layout};
 
+use crate::evidence::coverage::concerns;
 use crate::evidence::dsse::Envelope;
 use crate::evidence::entry::{Entry, LoggedEntry};
-use crate::evidence::export::ExportInput;
-use crate::evidence::tlog::{SignedCheckpoint, Tree};
+use crate::evidence::export::{Announced, CoverageInput, ExportInput};
+use crate::evidence::statement::Statement;
+use crate::evidence::tlog::Tree;
 
 use crate::log::{DrillLog, LogError};
 
@@ -32,18 +34,34 @@ pub async fn gather(log: &DrillLog, entries: &[LoggedEntry], index: u64) -> Resu
     let Entry::Result(statement) = &result.entry else {
         return Err(missing("the result"));
     };
-    let intent = &statement.predicate.drill.intent;
-    let held = intent
-        .checkpoint_size
-        .ok_or_else(|| missing("the checkpoint held before the work"))?;
     let checkpoint = log
         .checkpoint()
         .await?
         .ok_or_else(|| missing("the log's checkpoint"))?;
-    let intent_checkpoint = log.store().checkpoint(held).await.map_err(LogError::from)?;
-    let intent_checkpoint = intent_checkpoint
-        .and_then(|bytes| SignedCheckpoint::parse(&bytes).ok())
-        .ok_or_else(|| missing("the checkpoint held before the work"))?;
+    let announced = match &statement.predicate.drill.intent {
+        Some(intent) => {
+            let held = intent
+                .checkpoint_size
+                .ok_or_else(|| missing("the checkpoint held before the work"))?;
+            Some(Announced {
+                entry: at(intent.index).ok_or_else(|| missing("the intent"))?.clone(),
+                checkpoint: log
+                    .held(held, &intent.witness)
+                    .await?
+                    .ok_or_else(|| missing("the checkpoint held before the work"))?,
+            })
+        }
+        None => None,
+    };
+    let population = population(log, statement, &at).await?;
+    let mut byproducts = Vec::new();
+    for byproduct in &statement.predicate.byproducts {
+        let stored = log.store().byproduct(&byproduct.digest).await;
+        let bytes = stored
+            .map_err(LogError::from)?
+            .ok_or_else(|| missing(&byproduct.name))?;
+        byproducts.push(bytes.to_vec());
+    }
     let mut countersignatures = Vec::new();
     for role in [TrustRole::Coordinator, TrustRole::Reviewer] {
         let stored = log
@@ -61,8 +79,10 @@ pub async fn gather(log: &DrillLog, entries: &[LoggedEntry], index: u64) -> Resu
     Ok(ExportInput {
         result_index: index,
         countersignatures,
-        intent: at(intent.index).ok_or_else(|| missing("the intent"))?.clone(),
-        intent_checkpoint,
+        intent: announced,
+        population,
+        byproducts,
+        delay_ms: delay(entries, index),
         tree: Tree::from_entries(entries[..size].iter().map(LoggedEntry::bytes)),
         entries: Some(entries[..size].iter().map(|e| e.bytes().to_vec()).collect()),
         earlier_checkpoints: Vec::new(),
@@ -71,6 +91,77 @@ pub async fn gather(log: &DrillLog, entries: &[LoggedEntry], index: u64) -> Resu
         checkpoint,
         result,
     })
+}
+
+/// How long the restore whose statement stands at `index` had waited.
+pub fn delay(entries: &[LoggedEntry], index: u64) -> Option<u64> {
+    entries.iter().find_map(|e| match &e.entry {
+        Entry::Received(r) if r.entry == index => Some(r.delay_ms),
+        _ => None,
+    })
+}
+
+/// The input for an export of the month's coverage at `index` of `entries`.
+///
+/// # Errors
+/// The log cannot be read, or that entry is no coverage.
+pub async fn gather_coverage(
+    log: &DrillLog,
+    entries: &[LoggedEntry],
+    index: u64,
+) -> Result<CoverageInput, GatherError> {
+    let missing = |what: &str| GatherError::Missing(what.to_owned());
+    let entry = usize::try_from(index)
+        .ok()
+        .and_then(|n| entries.get(n))
+        .ok_or_else(|| missing("the coverage"))?;
+    let Entry::Coverage(statement) = &entry.entry else {
+        return Err(missing("the coverage"));
+    };
+    let checkpoint = log
+        .checkpoint()
+        .await?
+        .ok_or_else(|| missing("the log's checkpoint"))?;
+    let size = usize::try_from(checkpoint.checkpoint().size)
+        .unwrap_or(entries.len())
+        .min(entries.len());
+    let tenant = &statement.predicate.tenant;
+    let counted = (0u64..)
+        .zip(entries)
+        .filter(|(n, e)| *n < statement.predicate.size && concerns(e, tenant));
+    Ok(CoverageInput {
+        entry: entry.clone(),
+        index,
+        entries: counted.map(|(n, e)| (n, e.clone())).collect(),
+        tree: Tree::from_entries(entries[..size].iter().map(LoggedEntry::bytes)),
+        trust_records: trust_records(log.store().repository(), log.trust().length()).await,
+        trust: log.trust().clone(),
+        checkpoint,
+    })
+}
+
+/// What the sample was drawn from, and the checkpoint that its seed follows from.
+async fn population<'a>(
+    log: &DrillLog,
+    statement: &Statement,
+    at: &impl Fn(u64) -> Option<&'a LoggedEntry>,
+) -> Result<Option<Announced>, GatherError> {
+    let missing = |what: &str| GatherError::Missing(what.to_owned());
+    let p = &statement.predicate;
+    let (Some(sampling), Some(intent)) = (&p.sampling, &p.drill.intent) else {
+        return Ok(None);
+    };
+    let (Some(index), Some(size)) = (sampling.population_index, sampling.checkpoint_size) else {
+        return Ok(None);
+    };
+    let what = "the checkpoint that the seed follows from";
+    Ok(Some(Announced {
+        entry: at(index).ok_or_else(|| missing("the population"))?.clone(),
+        checkpoint: log
+            .held(size, &intent.witness)
+            .await?
+            .ok_or_else(|| missing(what))?,
+    }))
 }
 
 /// The trust chain as stored, from whichever replica has each record.

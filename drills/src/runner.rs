@@ -1,18 +1,22 @@
 //! Runs a drill: a disaster on purpose.
 //!
-//! Order: the plan; the intent into the log, sealed by a checkpoint; the scratch
-//! space; checks of the repository; the production restore; the copy's recovery
-//! in isolation; checks of the copy; the space destroyed; the statement, linted,
-//! signed and logged. What goes wrong after the intent ends as a result that
-//! says so. If this process dies, the kernel kills the copy, the next run sweeps
-//! the space, and the coordinator answers the intent as abandoned.
+//! Order: the draw; the plan; the intent into the log, sealed by a checkpoint; the
+//! scratch space; the repository seen as the scenario says; checks of it; the damage
+//! or the attack that the scenario plays; the production restore; the copy's recovery
+//! in isolation; checks of the copy; the space destroyed; what was attacked put
+//! right; the statement, linted, signed and logged. What goes wrong after the
+//! intent ends as a result that says so. If this process dies, the kernel kills the
+//! copy, the next run sweeps the space, and the coordinator answers the intent as
+//! abandoned.
 //!
 //! The runner measures; it decides nothing. The verdict follows from the checks
 //! by [`crate::evidence::verdict`].
 
+mod choosing;
 mod copy;
-mod objectives;
-mod report;
+pub(crate) mod objectives;
+pub(crate) mod report;
+mod sight;
 
 pub use objectives::Governing;
 
@@ -20,27 +24,33 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use holdfast_agent::ledger::PointsReport;
-use holdfast_agent::restore::{Access, FetchBy, PlanError, plan_request};
-use holdfast_plan::restore::{Request, RestorePlan, Target};
+use holdfast_agent::restore::{Access, FetchBy, PlanError};
+use holdfast_plan::restore::Target;
+use holdfast_proto::Sha256Digest;
 use holdfast_proto::finding::Finding;
 use holdfast_proto::names::{ActorName, ClusterId, DrillId, FilestoreName, Region};
-use holdfast_proto::{Sha256Digest, Timestamp};
 use holdfast_repository::clock;
+use holdfast_repository::config::RepositoryConfig;
+use holdfast_repository::seal::Identities;
 use holdfast_repository::signing::SigningKey;
 
-use crate::checks::{Check, integrity};
+use crate::attack;
+use crate::checks::{Check, damage, integrity};
+use crate::draw::DrawError;
 use crate::evidence::entry::{IntendedRecovery, Intent};
 use crate::evidence::lint::{LintFinding, lint};
 use crate::evidence::statement::recovery::{EgressProbe as StatedProbe, Phase};
 use crate::evidence::statement::results::CheckClass;
-use crate::evidence::statement::{DrillKind, IntentReference, Level, Statement};
+use crate::evidence::statement::{DrillKind, IntentReference, Level, ScenarioName, Statement};
+use crate::evidence::tlog::NoteKey;
 use crate::evidence::verdict;
 use crate::log::{DrillLog, LogError};
-use crate::scenario::{QueryCheck, Scenario, ScenarioError};
-use crate::scratch::{EgressProbe, Isolation, ScratchError, ScratchSpace};
+use crate::scenario::{MomentKind, Played, Scenario, ScenarioError};
+use crate::scratch::{EGRESS_PROBE, EGRESS_SCRIPT, EgressProbe, Isolation, ScratchError, ScratchSpace};
 
+use choosing::{Chosen, choose};
 pub use report::Measured;
+use sight::Sight;
 
 /// A drill that could not begin, or could not be put on record.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +64,24 @@ pub enum DrillError {
     /// No moment can be drawn.
     #[error("{0} has no restorable interval to draw a moment from: see `holdfast points`")]
     NoWindow(ClusterId),
+    /// The scenario is about another kind of moment.
+    #[error("the scenario {scenario} is about {}: {what}", kind_in_words(*.kind))]
+    Moment {
+        /// The scenario.
+        scenario: ScenarioName,
+        /// The kind that it wants.
+        kind: MomentKind,
+        /// What to do.
+        what: &'static str,
+    },
+    /// No joint recovery point can be drawn.
+    #[error("{0} has no joint recovery point of database and filestores: see `holdfast points`")]
+    NoFence(ClusterId),
+    /// The attack needs the writer's credentials.
+    #[error(
+        "the scenario {0} turns the writer's credentials against the backup: name the agent's configuration with --writer          FILE"
+    )]
+    NoWriter(ScenarioName),
     /// The runner's key is not believed.
     #[error("the runner's key is not enrolled for {cluster}: {why}")]
     Runner {
@@ -65,6 +93,9 @@ pub enum DrillError {
     /// The log cannot be used.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// The moment was not drawn.
+    #[error(transparent)]
+    Draw(#[from] DrawError),
     /// There is no place to work.
     #[error(transparent)]
     Scratch(#[from] ScratchError),
@@ -84,6 +115,25 @@ pub struct Runner {
     pub scratch: PathBuf,
     /// How recovery fetches WAL.
     pub fetch: FetchBy,
+    /// Whoever outside must have seen an intent before work starts.
+    pub witnesses: Vec<NoteKey>,
+}
+
+impl Runner {
+    /// The regions of the repository, as configured.
+    fn regions(&self) -> Vec<Region> {
+        let replicas = self.fetch.repository.replicas.iter();
+        replicas.map(|r| r.region.clone()).collect()
+    }
+}
+
+fn kind_in_words(kind: MomentKind) -> &'static str {
+    match kind {
+        MomentKind::Any => "any moment",
+        MomentKind::Time => "a moment at which something happened",
+        MomentKind::Name => "a restore point that somebody named",
+        MomentKind::Fence => "a joint recovery point",
+    }
 }
 
 /// What is asked for.
@@ -97,6 +147,11 @@ pub struct DrillRequest {
     pub parameters: BTreeMap<String, String>,
     /// Where to; drawn from the newest restorable interval when absent.
     pub target: Option<Target>,
+    /// What opens the backup, where the scenario withholds the usual keys.
+    pub identities: Identities,
+    /// The repository as the agent reaches it, where the scenario turns the
+    /// agent's credentials against the backup.
+    pub writer: Option<RepositoryConfig>,
     /// Replicas whose absence is accepted, by name.
     pub accept_unreachable: BTreeSet<Region>,
     /// The policy that it is judged by, when there is one.
@@ -145,7 +200,10 @@ pub async fn run(
     say: Say<'_>,
 ) -> Result<DrillOutcome, DrillError> {
     let began = clock::now();
-    let queries = request.scenario.checks(&request.parameters)?;
+    let played = request.scenario.play(&request.parameters)?;
+    if request.scenario.attack && request.writer.is_none() {
+        return Err(DrillError::NoWriter(request.scenario.name.clone()));
+    }
     access
         .trust
         .check(
@@ -157,10 +215,12 @@ pub async fn run(
             cluster: request.cluster.clone(),
             why: e.to_string(),
         })?;
-    let log = DrillLog::open(&access.repository, &access.trust).await?;
+    let log = DrillLog::open(&access.repository, &access.trust)
+        .await?
+        .witnessed_by(&runner.witnesses);
     let id = DrillId::from_parts(began, rand::random());
 
-    let chosen = choose(access, request, &log, id, began).await?;
+    let chosen = choose(runner, access, request, &log, id, began).await?;
     say(&format!(
         "logging the intent to restore to {}",
         chosen.plan.target
@@ -168,7 +228,7 @@ pub async fn run(
     let sequence = log.sequence(&request.cluster).await?;
     let intent = Intent {
         drill: id,
-        slot: None,
+        slot: Some(chosen.drawn.slot.clone()),
         cluster: request.cluster.clone(),
         sequence: sequence.next,
         previous: sequence.previous,
@@ -176,112 +236,26 @@ pub async fn run(
         level: request.scenario.level,
         scenario: request.scenario.name.clone(),
         recovery: IntendedRecovery {
-            target: report::stated_target(&chosen.plan),
+            target: report::stated_target(&chosen.wanted.target, &chosen.plan),
             base: Some(chosen.plan.base.id),
-            point: None,
+            point: chosen.fence,
         },
-        seed: chosen.drawn.as_ref().map(|d| d.seed),
+        seed: Some(chosen.drawn.seed),
         at: began,
         deadline: began.plus_millis(request.limit.as_millis() as i64),
     };
     let reference = log.log_intent(&intent, &runner.key, request.patience).await?;
 
     let mut measured = Measured::new(id, &intent);
-    let work = carry_out(runner, access, request, &chosen, &queries, &mut measured, say);
+    let work = carry_out(runner, access, request, &chosen, &played, &mut measured, say);
     if tokio::time::timeout(request.limit, work).await.is_err() {
         measured.note_broken(
             "drill-in-time",
             &format!("the drill took longer than {} s", request.limit.as_secs()),
         );
     }
+    put_right(&mut measured, say).await;
     conclude(runner, access, request, &chosen, &log, reference, measured, say).await
-}
-
-/// The plan, and how its moment was chosen.
-struct Chosen {
-    plan: RestorePlan,
-    ledger: holdfast_agent::ledger::Ledger,
-    drawn: Option<Drawn>,
-}
-
-struct Drawn {
-    seed: Sha256Digest,
-    from: Timestamp,
-    until: Timestamp,
-    selected: Timestamp,
-}
-
-async fn choose(
-    access: &Access,
-    request: &DrillRequest,
-    log: &DrillLog,
-    id: DrillId,
-    now: Timestamp,
-) -> Result<Chosen, DrillError> {
-    let (target, drawn) = match &request.target {
-        Some(target) => (target.clone(), None),
-        None => {
-            let ledger =
-                holdfast_agent::ledger::Ledger::load(&access.repository, &access.trust, &request.cluster)
-                    .await
-                    .map_err(PlanError::from)?;
-            let drawn = draw(&ledger.points(), log, id, &request.cluster).await?;
-            (Target::Time(drawn.selected), Some(drawn))
-        }
-    };
-    let mut wanted = Request::new(target);
-    wanted.accept_unreachable = request.accept_unreachable.clone();
-    if request.scenario.level < Level::L3 {
-        wanted.filestores = holdfast_plan::restore::FilestoreChoice::None;
-    }
-    let (plan, ledger) = plan_request(
-        &access.repository,
-        &access.trust,
-        Some(&access.keyring),
-        &request.cluster,
-        &wanted,
-        now,
-    )
-    .await?;
-    Ok(Chosen { plan, ledger, drawn })
-}
-
-/// Draws a moment from the newest restorable interval. The seed is SHA-256 of
-/// the last checkpoint before the drill, the drill's id, and the interval, so
-/// that a reader of the log draws the same.
-async fn draw(
-    points: &PointsReport,
-    log: &DrillLog,
-    id: DrillId,
-    cluster: &ClusterId,
-) -> Result<Drawn, DrillError> {
-    let window = points
-        .restorable
-        .intervals
-        .iter()
-        .filter_map(|i| Some((i.from.time?, i.to.time?)))
-        .max_by_key(|(_, until)| *until)
-        .filter(|(from, until)| from < until);
-    let (from, until) = window.ok_or_else(|| DrillError::NoWindow(cluster.clone()))?;
-    let checkpoint = log.checkpoint().await?.map(|c| c.to_bytes()).unwrap_or_default();
-    let population = Sha256Digest::of(format!("{from} {until}").as_bytes());
-    let seed = Sha256Digest::of(
-        &[
-            checkpoint.as_slice(),
-            id.to_string().as_bytes(),
-            population.as_bytes(),
-        ]
-        .concat(),
-    );
-    let number = u64::from_be_bytes(seed.as_bytes()[..8].try_into().expect("eight of 32 bytes"));
-    let span = until.unix_micros().abs_diff(from.unix_micros());
-    let selected = Timestamp::from_unix_micros(from.unix_micros() + (number % span) as i64);
-    Ok(Drawn {
-        seed,
-        from,
-        until,
-        selected,
-    })
 }
 
 async fn carry_out(
@@ -289,7 +263,7 @@ async fn carry_out(
     access: &Access,
     request: &DrillRequest,
     chosen: &Chosen,
-    queries: &[QueryCheck],
+    played: &Played,
     measured: &mut Measured,
     say: Say<'_>,
 ) {
@@ -299,6 +273,31 @@ async fn carry_out(
         Ok(space) => space,
         Err(e) => return measured.note_broken("scratch-space", &e),
     };
+    note_isolation(isolation, measured);
+    measured.end(Phase::Provision, None, None);
+
+    measured.begin(Phase::KeyUnwrap);
+    let sight = sight::open(runner, access, request, chosen, measured).await;
+    let keys = sight.as_ref().map(|s| s.access.keyring.len() as u64);
+    measured.end(Phase::KeyUnwrap, None, keys);
+    if let Some(sight) = sight {
+        prove(
+            runner, access, request, chosen, played, isolation, &sight, &space, measured, say,
+        )
+        .await;
+        measured.sight = Some(sight);
+    }
+
+    say("destroying the scratch space");
+    measured.begin(Phase::Teardown);
+    match space.destroy() {
+        Ok(()) => measured.destroyed(clock::now()),
+        Err(e) => measured.note_broken("scratch-destroyed", &e),
+    }
+    measured.end(Phase::Teardown, None, None);
+}
+
+fn note_isolation(isolation: Isolation, measured: &mut Measured) {
     let probe = isolation.probe_egress();
     measured.isolated(
         isolation.kind(),
@@ -309,51 +308,94 @@ async fn carry_out(
         },
     );
     if probe != EgressProbe::NotProbed {
-        let check = Check::mandatory("egress-closed", CheckClass::Isolation);
+        let check = Check::mandatory("egress-closed", CheckClass::Isolation).query(EGRESS_SCRIPT);
+        let blocked = probe == EgressProbe::Blocked;
+        let expected = format!("blocked: {EGRESS_PROBE}");
         measured
             .checks
-            .push(check.compared(probe == EgressProbe::Blocked, "blocked", report::word(probe)));
+            .push(check.compared(blocked, expected, report::word(probe)));
     }
-    measured.end(Phase::Provision, None, None);
+}
 
+/// Looks at the repository, plays the scenario's damage or attack, and restores.
+#[expect(clippy::too_many_arguments, reason = "everything that a drill is made of")]
+async fn prove(
+    runner: &Runner,
+    access: &Access,
+    request: &DrillRequest,
+    chosen: &Chosen,
+    played: &Played,
+    isolation: Isolation,
+    sight: &Sight,
+    space: &ScratchSpace,
+    measured: &mut Measured,
+    say: Say<'_>,
+) {
+    let scenario = &request.scenario;
     say("checking the repository: signatures, presence, a drawn sample, continuity, keys");
-    measured.begin(Phase::KeyUnwrap);
-    let seed = chosen.drawn.as_ref().map_or_else(
-        || Sha256Digest::of(measured.id.to_string().as_bytes()),
-        |d| d.seed,
-    );
-    measured.end(Phase::KeyUnwrap, None, Some(access.keyring.len() as u64));
+    if scenario.level == Level::L1 {
+        measured.begin(Phase::Checks);
+    }
+    let seed = chosen.drawn.seed;
     let under = integrity::Under {
-        repository: &access.repository,
-        trust: &access.trust,
-        keyring: &access.keyring,
-        ledger: &chosen.ledger,
-        plan: &chosen.plan,
+        repository: &sight.access.repository,
+        trust: &sight.access.trust,
+        keyring: &sight.access.keyring,
+        ledger: &sight.ledger,
+        plan: &sight.plan,
         seed,
+        sample_percent: scenario.sample_percent,
+        secrets_too: scenario.only_escrow,
     };
-    let (found, wal) = integrity::run(under).await;
-    measured.checks.extend(found);
-    measured.wal = wal;
-
-    if request.scenario.level > Level::L1 {
-        let copy = copy::Copy {
-            runner,
-            access,
-            request,
-            plan: &chosen.plan,
-            isolation,
-            queries,
-        };
-        copy.prove(space.path(), measured, say).await;
+    let found = integrity::run(under).await;
+    measured.checks.extend(found.checks);
+    measured.findings.extend(found.findings);
+    measured.wal.clone_from(&found.objects.wal);
+    measured.packs = found.sample;
+    if scenario.level == Level::L1 {
+        measured.end(Phase::Checks, None, Some(measured.checks.len() as u64));
+        return;
     }
 
-    say("destroying the scratch space");
-    measured.begin(Phase::Teardown);
-    match space.destroy() {
-        Ok(()) => measured.destroyed(clock::now()),
-        Err(e) => measured.note_broken("scratch-destroyed", &e),
+    if let (Some(view), Some(spec)) = (&sight.view, &scenario.view.damage) {
+        let damaged = damage::drawn(seed, &found.objects, spec, &runner.regions());
+        say(&format!(
+            "looking at the repository with {} copies damaged",
+            damaged.len()
+        ));
+        view.damage(damaged);
     }
-    measured.end(Phase::Teardown, None, None);
+    if let (true, Some(writer)) = (scenario.attack, &request.writer) {
+        say("turning the writer's credentials against the backup");
+        let (real, attacked) = (&access.repository, &mut measured.attacked);
+        let checks = attack::strike(writer, real, &found.objects, seed, attacked).await;
+        measured.checks.extend(checks);
+    }
+    let copy = copy::Copy {
+        runner,
+        request,
+        sight,
+        isolation,
+        played,
+        fence: chosen.fence,
+    };
+    copy.prove(space.path(), measured, say).await;
+    if let Some(view) = &sight.view {
+        measured.checks.extend(sight::cut_off(view));
+        if scenario.view.damage.is_some() {
+            let checks = damage::aftermath(&access.repository, view, &measured.findings).await;
+            measured.checks.extend(checks);
+        }
+    }
+}
+
+/// What the attack changed is put right, whatever became of the drill.
+async fn put_right(measured: &mut Measured, say: Say<'_>) {
+    let attacked = std::mem::take(&mut measured.attacked);
+    if !attacked.is_empty() {
+        say("putting right what was attacked");
+        measured.checks.push(attacked.put_right().await);
+    }
 }
 
 fn provision(runner: &Runner, id: DrillId) -> Result<ScratchSpace, ScratchError> {
@@ -377,7 +419,10 @@ async fn conclude(
     measured: Measured,
     say: Say<'_>,
 ) -> Result<DrillOutcome, DrillError> {
-    let findings = measured.findings.clone();
+    let mut findings = measured.findings.clone();
+    let mut seen = BTreeSet::new();
+    findings.retain(|f| seen.insert((f.name.clone(), f.subject.clone())));
+    let listing = measured.packs.listing();
     let mut statement = report::statement(runner, access, request, chosen, intent, measured).await;
     verdict::settle(&mut statement.predicate);
     lint(&statement).map_err(DrillError::Lint)?;
@@ -385,6 +430,10 @@ async fn conclude(
         "logging the result: {}",
         statement.predicate.results.verdict
     ));
+    if !listing.is_empty() {
+        let stored = log.store().put_byproduct(listing.into()).await;
+        stored.map_err(LogError::from)?;
+    }
     let place = log.log_result(&statement, &runner.key, request.patience).await?;
     let countersigned = log
         .wait_countersigned(&place.digest, request.patience)

@@ -1,15 +1,27 @@
 //! Scenarios: what a drill sets out to prove, as TOML.
 //!
-//! A scenario names its level and its own checks; the level brings checks of its
-//! own (see [`crate::checks`]). A check is a query for one number and a bound.
-//! `{name}` in a check's texts is replaced by the parameter of that name, which
-//! the person or the schedule that starts the drill gives. Unknown keys,
-//! parameters that nobody declared and parameters that are missing are refused.
+//! A scenario names its level, what it does to the copy's surroundings (regions
+//! that are cut off, objects that are damaged, keys that are withheld, an attack
+//! with the writer's credentials), and its own checks; the level brings checks of
+//! its own (see [`crate::checks`]). `{name}` in a text is replaced by the
+//! parameter of that name, which the person or the schedule that starts the drill
+//! gives. `docs/operations/scenarios.md` is the reference.
+//!
+//! - [`reading`]: from a file's text, with every problem at its line.
+//! - [`filling`]: parameters filled in.
+//!
+//! Nothing here runs anything.
+
+mod filling;
+mod reading;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
-use serde::Deserialize;
+use holdfast_plan::document::Problem;
+use holdfast_proto::Sha256Digest;
+use holdfast_proto::names::Region;
 
 use crate::evidence::statement::results::CheckClass;
 use crate::evidence::statement::{Level, ScenarioName};
@@ -18,16 +30,22 @@ use crate::evidence::statement::{Level, ScenarioName};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ScenarioError {
     /// Not one of the shipped, and no file of that name.
-    #[error("there is no scenario {0:?}: `holdfast drill list` names those there are")]
+    #[error(
+        "there is no scenario {0:?}: `holdfast drill scenarios` names those there are; a file of your own is named by \
+         its path"
+    )]
     Unknown(String),
-    /// The file is not a scenario.
-    #[error("the scenario {name} cannot be read: {why}")]
+    /// The file is not there.
+    #[error("the scenario {path} cannot be read: {why}")]
     Unreadable {
         /// Which.
-        name: String,
-        /// The parser's words, or what is wrong.
+        path: String,
+        /// Why.
         why: String,
     },
+    /// The file is not a scenario.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Problems(Vec<Problem>),
     /// A parameter is missing.
     #[error("the scenario {scenario} needs {parameter} ({meaning}): pass --set {parameter}=VALUE")]
     Missing {
@@ -49,10 +67,10 @@ pub enum ScenarioError {
         known: String,
     },
     /// A value that does not fit.
-    #[error("{what} of the check {check} is {value:?}: {expected}")]
+    #[error("{what} of {whose} is {value:?}: {expected}")]
     Value {
-        /// The check.
-        check: String,
+        /// The check, or the scenario's section.
+        whose: String,
         /// Which text of it.
         what: &'static str,
         /// What it came to.
@@ -63,8 +81,7 @@ pub enum ScenarioError {
 }
 
 /// A scenario as its file says it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scenario {
     /// Its name.
     pub name: ScenarioName,
@@ -72,62 +89,178 @@ pub struct Scenario {
     pub title: String,
     /// What it proves.
     pub level: Level,
+    /// Which moments it can be played for.
+    pub moment: MomentKind,
     /// Its parameters, each with its meaning.
-    #[serde(default)]
     pub parameters: BTreeMap<String, String>,
-    #[serde(default, rename = "check")]
-    checks: Vec<RawCheck>,
+    /// Hundredths of all packs that are read whole before the restore.
+    pub sample_percent: u64,
+    /// How the repository is seen.
+    pub view: ViewSpec,
+    /// Only this role's identity may open anything.
+    pub only_escrow: bool,
+    /// The writer's credentials are turned against the backup.
+    pub attack: bool,
+    /// SHA-256 of its text.
+    pub digest: Sha256Digest,
+    major: Option<String>,
+    checks: Vec<CheckSpec>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawCheck {
+/// Which moments a scenario can be played for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MomentKind {
+    /// Any; drawn from what is restorable when none is given.
+    #[default]
+    Any,
+    /// One that is given as a time: the scenario is about something that happened.
+    Time,
+    /// A restore point that somebody named.
+    Name,
+    /// A joint recovery point of database and filestores; drawn when none is given.
+    Fence,
+}
+
+impl fmt::Display for MomentKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            MomentKind::Any => "any",
+            MomentKind::Time => "time",
+            MomentKind::Name => "name",
+            MomentKind::Fence => "fence",
+        })
+    }
+}
+
+/// How the repository is seen while the scenario is played.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ViewSpec {
+    /// Regions that answer nothing.
+    pub cut: Vec<RegionChoice>,
+    /// Copies that are damaged.
+    pub damage: Option<DamageSpec>,
+}
+
+/// Copies that are damaged: so many objects, in each of these regions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamageSpec {
+    /// Where.
+    pub regions: Vec<RegionChoice>,
+    /// Objects with a wrong bit.
+    pub flipped: usize,
+    /// Objects without their second half.
+    pub truncated: usize,
+    /// Objects that are not there.
+    pub gone: usize,
+}
+
+/// A region, as a scenario names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RegionChoice {
+    /// The first in the configuration.
+    First,
+    /// All of them.
+    All,
+    /// This one.
+    Named(Region),
+}
+
+impl RegionChoice {
+    /// The regions meant, of those that are configured.
+    pub fn of(&self, configured: &[Region]) -> Vec<Region> {
+        match self {
+            RegionChoice::First => configured.first().cloned().into_iter().collect(),
+            RegionChoice::All => configured.to_vec(),
+            RegionChoice::Named(region) => vec![region.clone()],
+        }
+    }
+}
+
+/// A check, its texts not filled in yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct CheckSpec {
     id: String,
     class: CheckClass,
-    database: String,
-    query: String,
-    #[serde(default)]
-    at_least: Option<String>,
-    #[serde(default)]
-    equals: Option<String>,
-    timeout: String,
-    #[serde(default = "yes")]
+    timeout: Duration,
     mandatory: bool,
+    does: DoesSpec,
 }
 
-const fn yes() -> bool {
-    true
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum DoesSpec {
+    Query {
+        database: String,
+        query: String,
+        expect: ExpectSpec,
+    },
+    Program {
+        command: Vec<String>,
+        role: String,
+    },
 }
 
-/// What a query's number is held against.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum ExpectSpec {
+    AtLeast(String),
+    AtMost(String),
+    Equals(String),
+    Text(String),
+}
+
+/// A scenario with its parameters filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Played {
+    /// Queries, in the file's order.
+    pub queries: Vec<QueryCheck>,
+    /// Programs, in the file's order; they run after all queries.
+    pub programs: Vec<ProgramCheck>,
+    /// The major version of PostgreSQL that the copy must have.
+    pub major: Option<u32>,
+}
+
+/// What a query's answer is held against.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expectation {
     /// The number or more.
     AtLeast(i64),
+    /// The number or less.
+    AtMost(i64),
     /// The number.
     Equals(i64),
+    /// The text.
+    Text(String),
 }
 
 impl Expectation {
-    /// Whether `actual` is as expected.
-    pub const fn holds(self, actual: i64) -> bool {
+    /// Whether the number `actual` is as expected; a text is none.
+    pub fn holds(&self, actual: i64) -> bool {
         match self {
-            Expectation::AtLeast(bound) => actual >= bound,
-            Expectation::Equals(value) => actual == value,
+            Expectation::AtLeast(bound) => actual >= *bound,
+            Expectation::AtMost(bound) => actual <= *bound,
+            Expectation::Equals(value) => actual == *value,
+            Expectation::Text(_) => false,
         }
     }
 }
 
-impl std::fmt::Display for Expectation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Expectation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Expectation::AtLeast(bound) => write!(f, "at least {bound}"),
+            Expectation::AtMost(bound) => write!(f, "at most {bound}"),
             Expectation::Equals(value) => write!(f, "{value}"),
+            // A text may be anything: evidence carries its digest.
+            Expectation::Text(text) => write!(f, "{}", text_digest(text)),
         }
     }
 }
 
-/// A check with its parameters filled in.
+/// A text as evidence carries it.
+pub fn text_digest(text: &str) -> String {
+    format!("SHA-256 {}", Sha256Digest::of(text.as_bytes()))
+}
+
+/// A query of the scenario, filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueryCheck {
     /// Its name.
@@ -136,9 +269,9 @@ pub struct QueryCheck {
     pub class: CheckClass,
     /// Where it runs.
     pub database: String,
-    /// A query for one number.
+    /// A query for one value.
     pub query: String,
-    /// What the number must be.
+    /// What the value must be.
     pub expect: Expectation,
     /// How long it may take.
     pub timeout: Duration,
@@ -146,11 +279,40 @@ pub struct QueryCheck {
     pub mandatory: bool,
 }
 
-/// The scenarios that are shipped: name and text.
-const SHIPPED: &[(&str, &str)] = &[(
+/// A program of the scenario, filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProgramCheck {
+    /// Its name.
+    pub id: String,
+    /// What it is about.
+    pub class: CheckClass,
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// The role in the database that its environment names.
+    pub role: String,
+    /// How long it may take.
+    pub timeout: Duration,
+    /// Without it there is no verdict.
+    pub mandatory: bool,
+}
+
+macro_rules! shipped {
+    ($($name:literal),* $(,)?) => {
+        /// The scenarios that are shipped: name and text.
+        const SHIPPED: &[(&str, &str)] = &[
+            $(($name, include_str!(concat!("../scenarios/", $name, ".toml")))),*
+        ];
+    };
+}
+
+shipped!(
     "accidental-deletion",
-    include_str!("../scenarios/accidental-deletion.toml"),
-)];
+    "failed-upgrade",
+    "key-loss",
+    "ransomware",
+    "region-loss",
+    "storage-corruption",
+);
 
 impl Scenario {
     /// The shipped scenarios.
@@ -161,8 +323,16 @@ impl Scenario {
             .collect()
     }
 
-    /// The shipped scenario `name`.
+    /// The scenario called `name`: a shipped one, or one of the caller's own when
+    /// `name` is the path of a file (with a `/`, or ending in `.toml`).
     pub fn named(name: &str) -> Result<Self, ScenarioError> {
+        if name.contains('/') || name.ends_with(".toml") {
+            let text = std::fs::read_to_string(name).map_err(|e| ScenarioError::Unreadable {
+                path: name.to_owned(),
+                why: e.to_string(),
+            })?;
+            return Self::parse(name, &text);
+        }
         SHIPPED
             .iter()
             .find(|(n, _)| *n == name)
@@ -170,138 +340,8 @@ impl Scenario {
             .and_then(|(n, text)| Self::parse(n, text))
     }
 
-    /// Reads a scenario; `name` is for messages.
-    pub fn parse(name: &str, text: &str) -> Result<Self, ScenarioError> {
-        let unreadable = |why: String| ScenarioError::Unreadable {
-            name: name.to_owned(),
-            why,
-        };
-        let scenario: Self = toml::from_str(text).map_err(|e| unreadable(e.to_string()))?;
-        let mut ids = std::collections::BTreeSet::new();
-        for check in &scenario.checks {
-            if !ids.insert(&check.id) {
-                return Err(unreadable(format!("two checks are called {}", check.id)));
-            }
-            if check.at_least.is_some() == check.equals.is_some() {
-                return Err(unreadable(format!(
-                    "the check {} needs either at_least or equals",
-                    check.id
-                )));
-            }
-        }
-        Ok(scenario)
-    }
-
-    /// The scenario's own checks with `given` filled in.
-    pub fn checks(&self, given: &BTreeMap<String, String>) -> Result<Vec<QueryCheck>, ScenarioError> {
-        if let Some(parameter) = given.keys().find(|k| !self.parameters.contains_key(*k)) {
-            return Err(ScenarioError::Undeclared {
-                scenario: self.name.clone(),
-                parameter: parameter.clone(),
-                known: self.parameters.keys().cloned().collect::<Vec<_>>().join(", "),
-            });
-        }
-        if let Some((parameter, meaning)) = self.parameters.iter().find(|(k, _)| !given.contains_key(*k)) {
-            return Err(ScenarioError::Missing {
-                scenario: self.name.clone(),
-                parameter: parameter.clone(),
-                meaning: meaning.clone(),
-            });
-        }
-        self.checks.iter().map(|check| check.fill(given)).collect()
-    }
-}
-
-impl RawCheck {
-    fn fill(&self, given: &BTreeMap<String, String>) -> Result<QueryCheck, ScenarioError> {
-        let fill = |text: &str| {
-            given
-                .iter()
-                .fold(text.to_owned(), |t, (k, v)| t.replace(&format!("{{{k}}}"), v))
-        };
-        let wrong = |what, value: String, expected| ScenarioError::Value {
-            check: self.id.clone(),
-            what,
-            value,
-            expected,
-        };
-        let number = |what, text: &str| {
-            let text = fill(text);
-            text.parse::<i64>()
-                .map_err(|_| wrong(what, text, "a whole number is needed"))
-        };
-        let expect = match (&self.at_least, &self.equals) {
-            (Some(bound), _) => Expectation::AtLeast(number("at_least", bound)?),
-            (None, Some(value)) => Expectation::Equals(number("equals", value)?),
-            (None, None) => unreachable!("parse refuses a check without an expectation"),
-        };
-        let timeout = self
-            .timeout
-            .strip_suffix('s')
-            .and_then(|t| t.parse().ok())
-            .map(Duration::from_secs)
-            .ok_or_else(|| wrong("timeout", self.timeout.clone(), "write seconds, for example 60s"))?;
-        Ok(QueryCheck {
-            id: self.id.clone(),
-            class: self.class,
-            database: fill(&self.database),
-            query: fill(&self.query),
-            expect,
-            timeout,
-            mandatory: self.mandatory,
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn given(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect()
-    }
-
-    #[test]
-    fn every_shipped_scenario_is_what_its_name_says() {
-        for scenario in Scenario::shipped() {
-            assert_eq!(Scenario::named(scenario.name.as_str()).unwrap(), scenario);
-        }
-    }
-
-    #[test]
-    fn parameters_are_filled_in_and_checked() {
-        let scenario = Scenario::named("accidental-deletion").unwrap();
-        let full = given(&[("database", "erp"), ("query", "SELECT 1"), ("minimum", "7")]);
-        let checks = scenario.checks(&full).unwrap();
-        assert_eq!(checks[0].database, "erp");
-        assert_eq!(checks[0].expect, Expectation::AtLeast(7));
-        assert!(matches!(
-            scenario.checks(&given(&[])),
-            Err(ScenarioError::Missing { .. })
-        ));
-        let mut more = full.clone();
-        more.insert("other".into(), "x".into());
-        assert!(matches!(
-            scenario.checks(&more),
-            Err(ScenarioError::Undeclared { .. })
-        ));
-        let mut wrong = full;
-        wrong.insert("minimum".into(), "many".into());
-        assert!(matches!(
-            scenario.checks(&wrong),
-            Err(ScenarioError::Value { .. })
-        ));
-    }
-
-    #[test]
-    fn unknown_keys_are_refused() {
-        let text = "name = \"x\"\ntitle = \"t\"\nlevel = \"L2\"\nmood = \"good\"\n";
-        assert!(matches!(
-            Scenario::parse("x", text),
-            Err(ScenarioError::Unreadable { .. })
-        ));
+    /// Whether the repository is seen otherwise than it is.
+    pub fn has_view(&self) -> bool {
+        self.view != ViewSpec::default()
     }
 }

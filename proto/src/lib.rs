@@ -10,6 +10,7 @@
 //! - [`names`]: tenants, clusters, lineages, identifiers.
 //! - [`envelope`]: how a signed object is laid out in bytes.
 //! - [`record`]: what signed objects say.
+//! - [`reference`]: what the source's databases said at a fence.
 //! - [`manifest`]: how a backup maps files to extents in packs.
 //! - [`message`]: what an agent and the coordinator say to each other.
 //! - [`finding`]: how a departure from what should be is reported.
@@ -24,6 +25,7 @@ pub mod message;
 pub mod names;
 pub mod pg;
 pub mod record;
+pub mod reference;
 pub mod time;
 
 pub use digest::{Blake3Digest, ContentId, Fingerprint, Sha256Digest, Sha256Hasher};

@@ -15,7 +15,7 @@ use crate::names::{
     Region, RepositoryId, SystemId, WorkId,
 };
 use crate::pg::{Lsn, SegmentSize, TimelineId};
-use crate::{Fingerprint, Sha256Digest, Timestamp};
+use crate::{ContentId, Fingerprint, Sha256Digest, Timestamp};
 
 macro_rules! record {
     ($name:ident, $kind:literal) => {
@@ -201,6 +201,21 @@ pub struct WalChunk {
     pub sha256: Sha256Digest,
     /// Fingerprint of the epoch key that it is sealed to.
     pub sealed_to: Fingerprint,
+    /// By what the writer knows the WAL in it again; absent in objects of older
+    /// writers.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub id: Option<WalChunkId>,
+}
+
+/// The identity of a chunk's WAL, which a holder of the index key can compare
+/// with a file's without opening anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WalChunkId {
+    /// Fingerprint of the index key.
+    pub key: Fingerprint,
+    /// The content id of the raw WAL.
+    pub content: ContentId,
 }
 
 /// A transaction's end: where its record lies and what time it carries.
@@ -476,7 +491,9 @@ pub struct PointFilestore {
     pub because: String,
 }
 
-/// `points/<id>`: a moment to which database and filestores can go together.
+/// `points/<id>`: a moment to which database and filestores can go together. The
+/// payload, where there is one, is sealed zstd of JSON:
+/// [`crate::reference::ReferenceValues`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PointBody {
@@ -517,6 +534,6 @@ pub struct BundleBody {
     /// Counts of catalogue facts by kind (roles, extensions, collations).
     pub facts: BTreeMap<String, u64>,
     /// Keyed digest of the content: equal content makes equal bundles.
-    pub content: crate::ContentId,
+    pub content: ContentId,
 }
 record!(BundleBody, "bundle");

@@ -1,17 +1,17 @@
-//! Where evidence lies: the log's entries, its checkpoints, and signatures that
-//! were added later.
+//! Where evidence lies: the log's entries, its checkpoints, signatures that were
+//! added later, files that statements name, and statements that wait.
 //!
 //! Entries are numbered from zero without a gap; the authority replica decides
 //! who has a number, the others copy. What an entry says is not this module's
 //! business. If a process dies between the authority and the other replicas,
 //! [`EvidenceStore::copy_missing`] completes it later.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use holdfast_proto::Sha256Digest;
-use holdfast_proto::names::ObjectKey;
+use holdfast_proto::names::{DrillId, ObjectKey};
 use holdfast_proto::record::TrustRole;
+use holdfast_proto::{Fingerprint, Sha256Digest};
 
 use crate::authority::{Authority, AuthorityError};
 use crate::layout::{self, Located};
@@ -101,6 +101,17 @@ impl EvidenceStore {
 
     /// The largest checkpoint: its size and bytes.
     pub async fn latest_checkpoint(&self) -> Result<Option<(u64, Bytes)>, EvidenceError> {
+        match self.checkpoint_sizes().await?.last() {
+            Some(size) => {
+                let bytes = self.read(&layout::evidence_checkpoint(*size)).await?;
+                Ok(bytes.map(|b| (*size, b)))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// The sizes of all checkpoints, on any replica within reach.
+    pub async fn checkpoint_sizes(&self) -> Result<BTreeSet<u64>, EvidenceError> {
         let mut sizes = BTreeSet::new();
         let mut failed = None;
         for replica in self.repository.replicas() {
@@ -114,13 +125,9 @@ impl EvidenceStore {
                 Err(e) => failed = Some(e),
             }
         }
-        match (sizes.last(), failed) {
-            (Some(size), _) => {
-                let bytes = self.read(&layout::evidence_checkpoint(*size)).await?;
-                Ok(bytes.map(|b| (*size, b)))
-            }
-            (None, Some(e)) if self.repository.replicas().len() == 1 => Err(e.into()),
-            (None, _) => Ok(None),
+        match failed {
+            Some(e) if sizes.is_empty() && self.repository.replicas().len() == 1 => Err(e.into()),
+            _ => Ok(sizes),
         }
     }
 
@@ -131,13 +138,8 @@ impl EvidenceStore {
 
     /// Stores the checkpoint of `size` entries. The first one stored counts.
     pub async fn put_checkpoint(&self, size: u64, checkpoint: Bytes) -> Result<(), EvidenceError> {
-        let key = layout::evidence_checkpoint(size);
-        match self.decider()?.create(&key, checkpoint.clone()).await {
-            Ok(_) => self.spread(&key, &checkpoint).await,
-            Err(e) if e.class() == Class::Conflict => {}
-            Err(e) => return Err(e.into()),
-        }
-        Ok(())
+        self.put_first(&layout::evidence_checkpoint(size), &checkpoint)
+            .await
     }
 
     /// A signature that `role` added to the entry with this digest.
@@ -156,9 +158,92 @@ impl EvidenceStore {
         role: TrustRole,
         signature: Bytes,
     ) -> Result<(), EvidenceError> {
-        let key = layout::evidence_signature(leaf, role);
-        match self.decider()?.create(&key, signature.clone()).await {
-            Ok(_) => self.spread(&key, &signature).await,
+        self.put_first(&layout::evidence_signature(leaf, role), &signature)
+            .await
+    }
+
+    /// Witnesses' signatures over the checkpoint of `size` entries, by their keys.
+    pub async fn cosignatures(&self, size: u64) -> Result<BTreeMap<Fingerprint, Bytes>, EvidenceError> {
+        let mut found = BTreeMap::new();
+        for listed in self.decider()?.list(&layout::evidence_cosignatures(size)).await? {
+            if let Some(Located::EvidenceCosignature { witness, .. }) = layout::parse(listed.key.as_str())
+                && let Some(bytes) = self.read(&listed.key).await?
+            {
+                found.insert(witness, bytes);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Adds a witness's signature over the checkpoint of `size` entries. The
+    /// first one of each key counts.
+    pub async fn put_cosignature(
+        &self,
+        size: u64,
+        witness: &Fingerprint,
+        note: Bytes,
+    ) -> Result<(), EvidenceError> {
+        self.put_first(&layout::evidence_cosignature(size, witness), &note)
+            .await
+    }
+
+    /// A file that a statement names, whole and of that digest, or `None`.
+    pub async fn byproduct(&self, sha256: &Sha256Digest) -> Result<Option<Bytes>, EvidenceError> {
+        let found = self.read(&layout::evidence_byproduct(sha256)).await?;
+        Ok(found.filter(|bytes| Sha256Digest::of(bytes) == *sha256))
+    }
+
+    /// Stores a file that a statement will name; its digest.
+    pub async fn put_byproduct(&self, bytes: Bytes) -> Result<Sha256Digest, EvidenceError> {
+        let sha256 = Sha256Digest::of(&bytes);
+        self.put_first(&layout::evidence_byproduct(&sha256), &bytes)
+            .await?;
+        Ok(sha256)
+    }
+
+    /// Leaves a statement to be logged later, on every replica within reach:
+    /// whoever decides may be the region that was lost. Returns how many have it.
+    pub async fn put_pending(
+        repository: &Repository,
+        drill: DrillId,
+        envelope: Bytes,
+    ) -> Result<usize, EvidenceError> {
+        let key = layout::evidence_pending(drill);
+        let (mut stored, mut failed) = (0, None);
+        for replica in repository.replicas() {
+            match replica.create(&key, envelope.clone()).await {
+                Ok(_) => stored += 1,
+                Err(e) => failed = Some(e),
+            }
+        }
+        match failed {
+            Some(e) if stored == 0 => Err(e.into()),
+            _ => Ok(stored),
+        }
+    }
+
+    /// Statements that wait, or waited, to be logged, from every replica within
+    /// reach. The same drill may be there with different bytes.
+    pub async fn pending(&self) -> Result<Vec<(DrillId, Bytes)>, EvidenceError> {
+        let mut found = BTreeSet::new();
+        for replica in self.repository.replicas() {
+            let Ok(listed) = replica.list(&layout::evidence_pendings()).await else {
+                continue;
+            };
+            for object in listed {
+                if let Some(Located::EvidencePending { drill }) = layout::parse(object.key.as_str())
+                    && let Ok(bytes) = replica.get(&object.key).await
+                {
+                    found.insert((drill, bytes));
+                }
+            }
+        }
+        Ok(found.into_iter().collect())
+    }
+
+    async fn put_first(&self, key: &ObjectKey, bytes: &Bytes) -> Result<(), EvidenceError> {
+        match self.decider()?.create(key, bytes.clone()).await {
+            Ok(_) => self.spread(key, bytes).await,
             Err(e) if e.class() == Class::Conflict => {}
             Err(e) => return Err(e.into()),
         }

@@ -215,6 +215,18 @@ pub enum Located {
         /// In which role it was signed.
         role: TrustRole,
     },
+    /// A witness's signature over a checkpoint of the evidence log.
+    EvidenceCosignature {
+        /// How many entries the checkpoint covers.
+        size: u64,
+        /// The witness's key.
+        witness: Fingerprint,
+    },
+    /// A file that a statement names by digest.
+    EvidenceByproduct {
+        /// SHA-256 of its bytes.
+        sha256: Sha256Digest,
+    },
     /// A statement that waits to be logged.
     EvidencePending {
         /// The drill.
@@ -291,6 +303,10 @@ impl Located {
             Located::EvidenceSignature { leaf, role } => {
                 format!("{}{}", evidence_signatures(leaf), role_word(*role))
             }
+            Located::EvidenceCosignature { size, witness } => {
+                format!("{}{witness}", evidence_cosignatures(*size))
+            }
+            Located::EvidenceByproduct { sha256 } => format!("{EVIDENCE_BYPRODUCTS}{sha256}"),
             Located::EvidencePending { drill } => format!("{EVIDENCE_PENDING}{drill}"),
         })
     }
@@ -320,6 +336,8 @@ impl Located {
             | Located::EvidenceCheckpoint { .. }
             | Located::EvidenceStatement { .. }
             | Located::EvidenceSignature { .. }
+            | Located::EvidenceCosignature { .. }
+            | Located::EvidenceByproduct { .. }
             | Located::EvidencePending { .. } => None,
         }
     }
@@ -337,7 +355,12 @@ pub fn parse(key: &str) -> Option<Located> {
 pub fn is_content(key: &ObjectKey) -> bool {
     matches!(
         parse(key.as_str()),
-        Some(Located::Pack { .. } | Located::Index { .. } | Located::EvidenceStatement { .. })
+        Some(
+            Located::Pack { .. }
+                | Located::Index { .. }
+                | Located::EvidenceStatement { .. }
+                | Located::EvidenceByproduct { .. }
+        )
     )
 }
 
@@ -373,6 +396,13 @@ fn read_evidence(parts: &[&str]) -> Option<Located> {
         ["signatures", leaf, role] => Some(Located::EvidenceSignature {
             leaf: leaf.parse().ok()?,
             role: role_of(role)?,
+        }),
+        ["log", "cosignatures", size, witness] => Some(Located::EvidenceCosignature {
+            size: number(size)?,
+            witness: witness.parse().ok()?,
+        }),
+        ["byproducts", sha256] => Some(Located::EvidenceByproduct {
+            sha256: sha256.parse().ok()?,
         }),
         ["pending", drill] => Some(Located::EvidencePending {
             drill: drill.parse().ok()?,
@@ -479,6 +509,7 @@ const COORDINATOR_LEASES: &str = "control/leases/";
 const EVIDENCE_ENTRIES: &str = "evidence/log/entries/";
 const EVIDENCE_CHECKPOINTS: &str = "evidence/log/checkpoints/";
 const EVIDENCE_STATEMENTS: &str = "evidence/statements/";
+const EVIDENCE_BYPRODUCTS: &str = "evidence/byproducts/";
 const EVIDENCE_PENDING: &str = "evidence/pending/";
 
 fn number(text: &str) -> Option<u64> {

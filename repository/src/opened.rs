@@ -28,7 +28,7 @@ use crate::config::{ConfigError, RepositoryConfig};
 use crate::layout::{self, Located};
 use crate::probe::ProbeError;
 use crate::replica::{Class, Deadlines, Document, Replica, StoreError};
-use crate::store::BackEnd;
+use crate::store::{BackEnd, Lens};
 
 /// The writer's name in the probe objects that initialising leaves.
 pub const INIT: &str = "repo-init";
@@ -167,6 +167,20 @@ impl Repository {
     /// suffices; [`Repository::unreachable`] says which are missing.
     pub async fn open(config: &RepositoryConfig) -> Result<Self, OpenError> {
         let (replicas, lenient) = configured(config)?;
+        Self::open_replicas(replicas, lenient).await
+    }
+
+    /// As [`Repository::open`], with every replica looked at through `lens`.
+    pub async fn open_through(config: &RepositoryConfig, lens: &dyn Lens) -> Result<Self, OpenError> {
+        let (_, lenient) = configured(config)?;
+        let mut replicas = Vec::with_capacity(config.replicas.len());
+        for replica in &config.replicas {
+            let back = BackEnd::open(replica)?;
+            replicas.push(Replica::new(
+                replica.region.clone(),
+                lens.through(&replica.region, back),
+            ));
+        }
         Self::open_replicas(replicas, lenient).await
     }
 

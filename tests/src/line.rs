@@ -6,15 +6,16 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use holdfast_agent::findings::Findings;
 use holdfast_agent::postgres::{PgTarget, SlotName};
+use holdfast_agent::wal::push::{Feed, Push, PushError, Pushing, Taken};
 use holdfast_agent::wal::{self, LineDirectives, Valve, WalContext, WalError, WalFrontier, WalState};
-use holdfast_proto::names::Lineage;
+use holdfast_proto::names::{Lineage, SystemId};
 use holdfast_proto::pg::{Lsn, SegmentName, SegmentSize, TimelineId};
 use holdfast_proto::record::WalBody;
 use holdfast_repository::Repository;
 use holdfast_repository::layout::{self, Located, WalName};
 use holdfast_repository::pack::open_frame;
 use holdfast_repository::publisher::Publisher;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -95,6 +96,38 @@ impl Line {
         lineage: Lineage,
         valve: Valve,
     ) -> Result<Self> {
+        Self::start_taking(vault, pg, publisher, tip_interval, lineage, valve, None).await
+    }
+
+    /// Starts a line that takes what is pushed: beside its stream, or nothing else.
+    pub async fn start_pushed(
+        vault: &Vault,
+        pg: &TestPostgres,
+        copies: usize,
+        feed: Feed,
+    ) -> Result<(Self, Pushes)> {
+        let (sender, incoming) = mpsc::channel(4);
+        let pushing = Pushing {
+            feed,
+            index_key: vault.index_key().await?.key,
+            trust: vault.trust().await?.into(),
+            incoming,
+        };
+        let (publisher, lineage) = (vault.publisher(copies), lineage(pg)?);
+        let valve = Valve::default();
+        let line = Self::start_taking(vault, pg, publisher, QUICK, lineage, valve, Some(pushing)).await?;
+        Ok((line, Pushes(sender, lineage.system)))
+    }
+
+    async fn start_taking(
+        vault: &Vault,
+        pg: &TestPostgres,
+        publisher: Publisher,
+        tip_interval: Duration,
+        lineage: Lineage,
+        valve: Valve,
+        pushing: Option<Pushing>,
+    ) -> Result<Self> {
         let directives = LineDirectives {
             tip_interval,
             copies: publisher.copies,
@@ -112,6 +145,7 @@ impl Line {
             valve,
             lineage,
             followed: None,
+            pushing,
             directives: told,
             frontier: says,
             findings: findings.clone(),
@@ -179,6 +213,31 @@ impl Line {
     pub async fn kill(self) {
         self.task.abort();
         let _ = self.task.await;
+    }
+}
+
+/// Hands files to a line as `holdfast wal push` does.
+pub struct Pushes(mpsc::Sender<Push>, SystemId);
+
+impl Pushes {
+    /// Hands over a file that comes from the line's own cluster.
+    pub async fn push(&self, path: &Path) -> Result<Result<Taken, PushError>> {
+        self.push_of(path, Some(self.1)).await
+    }
+
+    /// Hands over a file that comes from the data directory of `system`.
+    pub async fn push_of(&self, path: &Path, system: Option<SystemId>) -> Result<Result<Taken, PushError>> {
+        let name = path.file_name().context("a file's name")?.to_string_lossy();
+        let (answer, taken) = oneshot::channel();
+        let push = Push {
+            kind: name.parse()?,
+            name: name.into_owned(),
+            file: std::fs::File::open(path)?,
+            system,
+            answer,
+        };
+        self.0.send(push).await?;
+        Ok(tokio::time::timeout(PATIENCE, taken).await??)
     }
 }
 

@@ -28,6 +28,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use holdfast_proto::pg::PgMajor;
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use tempfile::TempDir;
 
@@ -183,6 +184,13 @@ impl TestPostgres {
     pub fn standby(&self, dir: &Path) -> Result<Self> {
         let data = dir.join("data");
         self.pg_basebackup(&data, &["-R", "-X", "stream", "-c", "fast"])?;
+        // A newer pg_basebackup writes what an older server does not know; the last
+        // line counts.
+        let mut conf = OpenOptions::new()
+            .append(true)
+            .open(data.join("postgresql.auto.conf"))?;
+        let (host, port) = (self.socket.path().display(), self.port);
+        writeln!(conf, "primary_conninfo = 'host={host} port={port} user=postgres'")?;
         Self::open(&data, false)
     }
 
@@ -447,6 +455,15 @@ pub fn bin_dir() -> PathBuf {
         .collect();
     let major = majors.last().copied().unwrap_or(15);
     format!("/usr/lib/postgresql/{major}/bin").into()
+}
+
+/// The major version of the server in [`bin_dir`].
+pub fn major() -> Result<PgMajor> {
+    // postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)
+    let said = finished(program("postgres").arg("--version"))?;
+    let version = said.split_whitespace().nth(2).context("a version")?;
+    let digits: String = version.chars().take_while(char::is_ascii_digit).collect();
+    PgMajor::new(digits.parse()?).with_context(|| format!("{said} is not supported"))
 }
 
 /// A command for one of PostgreSQL's programs, by name, that also works for root.

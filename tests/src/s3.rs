@@ -128,6 +128,35 @@ impl Service {
         owner.must("PUT", &name, "policy=", &[], documented_policy(&name)?.as_bytes())?;
         Ok(name)
     }
+
+    /// A new bucket that refuses nothing: whoever has credentials overwrites and
+    /// deletes in it, and no version lies under what is gone.
+    pub fn careless_bucket(&self) -> Result<String> {
+        let name = self.bucket(false)?;
+        let policy = format!(
+            r#"{{"Version": "2012-10-17", "Statement": [{{"Effect": "Allow", "Principal": "*", "Action": "s3:*",
+            "Resource": ["arn:aws:s3:::{name}", "arn:aws:s3:::{name}/*"]}}]}}"#
+        );
+        self.owner()
+            .must("PUT", &name, "policy=", &[], policy.as_bytes())?;
+        Ok(name)
+    }
+
+    /// Puts a careless bucket right: from now on it keeps versions, and the
+    /// manual's policy is in force.
+    pub fn guard(&self, bucket: &str) -> Result<()> {
+        let versioning = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
+        let owner = self.owner();
+        owner.must("PUT", bucket, "versioning=", &[], versioning)?;
+        owner.must(
+            "PUT",
+            bucket,
+            "policy=",
+            &[],
+            documented_policy(bucket)?.as_bytes(),
+        )?;
+        Ok(())
+    }
 }
 
 /// The policy in the manual, for `bucket` on a service whose users have no

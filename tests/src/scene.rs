@@ -65,8 +65,14 @@ impl Scene {
     /// A server with segments of 1 MiB whose WAL goes to two regions. `program`
     /// is the test's `holdfast-wal`.
     pub async fn start(program: &str, options: Options) -> Result<Self> {
+        Self::start_with_segments(program, options, 1).await
+    }
+
+    /// As [`Scene::start`], with segments of so many megabytes.
+    pub async fn start_with_segments(program: &str, options: Options, megabytes: u32) -> Result<Self> {
         let vault = Vault::new(2).await?;
-        let pg = TestPostgres::start(&vault.dir().join("source"), options.initdb("--wal-segsize=1"))?;
+        let options = options.initdb(&format!("--wal-segsize={megabytes}"));
+        let pg = TestPostgres::start(&vault.dir().join("source"), options)?;
         let system = pg
             .psql("select system_identifier from pg_control_system()")?
             .parse()?;
@@ -124,6 +130,7 @@ impl Scene {
             valve: Valve::default(),
             lineage: self.lineage,
             followed: None,
+            pushing: None,
             directives: told,
             frontier: says,
             findings: findings.clone(),

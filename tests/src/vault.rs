@@ -168,6 +168,20 @@ impl Vault {
         put(&self.repository, &key, record.into()).await
     }
 
+    /// Believes `key` as `name` in `role`, for the whole repository.
+    pub async fn enrol(&self, name: &str, role: TrustRole, key: &SigningKey) -> Result<()> {
+        let act = trust::enrolment(key.verifying(), &name.parse()?, role, &[]);
+        let (key, record) = trust::append(&self.trust().await?, vec![act], &self.root, now())?;
+        put(&self.repository, &key, record.into()).await
+    }
+
+    /// Names the first region as the one that decides what must have one winner.
+    pub async fn decide(&self) -> Result<()> {
+        let (key, record) =
+            holdfast_repository::authority::record(&self.trust().await?, None, &self.places[0].0, &self.root);
+        put(&self.repository, &key, record).await
+    }
+
     /// Who is trusted.
     pub async fn trust(&self) -> Result<Trust> {
         Ok(Trust::load(&self.repository, &self.root.fingerprint()).await?)

@@ -153,6 +153,14 @@ impl VersionHistory for VersionedStore {
             object_lock: Some(false),
         })
     }
+
+    async fn delete_version(&self, path: &Path, version: &str) -> Result<()> {
+        let mut objects = self.objects.lock().expect("no holder panics");
+        if let Some(versions) = objects.get_mut(path) {
+            versions.retain(|kept| kept.id != version);
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]

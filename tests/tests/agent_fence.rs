@@ -67,6 +67,7 @@ impl Stage {
             valve: Valve::default(),
             lineage,
             followed: None,
+            pushing: None,
             directives: told,
             frontier: publishing,
             findings: findings.clone(),
@@ -139,6 +140,7 @@ impl Stage {
             frontier: &self.frontier,
             findings: &self.findings,
             config: None,
+            references: None,
         };
         fencing
             .take(std::slice::from_mut(filestore), last, Asked::default())

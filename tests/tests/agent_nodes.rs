@@ -3,6 +3,7 @@
 //! timeline is restored. `HOLDFAST_TEST_ROUNDS` says how many promotions.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -15,16 +16,19 @@ use holdfast_agent::restore::{Access, FetchBy, Options as RestoreOptions, Target
 use holdfast_plan::restore::{Request, RestorePlan, Target as Moment, TimelineChoice};
 use holdfast_proto::Timestamp;
 use holdfast_proto::message::Work;
-use holdfast_proto::pg::{Lsn, PgMajor, TimelineId};
+use holdfast_proto::pg::{Lsn, TimelineId};
 use holdfast_proto::record::LeaseBody;
 use holdfast_repository::clock::now;
 use holdfast_repository::seal::Identities;
 use holdfast_repository::{ReplicaConfig, Repository, RepositoryConfig, layout};
 use holdfast_tests::agent;
-use holdfast_tests::postgres::{Options, PATIENCE, TestPostgres};
+use holdfast_tests::postgres::{Options, PATIENCE, TestPostgres, major};
 use holdfast_tests::scene::promoted;
 use holdfast_tests::vault::Vault;
+use rand::seq::IndexedRandom;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_postgres::{Client, NoTls};
 use tokio_util::sync::CancellationToken;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast-wal");
@@ -124,8 +128,13 @@ fn write(pg: &TestPostgres, from: usize, rows: usize) -> Result<()> {
     Ok(())
 }
 
-/// Restores a request beside the nodes and returns the rows, and the plan.
-async fn restored(vault: &Vault, request: &Request, name: &str) -> Result<(String, RestorePlan)> {
+/// Restores a request beside the nodes and returns what `query` says there, and the plan.
+async fn restored(
+    vault: &Vault,
+    request: &Request,
+    name: &str,
+    query: &str,
+) -> Result<(String, RestorePlan)> {
     let config = RepositoryConfig {
         replicas: (0..2)
             .map(|n| {
@@ -169,7 +178,7 @@ async fn restored(vault: &Vault, request: &Request, name: &str) -> Result<(Strin
     execute(&plan, &access, &target, &options).await?;
     let copy = TestPostgres::open(&target.data, false)?;
     promoted(&copy)?;
-    let rows = copy.psql(ROWS)?;
+    let rows = copy.psql(query)?;
     drop(copy);
     fs::remove_dir_all(&target.data)?;
     Ok((rows, plan))
@@ -198,10 +207,7 @@ async fn the_agent_of_the_promoted_node_goes_on() -> Result<()> {
         .initdb("--wal-segsize=1")
         .set("wal_keep_size", "256MB");
     let first = TestPostgres::start(&node_dir(&vault, 0), options)?;
-    first.psql(&role_sql(
-        "holdfast",
-        PgMajor::new(15).context("15 is supported")?,
-    ))?;
+    first.psql(&role_sql("holdfast", major()?))?;
     first.psql("create table t (n int)")?;
     let second = first.standby(&node_dir(&vault, 1))?;
     let mut primary = Node::start(&vault, NAMES[0], first)?;
@@ -254,19 +260,161 @@ async fn the_agent_of_the_promoted_node_goes_on() -> Result<()> {
 
     let points = ledger(&vault).await?.points();
     assert_eq!(points.restorable.gaps, [], "{points}");
-    let (rows, plan) = restored(&vault, &Request::new(Moment::Latest), "latest").await?;
+    let (rows, plan) = restored(&vault, &Request::new(Moment::Latest), "latest", ROWS).await?;
     assert_eq!(rows, primary.pg.psql(ROWS)?);
     assert_eq!(plan.replay.timeline.get() as usize, rounds() + 1);
     // The first, the last, and some in between.
     for (n, (at, expected)) in moments.iter().enumerate().step_by(moments.len().div_ceil(6)) {
-        let (rows, _) = restored(&vault, &Request::new(Moment::Time(*at)), &format!("moment{n}")).await?;
+        let request = Request::new(Moment::Time(*at));
+        let (rows, _) = restored(&vault, &request, &format!("moment{n}"), ROWS).await?;
         assert_eq!(rows, *expected, "moment {n}, {at}");
     }
     if let Some((timeline, expected)) = left_behind {
         let mut request = Request::new(Moment::Latest);
         request.timeline = TimelineChoice::Id(timeline);
-        let (rows, _) = restored(&vault, &request, "tail").await?;
+        let (rows, _) = restored(&vault, &request, "tail", ROWS).await?;
         assert_eq!(rows, expected, "the tail of timeline {timeline}");
+    }
+    standby.end().await?;
+    primary.end().await?;
+    Ok(())
+}
+
+/// A commit that the server acknowledged, and what was in the table then.
+#[derive(Debug, Clone)]
+struct Commit {
+    timeline: TimelineId,
+    /// The end of the log just after it.
+    lsn: Lsn,
+    at: Timestamp,
+    content: String,
+}
+
+const CONTENT: &str = "select count(*) || ' ' || coalesce(sum(n), 0) from t";
+
+/// Where the primary is: the directory of its socket.
+type Primary = watch::Receiver<PathBuf>;
+
+async fn connect(socket: &Path) -> Result<Client> {
+    let mut config = tokio_postgres::Config::new();
+    config.host_path(socket).user("postgres").dbname("postgres");
+    let (client, connection) = config.connect(NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+async fn commit(client: &Client, n: i32) -> Result<Commit> {
+    client.execute("insert into t values ($1)", &[&n]).await?;
+    let asked = format!(
+        "select (extract(epoch from pg_xact_commit_timestamp(xmin)) * 1000000)::bigint, \
+         pg_current_wal_insert_lsn()::text, substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8), ({CONTENT}) \
+         from t where n = $1"
+    );
+    let row = client.query_one(&asked, &[&n]).await?;
+    Ok(Commit {
+        at: Timestamp::from_unix_micros(row.try_get(0)?),
+        lsn: row.try_get::<_, String>(1)?.parse()?,
+        timeline: TimelineId::parse_fixed(&row.try_get::<_, String>(2)?).context("a timeline")?,
+        content: row.try_get(3)?,
+    })
+}
+
+/// Commits without a pause, on whichever server takes it, until told to stop.
+async fn write_on(primary: Primary, stop: CancellationToken) -> Vec<Commit> {
+    let mut commits = Vec::new();
+    let mut n = 0;
+    let mut pace = tokio::time::interval(Duration::from_millis(10));
+    while !stop.is_cancelled() {
+        pace.tick().await;
+        let place = primary.borrow().clone();
+        let Ok(client) = connect(&place).await else {
+            continue;
+        };
+        while !stop.is_cancelled() && *primary.borrow() == place {
+            pace.tick().await;
+            n += 1;
+            match commit(&client, n).await {
+                Ok(commit) => commits.push(commit),
+                // It may have happened: what the table holds later says so.
+                Err(_) => break,
+            }
+        }
+    }
+    commits
+}
+
+/// Nobody waits for anybody: the primary dies while it commits, the standby is promoted
+/// wherever it is, and every moment that was archived comes back on its own timeline.
+#[tokio::test(flavor = "multi_thread")]
+async fn promotions_under_load_lose_nothing_that_was_archived() -> Result<()> {
+    let vault = Vault::new(2).await?;
+    for name in NAMES {
+        agent::hurry(&vault, name, Duration::from_millis(50), Duration::from_secs(3600))?;
+    }
+    let options = Options::default()
+        .initdb("--wal-segsize=1")
+        .set("track_commit_timestamp", "on")
+        .set("wal_keep_size", "256MB");
+    let first = TestPostgres::start(&node_dir(&vault, 0), options)?;
+    first.psql(&role_sql("holdfast", major()?))?;
+    first.psql("create table t (n int primary key)")?;
+    let second = first.standby(&node_dir(&vault, 1))?;
+    let mut primary = Node::start(&vault, NAMES[0], first)?;
+    let mut standby = Node::start(&vault, NAMES[1], second)?;
+    until("a base backup is there", async || {
+        Ok(!ledger(&vault).await?.points().restorable.intervals.is_empty())
+    })
+    .await?;
+    let (place, follows) = watch::channel(primary.pg.socket_dir().to_owned());
+    let stop = CancellationToken::new();
+    let writer = tokio::spawn(write_on(follows, stop.clone()));
+
+    for round in 1..=rounds() {
+        tokio::time::sleep(LOOKED).await;
+        primary.pg.kill9()?;
+        place.send_replace(standby.pg.socket_dir().to_owned());
+        standby.pg.promote()?;
+        archived(&vault, &standby.pg).await?;
+        let name = primary.end().await?;
+        primary = standby;
+        let rebuilt = primary.pg.standby(&node_dir(&vault, round + 1))?;
+        standby = Node::start(&vault, name, rebuilt)?;
+    }
+    tokio::time::sleep(LOOKED).await;
+    stop.cancel();
+    let commits = writer.await?;
+    archived(&vault, &primary.pg).await?;
+
+    let ledger = ledger(&vault).await?;
+    let points = ledger.points();
+    assert_eq!(points.restorable.gaps, [], "{points}");
+    let (content, plan) = restored(&vault, &Request::new(Moment::Latest), "latest", CONTENT).await?;
+    assert_eq!(content, primary.pg.psql(CONTENT)?);
+    assert_eq!(plan.replay.timeline.get() as usize, rounds() + 1);
+
+    let mut chance = rand::rng();
+    let timelines: Vec<_> = ledger.facts.lineages.iter().flat_map(|l| &l.timelines).collect();
+    for n in 0..rounds().clamp(3, 8) {
+        let chosen = timelines.choose(&mut chance).context("a timeline")?;
+        let end = chosen.wal.last().context("WAL")?.end;
+        // Not the last one: a moment is told apart by the commit that follows it.
+        let mut on_it: Vec<&Commit> = commits
+            .iter()
+            .filter(|c| c.timeline == chosen.timeline && c.lsn <= end)
+            .collect();
+        on_it.pop();
+        let commit = on_it
+            .choose(&mut chance)
+            .with_context(|| format!("nothing was committed on timeline {}", chosen.timeline))?;
+        let mut request = Request::new(Moment::Time(commit.at));
+        request.timeline = TimelineChoice::Id(chosen.timeline);
+        let (content, plan) = restored(&vault, &request, &format!("moment{n}"), CONTENT).await?;
+        assert_eq!(
+            content,
+            commit.content,
+            "{commit:?} of {} on it, {plan}",
+            on_it.len()
+        );
     }
     standby.end().await?;
     primary.end().await?;
@@ -283,10 +431,7 @@ async fn an_old_primary_does_not_take_the_lease_back() -> Result<()> {
     }
     let options = Options::default().initdb("--wal-segsize=1");
     let old = TestPostgres::start(&node_dir(&vault, 0), options)?;
-    old.psql(&role_sql(
-        "holdfast",
-        PgMajor::new(15).context("15 is supported")?,
-    ))?;
+    old.psql(&role_sql("holdfast", major()?))?;
     let new = old.standby(&node_dir(&vault, 1))?;
     let once = async |name: &str, pg: &TestPostgres, work: Work| -> Result<(), AgentError> {
         let config = config(&vault, name, pg).expect("the configuration is sound");

@@ -7,13 +7,13 @@
 //! that is a position it refuses to end before it, so neither kind ends in less.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use holdfast_agent::restore::execute;
 use holdfast_plan::restore::{Request, Target};
 use holdfast_proto::pg::Lsn;
-use holdfast_tests::postgres::{Options, TestPostgres, bin_dir, finished, wait_until};
+use holdfast_tests::postgres::{Options, StopMode, TestPostgres, bin_dir, finished, wait_until};
 use holdfast_tests::scene::{Scene, promoted};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast-wal");
@@ -125,6 +125,100 @@ async fn no_answer_of_the_command_ends_recovery_early() -> Result<()> {
     Ok(())
 }
 
+/// What PostgreSQL makes of a command when it is given no target, which is why a restore
+/// always gives it one: six rows are committed, two of them before the segment from
+/// which the command lies.
+#[test]
+fn without_a_target_postgresql_believes_what_it_is_told() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let archive = dir.path().join("archive");
+    fs::create_dir(&archive)?;
+    let options = Options::default()
+        .initdb("--wal-segsize=1")
+        .set("archive_mode", "on")
+        .set("archive_command", &format!("cp %p '{}/%f'", archive.display()));
+    let mut pg = TestPostgres::start(&dir.path().join("source"), options)?;
+    pg.psql("create table t (n int)")?;
+    pg.stop(StopMode::Fast)?;
+    let copied = |name: &str| -> Result<PathBuf> {
+        let place = dir.path().join(name);
+        finished(
+            std::process::Command::new("cp")
+                .arg("-a")
+                .arg(pg_data(dir.path()))
+                .arg(&place),
+        )?;
+        Ok(place)
+    };
+    let base = copied("base")?;
+    pg.start_again()?;
+    let mut false_from = String::new();
+    for n in [1, 3, 5] {
+        pg.psql(&format!(
+            "insert into t values ({n}); insert into t values ({})",
+            n + 1
+        ))?;
+        let ended = pg.psql("select pg_walfile_name(pg_switch_wal())")?;
+        if n == 3 {
+            false_from = ended;
+        }
+    }
+    // At the beginning of a segment majors name different files: something is in it.
+    let last = pg.psql("create table u (n int); select pg_walfile_name(pg_switch_wal())")?;
+    wait_until("all is archived", || Ok(archive.join(&last).exists()))?;
+    pg.stop(StopMode::Fast)?;
+
+    let command = dir.path().join("command");
+    let told = |does: &str, signal: &str, name: &str| -> Result<PathBuf> {
+        let place = dir.path().join(name);
+        finished(std::process::Command::new("cp").arg("-a").arg(&base).arg(&place))?;
+        let said = format!(
+            "name=$1 path=$2\n\
+             case $name in *.history) exit 1;; esac\n\
+             [ \"$name\" '<' {false_from} ] && exec cp {archive}/$name \"$path\"\n\
+             before={archive}/{first}\n{does}\n",
+            archive = archive.display(),
+            first = fs::read_dir(&archive)?
+                .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+                .min()
+                .context("an archived segment")?,
+        );
+        fs::write(&command, said)?;
+        let restore = format!(
+            "restore_command = 'sh ''{}'' %f \"%p\"'\narchive_mode = off\n",
+            command.display()
+        );
+        let settings = place.join("postgresql.auto.conf");
+        fs::write(&settings, restore)?;
+        fs::write(place.join(signal), "")?;
+        Ok(place)
+    };
+    for (n, (does, with_target)) in LIES.into_iter().enumerate() {
+        let place = told(does, "recovery.signal", &format!("told{n}"))?;
+        if with_target == ENDED {
+            let restored = TestPostgres::open(&place, false)?;
+            promoted(&restored)?;
+            assert_eq!(restored.psql("select count(*) from t")?, "2", "{does}");
+        } else {
+            let log = stops(&place)?;
+            assert!(log.contains(with_target), "{does}: {log}");
+            assert!(!log.contains("archive recovery complete"), "{does}: {log}");
+        }
+        fs::remove_dir_all(&place)?;
+    }
+    // As a standby it stays up, serves what it has, and looks healthy.
+    let standby = TestPostgres::open(&told("exit 1", "standby.signal", "standby")?, false)?;
+    wait_until("the standby has what the command gives", || {
+        Ok(standby.psql("select count(*) from t")? == "2")
+    })?;
+    assert_eq!(standby.psql("select pg_is_in_recovery()")?, "t");
+    Ok(())
+}
+
+fn pg_data(dir: &Path) -> PathBuf {
+    dir.join("source/data")
+}
+
 /// What the source's configuration holds about an older recovery, and what it was
 /// raised to after the base was taken, does not keep a restore from its end.
 #[tokio::test(flavor = "multi_thread")]
@@ -162,7 +256,7 @@ async fn what_the_sources_settings_say_does_not_stop_recovery() -> Result<()> {
     ] {
         scene.sql(&format!("alter system set {raised}"))?;
     }
-    scene.pg.restart(holdfast_tests::postgres::StopMode::Fast)?;
+    scene.pg.restart(StopMode::Fast)?;
     scene.sql("insert into t values (3)")?;
     scene.safe().await?;
     scene.lose_source().await?;

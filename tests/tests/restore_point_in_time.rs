@@ -91,3 +91,39 @@ async fn every_kind_of_target_is_reached_exactly() -> Result<()> {
     );
     Ok(())
 }
+
+/// Whatever size of segments the cluster was made with: the line and the restore go
+/// through whole segments, and end in the middle of one.
+#[tokio::test(flavor = "multi_thread")]
+async fn segments_of_every_size_are_stored_and_replayed() -> Result<()> {
+    for megabytes in [1, 16, 64] {
+        let mut scene = Scene::start_with_segments(PROGRAM, Options::default(), megabytes).await?;
+        let shown = scene.sql("show wal_segment_size")?;
+        assert_eq!(shown, format!("{megabytes}MB"));
+        scene.sql("create table t (n int)")?;
+        scene.base().await?;
+        scene.sql("insert into t values (1)")?;
+        scene.sql(&format!(
+            "select count(pg_logical_emit_message(false, 'filler', repeat('x', 1048576))) \
+             from generate_series(1, {})",
+            megabytes + 1
+        ))?;
+        scene.sql("insert into t values (2)")?;
+        let moment = scene.time()?;
+        scene.sql("insert into t values (3)")?;
+        scene.sql("select pg_switch_wal(); insert into t values (4)")?;
+        scene.safe().await?;
+        scene.lose_source().await?;
+        for (name, target, expected) in [
+            ("moment", Target::Time(moment), "1 2"),
+            ("latest", Target::Latest, "1 2 3 4"),
+        ] {
+            scene.restore(&to(target), name).await?;
+            let restored = scene.open(name)?;
+            let rows = restored.psql("select string_agg(n::text, ' ' order by n) from t")?;
+            assert_eq!(rows, expected, "{megabytes} MB, {name}");
+            assert_eq!(restored.psql("show wal_segment_size")?, shown);
+        }
+    }
+    Ok(())
+}

@@ -231,7 +231,7 @@ fn commits_aborts_and_restore_points_are_those_of_pg_waldump() -> Result<()> {
         let options = Options::default()
             .initdb(segment)
             .set("wal_level", level)
-            .set("wal_compression", "pglz")
+            .set("wal_compression", "on")
             .set("wal_keep_size", "1GB")
             .set("max_prepared_transactions", "5");
         let pg = TestPostgres::start(dir.path(), options)?;
@@ -488,8 +488,12 @@ fn the_control_file_and_the_backup_label_say_what_the_tools_say() -> Result<()> 
     let mut pg = TestPostgres::start(dir.path(), options)?;
     assert_eq!(control(pg.data_dir())?.state.to_string(), "in production");
 
-    let labels =
-        pg.psql("select pg_backup_start('my label', true); select labelfile from pg_backup_stop(false)")?;
+    let labels = if major(&pg)?.get() >= 15 {
+        "select pg_backup_start('my label', true); select labelfile from pg_backup_stop(false)"
+    } else {
+        "select pg_start_backup('my label', true, false); select labelfile from pg_stop_backup(false, false)"
+    };
+    let labels = pg.psql(labels)?;
     let (start, label) = labels.split_once('\n').context("two results")?;
     let label = BackupLabel::parse(label)?;
     assert_eq!(label.start, start.parse()?);

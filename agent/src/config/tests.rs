@@ -192,6 +192,58 @@ fn recipients_may_stand_in_a_file_of_their_own() {
 }
 
 #[test]
+fn reference_values_are_named_and_qualified() {
+    let with = |rest: &str| small() + "[[cluster.reference]]\n" + rest;
+    let sound = with("name = \"moves\"\ndatabase = \"erp\"\ntable = \"public.account_move\"\n")
+        + "[[cluster.reference]]\nname = \"ids\"\ndatabase = \"erp\"\nsequence = \"public.account_move_id_seq\"\n";
+    let config = AgentConfig::parse("agent.toml".as_ref(), &sound).unwrap_or_else(|e| panic!("{e}"));
+    let cluster = &config.clusters[0];
+    assert_eq!(cluster.reference_interval, Duration::from_secs(3600));
+    let queries: Vec<String> = cluster
+        .references
+        .iter()
+        .map(crate::reference::Reference::query)
+        .collect();
+    assert_eq!(
+        queries,
+        [
+            "SELECT count(*) FROM public.account_move",
+            "SELECT last_value FROM public.account_move_id_seq"
+        ]
+    );
+    assert_eq!(
+        cluster.references[1].grant("hold\"fast"),
+        "GRANT SELECT ON SEQUENCE public.account_move_id_seq TO \"hold\"\"fast\";"
+    );
+    for (rest, what) in [
+        ("name = \"a\"\ndatabase = \"erp\"\n", "write one of `table`"),
+        (
+            "name = \"a\"\ndatabase = \"erp\"\ntable = \"public.t\"\nquery = \"SELECT 1\"\n",
+            "write one of `table`",
+        ),
+        (
+            "name = \"a\"\ndatabase = \"erp\"\ntable = \"t\"\n",
+            "with its schema",
+        ),
+        (
+            "name = \"a\"\ndatabase = \"erp\"\ntable = \"public.t; DROP\"\n",
+            "with its schema",
+        ),
+        (
+            "name = \"A b\"\ndatabase = \"erp\"\nquery = \"SELECT 1\"\n",
+            "is no value's name",
+        ),
+        (
+            "name = \"a\"\ndatabase = \"erp\"\nquery = \"SELECT 1\"\nevery = \"1h\"\n",
+            "every",
+        ),
+    ] {
+        let error = AgentConfig::parse("agent.toml".as_ref(), &with(rest)).unwrap_err();
+        assert!(error.to_string().contains(what), "{error} lacks {what}");
+    }
+}
+
+#[test]
 fn the_shipped_example_is_sound() {
     let example = include_str!("../../../config/agent.toml");
     let lists = format!("recovery = [\"{RECIPIENT}\"]");

@@ -140,6 +140,7 @@ impl Reader<'_> {
                 .iter()
                 .find(|(_, key)| *key == link.key)
                 .map(|(l, _)| *l);
+            let referenced = !object.payload.is_empty();
             let (Some(lineage), body) = (place, object.header.body) else {
                 continue;
             };
@@ -152,6 +153,7 @@ impl Reader<'_> {
                 at: body.at,
                 filestores: body.filestores,
                 config: body.config,
+                referenced,
             });
         }
     }

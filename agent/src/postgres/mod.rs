@@ -25,6 +25,7 @@
 //!   without losing or doubling a byte.
 
 mod error;
+mod identity;
 mod replication;
 mod role;
 mod sql;
@@ -35,6 +36,7 @@ mod tls;
 mod wire;
 
 pub use error::{PgError, PgErrorClass};
+pub use identity::identity_by_sql;
 pub use replication::{HistoryFile, ReplicationConnection, SlotCreation, SlotState, SystemIdentity};
 pub use role::role_sql;
 pub use sql::{DEFAULT_STATEMENT_TIMEOUT, sql_connect, sql_connect_with};

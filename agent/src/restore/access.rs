@@ -2,12 +2,14 @@
 //! open.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use holdfast_proto::Fingerprint;
 use holdfast_proto::finding::Finding;
 use holdfast_proto::names::{ClusterId, RepositoryId};
 use holdfast_repository::keyring::Keyring;
 use holdfast_repository::seal::{Identities, SealError};
+use holdfast_repository::store::Lens;
 use holdfast_repository::trust::{LoadError, Trust};
 use holdfast_repository::{OpenError, Repository, RepositoryConfig, listing};
 
@@ -60,6 +62,48 @@ pub struct Access {
     pub keyring: Keyring,
 }
 
+/// How a repository that a configuration names is opened. The usual way is
+/// [`Opening::default`]; drills look at it through a lens, or hold an identity
+/// that must not lie in any file of theirs.
+#[derive(Clone, Default)]
+pub struct Opening {
+    /// Through what it is looked at.
+    pub lens: Option<Arc<dyn Lens>>,
+    /// Identities that open it in place of those in files.
+    pub identities: Option<Identities>,
+}
+
+impl Opening {
+    /// Opens the repository alone, healing what reading comes across.
+    pub async fn repository(&self, config: &RepositoryConfig) -> Result<Repository, OpenError> {
+        let repository = match &self.lens {
+            Some(lens) => Repository::open_through(config, lens.as_ref()).await?,
+            None => Repository::open(config).await?,
+        };
+        Ok(repository.healing(true))
+    }
+
+    /// As [`Access::open`], in this way.
+    pub async fn open(
+        &self,
+        config: &RepositoryConfig,
+        root: &Fingerprint,
+        cluster: &ClusterId,
+        files: &[PathBuf],
+    ) -> Result<Access, AccessError> {
+        let mut identities = Identities::default();
+        match &self.identities {
+            Some(given) => identities.extend(given.clone()),
+            None => {
+                for file in files {
+                    identities.extend(Identities::load(file)?);
+                }
+            }
+        }
+        Access::of(self.repository(config).await?, root, cluster, &identities).await
+    }
+}
+
 impl Access {
     /// Opens the repository and unwraps what the identities in `files` open.
     ///
@@ -72,17 +116,7 @@ impl Access {
         cluster: &ClusterId,
         files: &[PathBuf],
     ) -> Result<Self, AccessError> {
-        let mut identities = Identities::default();
-        for file in files {
-            identities.extend(Identities::load(file)?);
-        }
-        Self::of(
-            Repository::open(config).await?.healing(true),
-            root,
-            cluster,
-            &identities,
-        )
-        .await
+        Opening::default().open(config, root, cluster, files).await
     }
 
     /// As [`Access::open`], over a repository that is open.

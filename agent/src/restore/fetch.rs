@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use holdfast_proto::finding::Finding;
 
-use super::access::{Access, AccessError};
+use super::access::{Access, AccessError, Opening};
 use super::pin::{Decision, Pin};
 use super::prefetch;
 use super::segment::{self, SegmentError, Whole, Workbench};
@@ -117,13 +117,23 @@ fn notes_of(pin_path: &Path) -> PathBuf {
 /// # Errors
 /// PostgreSQL must stop.
 pub async fn fetch(name: &str, path: &Path, pin_path: &Path) -> Result<Answer, FetchFailed> {
+    fetch_by(name, path, pin_path, &Opening::default()).await
+}
+
+/// As [`fetch`], with the repository opened in a way of the caller's.
+pub(super) async fn fetch_by(
+    name: &str,
+    path: &Path,
+    pin_path: &Path,
+    opening: &Opening,
+) -> Result<Answer, FetchFailed> {
     let pin = Pin::load(pin_path).map_err(FetchFailed::Pin)?;
     let notes = notes_of(pin_path);
     match pin.decide(name) {
         Decision::Absent(why) => Ok(Answer::Absent(why)),
         Decision::Refuse(why) => Err(FetchFailed::Refused(why)),
         Decision::History(timeline) => {
-            let access = access(&pin).await?;
+            let access = access_by(&pin, opening).await?;
             let whole = segment::history(&access, &pin, timeline).await?;
             note_all(&notes, access.findings().chain(&whole.findings));
             hand_over(path, &whole)?;
@@ -141,7 +151,7 @@ pub async fn fetch(name: &str, path: &Path, pin_path: &Path) -> Result<Answer, F
                 tokio::task::spawn_blocking(move || ahead.take(&name, &path))
             };
             if !taking.await.unwrap_or(false) {
-                let access = access(&pin).await?;
+                let access = access_by(&pin, opening).await?;
                 let whole =
                     segment::segment(&access, &pin, timeline, segment, until, &Workbench::default()).await?;
                 note_all(&notes, access.findings().chain(&whole.findings));
@@ -155,7 +165,14 @@ pub async fn fetch(name: &str, path: &Path, pin_path: &Path) -> Result<Answer, F
 
 /// Opens the repository that the pin names.
 pub(super) async fn access(pin: &Pin) -> Result<Access, AccessError> {
-    let mut access = Access::open(&pin.repository, &pin.trust_root, &pin.cluster, &pin.identities).await?;
+    access_by(pin, &Opening::default()).await
+}
+
+async fn access_by(pin: &Pin, opening: &Opening) -> Result<Access, AccessError> {
+    let (root, cluster) = (&pin.trust_root, &pin.cluster);
+    let mut access = opening
+        .open(&pin.repository, root, cluster, &pin.identities)
+        .await?;
     let found = access.repository.id();
     if found != pin.repository_id {
         return Err(AccessError::Other {

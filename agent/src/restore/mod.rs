@@ -30,9 +30,9 @@ use holdfast_repository::Repository;
 use holdfast_repository::keyring::Keyring;
 use holdfast_repository::trust::Trust;
 
-pub use access::{Access, AccessError};
+pub use access::{Access, AccessError, Opening};
 pub use bundles::{UnpackError, Unpacked, unpack};
-pub use data_directory::DataError;
+pub use data_directory::{DataError, read_linked};
 pub use execute::{FetchBy, FilestoreOutcome, Options, Outcome, Phase, PhaseTiming, RestoreError, execute};
 pub use filestore_files::FilesError;
 pub use locate::{LocateError, locate};

@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::fetch::{ABSENT, Answer, FAILED, SERVED, fetch};
+use super::access::Opening;
+use super::fetch::{ABSENT, Answer, FAILED, SERVED, fetch_by};
 
 /// The longest request that is read.
 const MAX_LINE: u64 = 16 * 1024;
@@ -44,25 +45,27 @@ pub struct Relay {
 impl Relay {
     /// Listens on `socket` and serves files of the restore whose pin is given,
     /// into places below `root` only. Each request has a thread of its own: there
-    /// are a few, PostgreSQL asks for one file at a time.
+    /// are a few, PostgreSQL asks for one file at a time. The repository is opened
+    /// as `opening` says; what is fetched ahead is fetched by a process of its own,
+    /// which opens it the usual way: a restore with another one has no prefetching.
     ///
     /// # Errors
     /// The socket cannot be made.
-    pub fn start(socket: PathBuf, pin: PathBuf, root: PathBuf) -> std::io::Result<Self> {
+    pub fn start(socket: PathBuf, pin: PathBuf, root: PathBuf, opening: Opening) -> std::io::Result<Self> {
         let listener = UnixListener::bind(&socket)?;
         let over = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&over);
         std::thread::Builder::new()
             .name("wal-relay".into())
             .spawn(move || {
-                let place = Arc::new((pin, root));
+                let place = Arc::new((pin, root, opening));
                 for stream in listener.incoming() {
                     let (false, Ok(stream)) = (stop.load(Ordering::Acquire), stream) else {
                         break;
                     };
                     let place = Arc::clone(&place);
                     std::thread::spawn(move || {
-                        if let Err(e) = serve(&stream, &place.0, &place.1) {
+                        if let Err(e) = serve(&stream, &place.0, &place.1, &place.2) {
                             tracing::debug!(err = %e, "a relayed request broke off");
                         }
                     });
@@ -86,7 +89,7 @@ impl Drop for Relay {
     }
 }
 
-fn serve(mut stream: &UnixStream, pin: &Path, root: &Path) -> std::io::Result<()> {
+fn serve(mut stream: &UnixStream, pin: &Path, root: &Path, opening: &Opening) -> std::io::Result<()> {
     let mut line = String::new();
     BufReader::new(stream.take(MAX_LINE)).read_line(&mut line)?;
     let failed = |why: String| Answered { code: FAILED, why };
@@ -95,7 +98,7 @@ fn serve(mut stream: &UnixStream, pin: &Path, root: &Path) -> std::io::Result<()
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            match runtime.block_on(fetch(&asked.name, &asked.path, pin)) {
+            match runtime.block_on(fetch_by(&asked.name, &asked.path, pin, opening)) {
                 Ok(Answer::Served) => Answered {
                     code: SERVED,
                     why: String::new(),
@@ -183,6 +186,7 @@ mod tests {
             dir.path().join("s"),
             dir.path().join("pin.json"),
             dir.path().join("root"),
+            Opening::default(),
         )
         .unwrap();
         let socket = relay.socket().to_owned();

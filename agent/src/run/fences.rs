@@ -4,7 +4,7 @@
 //! then, and the point that ties them to the database follows.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_proto::finding::Severity;
 use holdfast_proto::message::Work;
@@ -24,9 +24,12 @@ const AGAIN: Duration = Duration::from_secs(2);
 
 /// Works until cancelled.
 pub async fn run(session: Arc<Session>, cancel: CancellationToken) -> Result<(), Failure> {
-    if session.config.filestores.is_empty() {
+    // Without filestores a point ties nothing together: it is there for what the
+    // databases said at it.
+    if session.config.filestores.is_empty() && session.config.references.is_empty() {
         return Ok(());
     }
+    let mut recorded: Option<Instant> = None;
     let mut last: Option<LastPoint> = session
         .state
         .last_point()
@@ -44,9 +47,11 @@ pub async fn run(session: Arc<Session>, cancel: CancellationToken) -> Result<(),
             () = tokio::time::sleep(pause) => {}
             () = cancel.cancelled() => return Ok(()),
         }
+        let due = |at: Instant| at.elapsed() >= session.config.reference_interval;
+        let record = !session.config.references.is_empty() && recorded.is_none_or(due);
         // Dropping a capture or a fence loses nothing that counted.
         let taken = tokio::select! {
-            taken = one(&session, last.as_ref(), first) => taken,
+            taken = one(&session, last.as_ref(), first, record) => taken,
             () = cancel.cancelled() => return Ok(()),
         };
         let interval = session.numbers.fence_interval();
@@ -65,6 +70,9 @@ pub async fn run(session: Arc<Session>, cancel: CancellationToken) -> Result<(),
                     .save(&*point)
                     .map_err(|e| Failure::again(&e))?;
                 session.board.set_point(point.facts());
+                if record {
+                    recorded = Some(Instant::now());
+                }
                 last = Some(*point);
                 interval
             }
@@ -88,7 +96,13 @@ pub async fn run(session: Arc<Session>, cancel: CancellationToken) -> Result<(),
 }
 
 /// One round: a fence where one can be taken, a capture alone where not (`None`).
-async fn one(session: &Session, last: Option<&LastPoint>, first: bool) -> Result<Option<Fenced>, FenceError> {
+/// With `record` the fence records reference values.
+async fn one(
+    session: &Session,
+    last: Option<&LastPoint>,
+    first: bool,
+    record: bool,
+) -> Result<Option<Fenced>, FenceError> {
     let mut filestores = session.filestores.lock().await;
     let writing = session.writing();
     if first {
@@ -132,6 +146,7 @@ async fn one(session: &Session, last: Option<&LastPoint>, first: bool) -> Result
         frontier: &session.frontier,
         findings: &session.findings,
         config: session.config_bundle(),
+        references: record.then_some((&session.config.postgres, session.config.references.as_slice())),
     };
     let taken = fencing.take(&mut filestores, last, Asked::default()).await;
     for filestore in filestores.iter() {

@@ -12,6 +12,7 @@ use super::jobs::Jobs;
 use super::session::{Session, SessionError, unprotected};
 use super::supervisor::{Failure, Group, Pause};
 use super::{Agent, fences};
+use crate::wal::push::Pushing;
 use crate::wal::{self, Valve, WalContext, WalError};
 
 /// Keeps one cluster's session going.
@@ -125,6 +126,7 @@ async fn session_of(
     let fenced = Arc::new(OnceLock::new());
     {
         let (session, cancel, fenced) = (session.clone(), cancel.clone(), fenced.clone());
+        let door = cluster.pushes.clone();
         group.keep("wal", move || {
             let context = WalContext {
                 publisher: session.publisher(),
@@ -137,6 +139,12 @@ async fn session_of(
                 },
                 lineage: session.lineage,
                 followed,
+                pushing: Some(Pushing {
+                    feed: session.config.feed,
+                    index_key: session.keys.index.key.clone(),
+                    trust: session.trust.clone(),
+                    incoming: door.open(session.lineage.system),
+                }),
                 directives: session.numbers.line(),
                 frontier: publishing.clone(),
                 findings: session.findings.clone(),

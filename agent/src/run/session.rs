@@ -41,9 +41,12 @@ use crate::config::ClusterConfig;
 use crate::durable::LocalFileError;
 use crate::filestore::{Asked, Filestore, Writing};
 use crate::findings::Findings;
-use crate::postgres::{PgError, ReplicationConnection, received_by_standby, sql_connect};
+use crate::postgres::{
+    PgError, ReplicationConnection, SystemIdentity, identity_by_sql, received_by_standby, sql_connect,
+};
 use crate::progress::Meter;
 use crate::state::{ClusterState, StateError};
+use crate::wal::push::Feed;
 use crate::wal::{FrontierPublisher, WalFrontier, frontier};
 
 /// zstd's level for base backups.
@@ -123,7 +126,8 @@ pub struct Session {
     /// The filestores; whoever captures holds them.
     pub filestores: tokio::sync::Mutex<Vec<Filestore>>,
     publisher: Publisher,
-    trust: Arc<Trust>,
+    /// Whom to believe.
+    pub trust: Arc<Trust>,
     trust_needs: Vec<Link>,
     base: Mutex<Option<(NewestBase, Link)>>,
     config_bundle: Mutex<Option<Link>>,
@@ -155,15 +159,7 @@ impl Session {
         for finding in trust.findings() {
             findings.note(finding.clone());
         }
-        let mut connection = ReplicationConnection::connect(&config.postgres).await?;
-        let identity = connection.identify_system().await?;
-        if !config.peers.is_empty() && connection.in_recovery() == Some(true) {
-            if let Some(seen) = received_by_standby(&config.postgres).await? {
-                followed.note(seen);
-            }
-            return Err(SessionError::Standby);
-        }
-        drop(connection);
+        let identity = identify(&config, followed).await?;
         let mut publisher = Publisher {
             repository: agent.repository.clone(),
             cluster: config.id.clone(),
@@ -434,6 +430,26 @@ impl Session {
 
 /// An error of work, for a person.
 type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+/// Which server this is. Beside peers, and where nothing streams, it is no standby.
+async fn identify(config: &ClusterConfig, followed: &Followed) -> Result<SystemIdentity, SessionError> {
+    let identity = match config.feed {
+        Feed::Archive => identity_by_sql(&config.postgres).await?,
+        Feed::Stream => {
+            let mut connection = ReplicationConnection::connect(&config.postgres).await?;
+            let identity = connection.identify_system().await?;
+            let waits = !config.peers.is_empty() && connection.in_recovery() == Some(true);
+            (!waits).then_some(identity)
+        }
+    };
+    if let Some(identity) = identity {
+        return Ok(identity);
+    }
+    if let Some(seen) = received_by_standby(&config.postgres).await? {
+        followed.note(seen);
+    }
+    Err(SessionError::Standby)
+}
 
 /// Says so when the tier wants more copies than there are replicas: then nothing is
 /// ever acknowledged.

@@ -58,7 +58,7 @@ pub(super) async fn serve(shared: Arc<Shared>, place: usize) {
     }
 }
 
-fn explain(error: &ArchiveError) -> (Severity, String) {
+pub(super) fn explain(error: &ArchiveError) -> (Severity, String) {
     match error {
         ArchiveError::Store(store) if matches!(store.class(), Class::Retry) => {
             (Severity::Warning, store.explained())

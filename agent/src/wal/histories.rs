@@ -8,6 +8,7 @@
 //! decision lies between them.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -71,6 +72,41 @@ impl Histories {
             history: newest,
             files,
         })
+    }
+
+    /// What the files in a server's `pg_wal` say of `timeline` and its ancestors.
+    /// Nothing is stored.
+    pub fn of_directory(pg_wal: &Path, timeline: TimelineId) -> Result<ServerHistory, Trouble> {
+        let mut said = ServerHistory {
+            history: TimelineHistory::root(timeline),
+            files: Vec::new(),
+        };
+        if timeline == TimelineId::FIRST {
+            return Ok(said);
+        }
+        let unreadable = |path: &Path, why: String| Trouble::NoHistory {
+            timeline,
+            path: path.to_owned(),
+            why,
+        };
+        let path = pg_wal.join(timeline.history_file());
+        let content = std::fs::read(&path).map_err(|e| unreadable(&path, e.to_string()))?;
+        said.history = TimelineHistory::parse(timeline, &String::from_utf8_lossy(&content))
+            .map_err(|e| unreadable(&path, e.to_string()))?;
+        said.files.push((timeline, content.into()));
+        // Ancestors from before a restore need not be there.
+        for ancestor in said.history.ancestors() {
+            if let Ok(content) = std::fs::read(pg_wal.join(ancestor.timeline.history_file())) {
+                said.files.push((ancestor.timeline, content.into()));
+            }
+        }
+        Ok(said)
+    }
+
+    /// One history of a server that is followed, to be stored.
+    pub fn one(history: TimelineHistory, content: Bytes) -> ServerHistory {
+        let files = vec![(history.timeline(), content)];
+        ServerHistory { history, files }
     }
 
     /// Stores what a server that is followed says of its timelines; what is

@@ -23,6 +23,7 @@ use holdfast_proto::Timestamp;
 use holdfast_proto::envelope::Link;
 use holdfast_proto::names::{ObjectKey, Region};
 use holdfast_proto::pg::{Lsn, TimelineId};
+use holdfast_proto::record::WalChunkId;
 
 use super::runs::{Runs, acknowledged};
 
@@ -41,6 +42,8 @@ pub struct SealedChunk {
     pub start: Lsn,
     /// First byte of WAL after it.
     pub end: Lsn,
+    /// By what the WAL in it is known again.
+    pub id: Option<WalChunkId>,
 }
 
 /// What one replica holds, from its listing.
@@ -304,6 +307,25 @@ impl Ledger {
         acknowledged(held.map(|held| held.map(reach)), self.copies)
     }
 
+    /// Which replicas hold the WAL from `start` to `end` without a hole; those that
+    /// were not listed do not.
+    pub fn holders_of(&self, timeline: TimelineId, start: Lsn, end: Lsn) -> Vec<bool> {
+        let held = self.replicas.iter().map(|replica| replica.held.as_ref());
+        held.map(|held| held.is_some_and(|h| h.runs(timeline).reach(start) >= Some(end)))
+            .collect()
+    }
+
+    /// Whether the replica at `place` is known to hold the history of a timeline.
+    pub fn holds_history(&self, place: usize, timeline: TimelineId) -> bool {
+        let held = self.replicas[place].held.as_ref();
+        held.is_some_and(|held| held.histories.contains(&timeline))
+    }
+
+    /// Notes a transaction's end that is acknowledged.
+    pub fn note_commit(&mut self, at: Timestamp) {
+        self.last_commit = self.last_commit.max(Some(at));
+    }
+
     /// Whether any listed replica has the history of a timeline.
     pub fn has_history(&self, timeline: TimelineId) -> bool {
         self.replicas
@@ -461,6 +483,7 @@ mod tests {
             timeline: tli(1),
             start: lsn(start),
             end: lsn(end),
+            id: None,
         }
     }
 

@@ -17,8 +17,9 @@ use holdfast_repository::Deadlines;
 use holdfast_repository::clock::now;
 use holdfast_repository::pack::PackError;
 use holdfast_repository::replica::explained;
+use holdfast_repository::seal::IndexKey;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::backoff::Backoff;
 use super::chunk::Cutter;
@@ -26,7 +27,7 @@ use super::histories::Histories;
 use super::lease;
 use super::seal::{Chain, Origin};
 use super::sealer::Sealer;
-use super::shared::Shared;
+use super::shared::{Followed, Shared};
 use super::start::{self, Place, Refusal, Server, Start};
 use super::stream::{End, Flow};
 use super::trouble::{SERVER_FINDINGS, Trouble};
@@ -62,10 +63,12 @@ pub(super) struct Line {
     listing_until: Instant,
     /// How far the server was seen to follow the cluster as a standby.
     followed: Option<(TimelineId, Lsn)>,
+    /// With what chunks are made known again.
+    index_key: Option<IndexKey>,
 }
 
 impl Line {
-    pub fn new(context: WalContext, shared: Arc<Shared>) -> Self {
+    pub fn new(context: WalContext, shared: Arc<Shared>, index_key: Option<IndexKey>) -> Self {
         let directives = context.directives.clone();
         let histories = Histories::new(shared.clone());
         let followed = context.followed;
@@ -78,6 +81,7 @@ impl Line {
             histories,
             listing_until: Instant::now() + LISTING_PATIENCE,
             followed,
+            index_key,
         }
     }
 
@@ -112,7 +116,12 @@ impl Line {
                         continue;
                     }
                 }
-                Err(trouble) => self.raise(&trouble),
+                Err(trouble) => {
+                    if trouble.is_about_who() {
+                        self.shared.follow(None);
+                    }
+                    self.raise(&trouble);
+                }
             }
             if cancel.is_cancelled() {
                 return self.stop().await;
@@ -174,7 +183,9 @@ impl Line {
     /// Returns the connection and where the slot stands.
     async fn prepare(&mut self) -> Result<(ReplicationConnection, Option<Lsn>), Trouble> {
         lease::check(&self.context.publisher).await?;
-        self.until_listed().await?;
+        if !self.shared.until_listed(self.listing_until).await {
+            return Err(Trouble::NoReplica);
+        }
         let target = self.standing().await?;
         let mut connection = ReplicationConnection::connect(&target).await?;
         let identity = connection.identify_system().await?;
@@ -210,9 +221,17 @@ impl Line {
             None => Some(self.shared.ledger(|ledger| start::plan(ledger, server))?),
         };
         self.histories.store(said).await?;
+        let version_num = self.version_num().await?;
         if let Some(start) = start {
-            self.begin(&mut connection, &identity, server, start).await?;
+            self.begin(&mut connection, &identity, server, start, version_num)
+                .await?;
         }
+        self.shared.follow(Some(Followed {
+            timeline: identity.timeline,
+            history,
+            segment_size: size,
+            version_num,
+        }));
         for name in SERVER_FINDINGS {
             self.shared.findings.clear(name, &self.subject());
         }
@@ -269,27 +288,6 @@ impl Line {
             .and_then(|slot| slot.restart_lsn))
     }
 
-    /// Waits until every replica was listed, or some were and patience ends.
-    async fn until_listed(&self) -> Result<(), Trouble> {
-        let mut revision = self.shared.revisions();
-        let all = async {
-            while !self.shared.ledger(|ledger| ledger.unlisted().is_empty()) {
-                if revision.changed().await.is_err() {
-                    break;
-                }
-            }
-        };
-        let listed = timeout_at(self.listing_until, all).await.is_ok();
-        let some = self
-            .shared
-            .ledger(|l| l.unlisted().len() < self.shared.replicas.len());
-        if listed || some {
-            Ok(())
-        } else {
-            Err(Trouble::NoReplica)
-        }
-    }
-
     /// Decides where to take up, and makes the session.
     async fn begin(
         &mut self,
@@ -297,16 +295,11 @@ impl Line {
         identity: &SystemIdentity,
         server: Server<'_>,
         start: Start,
+        version_num: u32,
     ) -> Result<(), Trouble> {
         let size = server.segment_size;
         if let Some((fork, archive)) = start.left_behind {
-            let detail = format!(
-                "the server was promoted at {fork}, and the archive has WAL of the timeline before up to {archive}: what \
-                 was committed in between is not in the database. `restore plan` with --timeline shows and restores it"
-            );
-            self.shared
-                .findings
-                .raise(Severity::Warning, "wal-left-behind", self.subject(), detail);
+            self.shared.say_left_behind(fork, archive);
         }
         let untried = start
             .places
@@ -320,12 +313,12 @@ impl Line {
                 (timeline, Place { anchor: from, from })
             }
         };
-        let version_num = self.version_num().await?;
         let origin = Origin {
             publisher: self.context.publisher.clone(),
             lineage: self.context.lineage,
             version_num,
             segment_size: size,
+            index_key: self.index_key.clone(),
         };
         let chain = self.chain(timeline, size, place).await;
         self.shared.begin(timeline, place, size, identity.flush);

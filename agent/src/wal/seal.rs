@@ -8,12 +8,12 @@ use holdfast_proto::Sha256Digest;
 use holdfast_proto::envelope::Link;
 use holdfast_proto::names::Lineage;
 use holdfast_proto::pg::SegmentSize;
-use holdfast_proto::record::{WalBody, WalChunk};
+use holdfast_proto::record::{WalBody, WalChunk, WalChunkId};
 use holdfast_repository::keyring::Wrapped;
 use holdfast_repository::layout::{self, WalName};
 use holdfast_repository::pack::{FrameSealer, PackError};
 use holdfast_repository::publisher::Publisher;
-use holdfast_repository::seal::EpochKey;
+use holdfast_repository::seal::{EpochKey, IndexKey};
 use holdfast_repository::signed::Content;
 
 use super::chunk::Chunk;
@@ -43,6 +43,16 @@ pub struct Origin {
     pub version_num: u32,
     /// Bytes of a segment.
     pub segment_size: SegmentSize,
+    /// With what chunks are made known again; without it they are not.
+    pub index_key: Option<IndexKey>,
+}
+
+/// By what WAL is known again to a holder of `key`.
+pub fn chunk_id(key: &IndexKey, wal: &[u8]) -> WalChunkId {
+    WalChunkId {
+        key: key.fingerprint(),
+        content: key.content_id(wal),
+    }
 }
 
 /// Seals chunk after chunk: what is worked in, and where the chain stands.
@@ -72,6 +82,16 @@ impl ChunkSealer {
     pub fn seal(&mut self, key: &Wrapped<EpochKey>, chunk: Chunk) -> Result<SealedChunk, PackError> {
         seal_chunk(&self.origin, key, &mut self.chain, &mut self.frames, chunk)
     }
+
+    /// The next chunk follows `chain`: what lies between is stored already.
+    pub fn go_on_with(&mut self, chain: Chain) {
+        self.chain = chain;
+    }
+
+    /// Where the chain stands.
+    pub fn into_chain(self) -> Chain {
+        self.chain
+    }
 }
 
 fn seal_chunk(
@@ -92,9 +112,10 @@ fn seal_chunk(
     let size = sealed.len() as u64;
     let content = Content::from(sealed);
     let sha256 = content.sha256();
-    // The object is made in the room of what it came from.
-    drop(bytes);
     let sealed_to = key.key.fingerprint;
+    let id = origin.index_key.as_ref().map(|key| chunk_id(key, &bytes));
+    // The object is signed in the room of what it came from.
+    drop(bytes);
     let name = WalName {
         timeline,
         segment: origin.segment_size.segment_of(start),
@@ -116,6 +137,7 @@ fn seal_chunk(
             size,
             sha256,
             sealed_to,
+            id,
         }],
         follows: chain.follows,
         last_commit: facts.last_commit,
@@ -143,5 +165,6 @@ fn seal_chunk(
         timeline,
         start,
         end,
+        id,
     })
 }

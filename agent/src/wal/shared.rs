@@ -6,16 +6,20 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use holdfast_proto::Timestamp;
-use holdfast_proto::pg::{Lsn, SegmentSize, TimelineId};
-use holdfast_proto::record::{FilestoreFrontier, ReplicaFrontier};
+use holdfast_proto::finding::Severity;
+use holdfast_proto::pg::{Lsn, SegmentSize, TimelineHistory, TimelineId};
+use holdfast_proto::record::{FilestoreFrontier, ReplicaFrontier, WalChunkId};
 use holdfast_repository::Replica;
 use holdfast_repository::clock::now;
 use holdfast_repository::publisher::Publisher;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
 use super::archive::Archive;
+use super::known::Known;
 use super::ledger::{Errand, Holdings, Ledger, SealedChunk};
 use super::merge::Finished;
+use super::sightings::{Sighting, Sightings};
 use super::start::Place;
 use super::state::{FrontierPublisher, WalState};
 use super::valve::Position;
@@ -34,6 +38,21 @@ struct Stream {
     caught_up: Timestamp,
     heard: Timestamp,
     earliest_open: Option<Timestamp>,
+    /// What was seen of a server whose WAL is pushed; `None` where it streams.
+    sightings: Option<Sightings>,
+}
+
+/// The server that is followed: it passed every check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Followed {
+    /// Its timeline.
+    pub timeline: TimelineId,
+    /// The history of that.
+    pub history: TimelineHistory,
+    /// Bytes of a WAL segment.
+    pub segment_size: SegmentSize,
+    /// PostgreSQL's version.
+    pub version_num: u32,
 }
 
 #[derive(Debug)]
@@ -47,6 +66,7 @@ struct Book {
     sealing: usize,
     /// Segments whose objects may be merged.
     finished: Finished,
+    known: Known,
 }
 
 /// What the tasks share.
@@ -59,6 +79,7 @@ pub(super) struct Shared {
     book: Mutex<Book>,
     revision: watch::Sender<u64>,
     valve: watch::Sender<Position>,
+    server: watch::Sender<Option<Arc<Followed>>>,
 }
 
 impl Shared {
@@ -83,9 +104,11 @@ impl Shared {
                 raw: 0,
                 sealing: 0,
                 finished: Finished::default(),
+                known: Known::default(),
             }),
             revision: watch::channel(0).0,
             valve: watch::channel(Position::Shut).0,
+            server: watch::channel(None).0,
         })
     }
 
@@ -117,6 +140,7 @@ impl Shared {
     fn change<T>(&self, change: impl FnOnce(&mut Book) -> T) -> T {
         let mut book = self.book();
         let outcome = change(&mut book);
+        book.settle();
         let state = book.stream.as_ref().map(|stream| state_of(&book.ledger, stream));
         drop(book);
         self.revision.send_modify(|n| *n = n.wrapping_add(1));
@@ -189,12 +213,93 @@ impl Shared {
         }
     }
 
+    /// The server that is followed, as it changes; `None` while none is.
+    pub fn server(&self) -> watch::Receiver<Option<Arc<Followed>>> {
+        self.server.subscribe()
+    }
+
+    /// Notes which server is followed.
+    pub fn follow(&self, server: Option<Followed>) {
+        let server = server.map(Arc::new);
+        self.server.send_if_modified(|known| {
+            let changed = *known != server;
+            *known = server;
+            changed
+        });
+    }
+
+    /// Says that a promotion left WAL behind that is archived.
+    pub fn say_left_behind(&self, fork: Lsn, archive: Lsn) {
+        let detail = format!(
+            "the server was promoted at {fork}, and the archive has WAL of the timeline before up to {archive}: what \
+             was committed in between is not in the database. `restore plan` with --timeline shows and restores it"
+        );
+        let subject = self.publisher.cluster.to_string();
+        self.findings
+            .raise(Severity::Warning, "wal-left-behind", subject, detail);
+    }
+
+    /// Resolves when every replica was listed, or at `until`. `false` when none was.
+    pub async fn until_listed(&self, until: Instant) -> bool {
+        let mut revision = self.revisions();
+        let all = async {
+            while !self.ledger(|ledger| ledger.unlisted().is_empty()) {
+                if revision.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        timeout_at(until, all).await.is_ok() || self.ledger(|l| l.unlisted().len() < self.replicas.len())
+    }
+
+    /// Begins to count the WAL of `timeline` that is pushed from `place` on.
+    pub fn begin_pushed(&self, timeline: TimelineId, place: Place, size: SegmentSize, server_flush: Lsn) {
+        self.begin(timeline, place, size, server_flush);
+        self.change(|book| {
+            // What was committed after the last commit that is stored may be lost.
+            let caught_up = book.ledger.last_commit();
+            if let Some(stream) = book.stream.as_mut().filter(|s| s.sightings.is_none()) {
+                stream.sightings = Some(Sightings::default());
+                stream.caught_up = caught_up.unwrap_or(stream.caught_up);
+            }
+        });
+    }
+
+    /// Notes a look at a server whose WAL is pushed.
+    pub fn sighted(&self, server_flush: Lsn, seen: Sighting) {
+        self.change(|book| {
+            if let Some(stream) = &mut book.stream {
+                stream.heard = seen.at;
+                stream.server_flush = server_flush;
+                if let Some(sightings) = &mut stream.sightings {
+                    sightings.note(seen);
+                }
+            }
+        });
+    }
+
+    /// Remembers by what WAL is known again.
+    pub fn remember(&self, timeline: TimelineId, start: Lsn, end: Lsn, id: WalChunkId) {
+        self.book().known.remember(timeline, start, end, id);
+    }
+
+    /// The chunks of exactly this WAL, when this process has stored all of it.
+    pub fn known(&self, timeline: TimelineId, start: Lsn, end: Lsn) -> Option<Vec<(Lsn, Lsn, WalChunkId)>> {
+        self.book().known.between(timeline, start, end)
+    }
+
+    /// Notes a transaction's end in WAL that was pushed and is acknowledged.
+    pub fn note_commit(&self, at: Timestamp) {
+        self.change(|book| book.ledger.note_commit(at));
+    }
+
     /// Begins a stream of `timeline` at `place`.
     pub fn begin(&self, timeline: TimelineId, place: Place, size: SegmentSize, server_flush: Lsn) {
         let now = now();
         self.change(|book| {
             book.ledger.begin(timeline, place.anchor);
-            let caught_up = book.stream.as_ref().map_or(now, |stream| stream.caught_up);
+            let before = book.stream.take();
+            let caught_up = before.as_ref().map_or(now, |stream| stream.caught_up);
             book.stream = Some(Stream {
                 segment_size: size,
                 connected: false,
@@ -203,6 +308,7 @@ impl Shared {
                 caught_up,
                 heard: now,
                 earliest_open: None,
+                sightings: before.and_then(|stream| stream.sightings),
             });
         });
     }
@@ -260,6 +366,9 @@ impl Shared {
                 let segment = size.segment_of(chunk.start);
                 book.finished.note(chunk.timeline, segment, size.end_of(segment));
             }
+            if let Some(id) = chunk.id {
+                book.known.remember(chunk.timeline, chunk.start, chunk.end, id);
+            }
             book.ledger.push(chunk);
         });
     }
@@ -297,10 +406,26 @@ impl Shared {
     }
 }
 
+impl Book {
+    /// Where WAL is pushed nothing lies between what is received and what is safe.
+    fn settle(&mut self) {
+        let Some(stream) = &mut self.stream else { return };
+        let Some(sightings) = &mut stream.sightings else {
+            return;
+        };
+        let acknowledged = self.ledger.acknowledged().unwrap_or(self.ledger.anchor());
+        stream.received = acknowledged;
+        if let Some(until) = sightings.safe_until(acknowledged) {
+            stream.caught_up = stream.caught_up.max(until);
+        }
+    }
+}
+
 fn state_of(ledger: &Ledger, stream: &Stream) -> WalState {
     let replicas = ledger.frontiers();
     WalState {
         connected: stream.connected,
+        streams: stream.sightings.is_none(),
         timeline: ledger.timeline(),
         server_flush: stream.server_flush,
         received: stream.received,

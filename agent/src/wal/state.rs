@@ -24,8 +24,10 @@ const SILENCE: u64 = 5_000;
 /// The WAL line at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalState {
-    /// Whether the stream runs.
+    /// Whether the stream runs; where WAL is pushed, whether the server answers.
     pub connected: bool,
+    /// Whether WAL comes from a stream, and not from `archive_command`.
+    pub streams: bool,
     /// The timeline streamed.
     pub timeline: TimelineId,
     /// The server's position, last heard.
@@ -68,9 +70,15 @@ impl WalState {
         known.max(assumed)
     }
 
-    /// Bytes of WAL that the slot holds back on the server.
-    pub fn retained(&self) -> u64 {
-        self.server_flush.bytes_since(self.acknowledged).unwrap_or(0)
+    /// Bytes of WAL that the slot holds back on the server; `None` without one.
+    pub fn retained(&self) -> Option<u64> {
+        let held = self.server_flush.bytes_since(self.acknowledged).unwrap_or(0);
+        self.streams.then_some(held)
+    }
+
+    /// Whether all that was committed when the server was heard last is known here.
+    pub fn sees_all(&self) -> bool {
+        self.streams || self.caught_up >= self.heard
     }
 
     /// As the heartbeat reports it.
@@ -83,7 +91,7 @@ impl WalState {
             replicas: self.replicas.clone(),
             rpo_ms: self.rpo_ms(now),
             last_commit: self.last_commit,
-            slot_retained: Some(self.retained()),
+            slot_retained: self.retained(),
         }
     }
 
@@ -281,6 +289,7 @@ mod tests {
         let at = Timestamp::from_unix_micros(1_000_000_000);
         WalState {
             connected: true,
+            streams: true,
             timeline: TimelineId::FIRST,
             server_flush: Lsn::new(100),
             received: Lsn::new(100),

@@ -1,5 +1,7 @@
 //! What keeps a line from streaming, and the finding that it is.
 
+use std::path::PathBuf;
+
 use holdfast_proto::finding::Severity;
 use holdfast_proto::pg::{Lsn, TimelineId};
 
@@ -10,7 +12,7 @@ use super::stream::StreamError;
 use crate::postgres::{PgError, PgErrorClass};
 
 /// Findings about the server that end when a stream runs.
-pub(super) const SERVER_FINDINGS: [&str; 7] = [
+pub(super) const SERVER_FINDINGS: [&str; 8] = [
     "server-unreachable",
     "server-in-recovery",
     "server-behind-archive",
@@ -18,6 +20,7 @@ pub(super) const SERVER_FINDINGS: [&str; 7] = [
     "wrong-system",
     "wal-start-unknown",
     "replicas-unlisted",
+    "wal-history-unreadable",
 ];
 
 /// Why an attempt to stream ended with trouble.
@@ -48,6 +51,15 @@ pub(super) enum Trouble {
         wanted: usize,
         why: String,
     },
+    #[error(
+        "the server is on timeline {timeline}, whose history {} cannot be read ({why}): let the agent see the data \
+         directory (data_directory in its configuration)", path.display()
+    )]
+    NoHistory {
+        timeline: TimelineId,
+        path: PathBuf,
+        why: String,
+    },
     #[error(transparent)]
     Archive(#[from] ArchiveError),
     #[error(transparent)]
@@ -64,6 +76,14 @@ impl From<StreamError> for Trouble {
 }
 
 impl Trouble {
+    /// Whether this server is not the one to follow.
+    pub fn is_about_who(&self) -> bool {
+        matches!(
+            self,
+            Trouble::Refused(_) | Trouble::WrongSystem { .. } | Trouble::Standby
+        )
+    }
+
     /// The finding's name and how much it matters.
     pub fn finding(&self) -> (&'static str, Severity) {
         match self {
@@ -71,6 +91,7 @@ impl Trouble {
             Trouble::WrongSystem { .. } => ("wrong-system", Severity::Critical),
             Trouble::Standby => ("server-in-recovery", Severity::Warning),
             Trouble::NoReplica => ("replicas-unlisted", Severity::Critical),
+            Trouble::NoHistory { .. } => ("wal-history-unreadable", Severity::Critical),
             Trouble::StartUnknown { .. } => ("wal-start-unknown", Severity::Critical),
             Trouble::Postgres(error) => match error.class() {
                 PgErrorClass::Retry | PgErrorClass::Busy | PgErrorClass::Server => {

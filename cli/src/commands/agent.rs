@@ -68,6 +68,10 @@ pub struct SqlArguments {
     /// PostgreSQL's major version.
     #[arg(long, default_value_t = 15)]
     major: u32,
+    /// The agent's configuration: also print what its reference values need, by
+    /// database.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 impl AgentCommand {
@@ -90,10 +94,30 @@ impl AgentCommand {
                     ))
                 })?;
                 print!("{}", role_sql(&arguments.role, major));
+                if let Some(file) = &arguments.config {
+                    print!("{}", reference_grants(&AgentConfig::load(file).or_usage()?));
+                }
                 Ok(Exit::Done)
             }
         }
     }
+}
+
+/// What the roles of the clusters need to read their reference values, as psql
+/// runs it.
+fn reference_grants(config: &AgentConfig) -> String {
+    let mut sql = String::new();
+    for cluster in config.clusters.iter().filter(|c| !c.references.is_empty()) {
+        sql.push_str(&format!("-- Reference values of {}:\n", cluster.id));
+        for reference in &cluster.references {
+            let database = reference.database.replace('"', "\"\"");
+            sql.push_str(&format!(
+                "\\connect \"{database}\"\n{}\n",
+                reference.grant(&cluster.postgres.user)
+            ));
+        }
+    }
+    sql
 }
 
 async fn backup(arguments: BackupArguments) -> anyhow::Result<Exit> {

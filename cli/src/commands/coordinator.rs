@@ -6,8 +6,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use holdfast_coordinator::config::CoordinatorConfig;
-use holdfast_coordinator::{Coordinator, EvidenceKeeping};
+use holdfast_coordinator::{Coordinator, Evidence, EvidenceDocument, EvidenceKeeping, EvidenceShowing};
 use holdfast_drills::keeper::{EvidenceKeeper, EvidenceKeys};
+use holdfast_drills::pages::EvidencePages;
+use holdfast_drills::population;
 use holdfast_repository::signing::SigningKey;
 use tokio::sync::Mutex;
 
@@ -33,12 +35,32 @@ impl CoordinatorCommand {
     pub async fn run(self) -> anyhow::Result<Exit> {
         let CoordinatorCommand::Run(arguments) = self;
         let config = CoordinatorConfig::load(&arguments.config).or_usage()?;
-        let keeper = keeper(&config)?;
-        until_signalled(|stop| Coordinator::run(config, keeper, stop))
+        let evidence = Evidence {
+            keeping: keeper(&config)?,
+            showing: Some(pages()),
+        };
+        until_signalled(|stop| Coordinator::run(config, evidence, stop))
             .await
             .or_unavailable()?;
         Ok(Exit::Done)
     }
+}
+
+/// The pages of the evidence.
+fn pages() -> EvidenceShowing {
+    let pages = Arc::new(Mutex::new(EvidencePages::default()));
+    Arc::new(move |repository, trust, asked| {
+        let pages = Arc::clone(&pages);
+        Box::pin(async move {
+            let mut pages = pages.lock().await;
+            let found = pages.answer(&repository, &trust, &asked.path, &asked.query, asked.at);
+            Ok(found.await?.map(|d| EvidenceDocument {
+                content_type: d.content_type,
+                file: d.file,
+                bytes: d.bytes,
+            }))
+        })
+    })
 }
 
 /// The keeper of the evidence log, when a log key is configured.
@@ -52,7 +74,8 @@ fn keeper(config: &CoordinatorConfig) -> anyhow::Result<Option<EvidenceKeeping>>
             .or_usage()?,
         log: SigningKey::load(log_key).context("the log key").or_usage()?,
     });
-    let keeper = Arc::new(Mutex::new(EvidenceKeeper::default()));
+    let keeper = EvidenceKeeper::of(population::of_policy(&config.policy));
+    let keeper = Arc::new(Mutex::new(keeper));
     Ok(Some(Arc::new(move |repository, trust, now| {
         let (keys, keeper) = (Arc::clone(&keys), Arc::clone(&keeper));
         Box::pin(async move {

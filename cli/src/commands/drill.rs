@@ -1,16 +1,23 @@
 //! `holdfast drill`: a disaster on purpose.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use holdfast_agent::config::AgentConfig;
+use holdfast_agent::restore::{Access, AccessError};
 use holdfast_drills::evidence::statement::DrillKind;
 use holdfast_drills::runner::{self, DrillError, DrillOutcome, DrillRequest, Governing, Runner};
-use holdfast_drills::scenario::Scenario;
+use holdfast_drills::scenario::{MomentKind, Scenario};
 use holdfast_plan::restore::Target;
 use holdfast_proto::Timestamp;
 use holdfast_proto::names::{ClusterId, FilestoreName, Region};
+use holdfast_proto::pg::Lsn;
+use holdfast_repository::RepositoryConfig;
+use holdfast_repository::keyring::Keyring;
+use holdfast_repository::seal::Identities;
 use holdfast_repository::signing::SigningKey;
 
 use crate::commands::{config, restore};
@@ -24,7 +31,17 @@ pub enum DrillCommand {
     /// Restore into a scratch namespace, check the copy, sign the result.
     Run(Box<RunArguments>),
     /// The scenarios there are, and their parameters.
-    List(ListArguments),
+    #[command(alias = "list")]
+    Scenarios(ListArguments),
+    /// Report everything that is wrong with a scenario of your own.
+    Check(CheckArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArguments {
+    /// The scenario's file.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -41,12 +58,16 @@ pub struct RunArguments {
     /// The cluster, as TENANT/CLUSTER.
     #[arg(long)]
     cluster: ClusterId,
-    /// The scenario's name, from `holdfast drill list`.
-    #[arg(long)]
+    /// The scenario's name, from `holdfast drill scenarios`; or the path of a file of
+    /// your own.
+    #[arg(long, value_name = "NAME|FILE")]
     scenario: String,
-    /// The moment to restore to; drawn from what is restorable without it.
-    #[arg(long, value_name = "TIME")]
-    to_time: Option<Timestamp>,
+    #[command(flatten)]
+    moment: MomentArguments,
+    /// The agent's configuration, for a scenario that turns the agent's credentials
+    /// against the backup.
+    #[arg(long, value_name = "FILE")]
+    writer: Option<PathBuf>,
     /// A parameter of the scenario, as NAME=VALUE; repeat for more.
     #[arg(long, value_name = "NAME=VALUE")]
     set: Vec<String>,
@@ -74,12 +95,43 @@ pub struct RunArguments {
     json: bool,
 }
 
+/// The moment to restore to; drawn from what is restorable without one.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub struct MomentArguments {
+    /// A moment with its time zone.
+    #[arg(long, value_name = "TIME")]
+    to_time: Option<Timestamp>,
+    /// A position in the WAL.
+    #[arg(long, value_name = "LSN")]
+    to_lsn: Option<Lsn>,
+    /// A restore point made with pg_create_restore_point.
+    #[arg(long, value_name = "NAME")]
+    to_name: Option<String>,
+    /// The end of what is archived.
+    #[arg(long)]
+    latest: bool,
+}
+
+impl MomentArguments {
+    fn target(&self) -> Option<Target> {
+        match self {
+            Self { to_time: Some(t), .. } => Some(Target::Time(*t)),
+            Self { to_lsn: Some(l), .. } => Some(Target::Lsn(*l)),
+            Self { to_name: Some(n), .. } => Some(Target::Name(n.clone())),
+            Self { latest: true, .. } => Some(Target::Latest),
+            _ => None,
+        }
+    }
+}
+
 impl DrillCommand {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<Exit> {
         match self {
             DrillCommand::Run(arguments) => run(*arguments).await,
-            DrillCommand::List(arguments) => list(&arguments),
+            DrillCommand::Scenarios(arguments) => list(&arguments),
+            DrillCommand::Check(arguments) => check(&arguments.file),
         }
     }
 }
@@ -92,6 +144,7 @@ fn list(arguments: &ListArguments) -> anyhow::Result<Exit> {
             .map(|s| {
                 serde_json::json!({
                     "name": s.name.to_string(), "level": s.level, "title": s.title, "parameters": s.parameters,
+                    "moment": s.moment.to_string(), "attack": s.attack, "only_escrow": s.only_escrow,
                 })
             })
             .collect();
@@ -103,9 +156,45 @@ fn list(arguments: &ListArguments) -> anyhow::Result<Exit> {
             "{}  {}  {}",
             scenario.name, scenario.level, scenario.title
         ));
-        for (name, meaning) in &scenario.parameters {
-            screen::print(&format!("    --set {name}=…  {meaning}"));
+        for need in needs(&scenario) {
+            screen::print(&format!("    {need}"));
         }
+    }
+    Ok(Exit::Done)
+}
+
+/// What the command line of a scenario has to say.
+fn needs(scenario: &Scenario) -> Vec<String> {
+    let moment = match scenario.moment {
+        MomentKind::Any | MomentKind::Fence => None,
+        MomentKind::Time => Some("--to-time TIME  just before it happened"),
+        MomentKind::Name => Some("--to-name NAME  the restore point that was named before it"),
+    };
+    let escrow = "--identity FILE  the escrow identity, brought by its custodian";
+    let writer = "--writer FILE  the agent's configuration, whose credentials are turned against the backup";
+    let parts = [
+        moment,
+        scenario.only_escrow.then_some(escrow),
+        scenario.attack.then_some(writer),
+    ];
+    let set = scenario.parameters.iter();
+    parts
+        .into_iter()
+        .flatten()
+        .map(str::to_owned)
+        .chain(set.map(|(name, meaning)| format!("--set {name}=…  {meaning}")))
+        .collect()
+}
+
+fn check(file: &Path) -> anyhow::Result<Exit> {
+    let name = file.display().to_string();
+    let text = std::fs::read_to_string(file)
+        .with_context(|| name.clone())
+        .or_usage()?;
+    let scenario = Scenario::parse(&name, &text).or_usage()?;
+    println!("{name} is sound: {} at {}", scenario.name, scenario.level);
+    for need in needs(&scenario) {
+        screen::print(&format!("    {need}"));
     }
     Ok(Exit::Done)
 }
@@ -139,11 +228,12 @@ fn runner_of(operator: &Operator) -> anyhow::Result<Runner> {
             .or_usage()?,
         scratch,
         fetch: restore::fetch_by(operator)?,
+        witnesses: section.witnesses.clone(),
     })
 }
 
 /// The policy that the drill is judged by: the one that `[runner]` names.
-fn governing(operator: &Operator, cluster: &ClusterId) -> anyhow::Result<Option<Governing>> {
+pub fn governing(operator: &Operator, cluster: &ClusterId) -> anyhow::Result<Option<Governing>> {
     let Some(path) = operator.file.runner.as_ref().and_then(|r| r.policy.as_ref()) else {
         return Ok(None);
     };
@@ -158,22 +248,78 @@ fn governing(operator: &Operator, cluster: &ClusterId) -> anyhow::Result<Option<
     Ok(Some(governing))
 }
 
+/// The repository as the agent reaches it: its replicas, with the agent's
+/// credentials.
+fn writer_of(file: &Path) -> anyhow::Result<RepositoryConfig> {
+    Ok(AgentConfig::load(file).or_usage()?.repository)
+}
+
+/// Opens the repository with the operator's identity. For a scenario in which the
+/// escrow identity is all that is left, with that one alone: it has to be named on
+/// the command line, and what it does not open is for the drill to find out.
+async fn open(
+    arguments: &RunArguments,
+    operator: &Operator,
+    scenario: &Scenario,
+) -> anyhow::Result<(Access, Identities)> {
+    if !scenario.only_escrow {
+        let access = restore::open(operator, &arguments.cluster).await?;
+        return Ok((access, Identities::default()));
+    }
+    if arguments.operator.identity.is_none() {
+        return Err(Failure::usage(format!(
+            "the scenario {} restores with the escrow identity alone: its custodian brings it, and names it with \
+             --identity FILE. One that stands in the configuration is not taken",
+            scenario.name
+        )));
+    }
+    if arguments.scheduled {
+        return Err(Failure::usage(format!(
+            "the scenario {} is attended: a custodian brings the escrow identity, so no schedule can begin it",
+            scenario.name
+        )));
+    }
+    let identities = operator.identities()?;
+    let repository = operator.open().await?;
+    let root = operator.root()?;
+    let opened = Access::of(repository.clone(), &root, &arguments.cluster, &identities).await;
+    let access = match opened {
+        Ok(access) => access,
+        Err(AccessError::WrongIdentity { .. }) => Access {
+            trust: operator.trust(&repository).await?,
+            repository,
+            keyring: Keyring::default(),
+        },
+        Err(e) => return Err(e).or_no(),
+    };
+    Ok((access, identities))
+}
+
 async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
     let operator = arguments.operator.load()?;
     let scenario = Scenario::named(&arguments.scenario).or_usage()?;
+    if arguments.writer.is_some() && !scenario.attack {
+        return Err(Failure::usage(format!(
+            "the scenario {} attacks nothing: leave --writer out",
+            scenario.name
+        )));
+    }
     let runner = runner_of(&operator)?;
     let databases = pairs(&arguments.database)?
         .into_iter()
         .map(|(name, database)| Ok((name.parse::<FilestoreName>().or_usage()?, database)))
         .collect::<anyhow::Result<BTreeMap<_, _>>>()?;
-    let access = restore::open(&operator, &arguments.cluster).await?;
+    let (access, identities) = open(&arguments, &operator, &scenario).await?;
     let governing = governing(&operator, &arguments.cluster)?;
+    let writer = arguments.writer.as_deref().map(writer_of).transpose()?;
     let request = DrillRequest {
         cluster: arguments.cluster,
         scenario,
         parameters: pairs(&arguments.set)?,
-        target: arguments.to_time.map(Target::Time),
-        accept_unreachable: arguments.accept_unreachable.into_iter().collect(),
+        target: arguments.moment.target(),
+        identities,
+        writer,
+        accept_unreachable: arguments.accept_unreachable.into_iter().collect::<BTreeSet<_>>(),
         governing,
         kind: if arguments.scheduled {
             DrillKind::Scheduled
@@ -194,7 +340,12 @@ async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
     };
     let outcome = match runner::run(&runner, &access, &request, &say).await {
         Ok(outcome) => outcome,
-        Err(e @ (DrillError::Scenario(_) | DrillError::Runner { .. })) => return Err(e).or_usage(),
+        Err(
+            e @ (DrillError::Scenario(_)
+            | DrillError::Runner { .. }
+            | DrillError::Moment { .. }
+            | DrillError::NoWriter(_)),
+        ) => return Err(e).or_usage(),
         Err(e @ DrillError::Log(_)) => return Err(e).or_unavailable(),
         Err(e) => return Err(e).or_no(),
     };
@@ -224,6 +375,7 @@ fn summary(outcome: &DrillOutcome) -> serde_json::Value {
         "rto": predicate.results.rto,
         "checks": predicate.results.checks,
         "filestore": predicate.results.filestore,
+        "database": predicate.results.database,
         "phases": predicate.timings.phases,
         "target": predicate.target,
         "findings": outcome.findings,
@@ -242,6 +394,9 @@ fn print(outcome: &DrillOutcome) {
         ]);
     }
     screen::print_table(&rows);
+    for finding in &outcome.findings {
+        screen::print(&restore::finding_line(finding));
+    }
     for phase in &predicate.timings.phases {
         println!(
             "  {:<20} {}",

@@ -1,10 +1,12 @@
 //! `holdfast evidence`: what was proven, for those who have to believe it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use holdfast_drills::evidence::entry::{Entry, LoggedEntry};
 use holdfast_drills::evidence::statement::Statement;
+use holdfast_drills::evidence::tlog::NoteKey;
+use holdfast_drills::evidence::tlog::tiles::LogFile;
 use holdfast_drills::evidence::{export, verify};
 use holdfast_drills::log::DrillLog;
 use holdfast_drills::publish;
@@ -15,6 +17,10 @@ use crate::exit::{Exit, Failure, OrExit};
 use crate::operator::{OperatorArguments, OperatorFile};
 use crate::screen;
 
+mod coverage;
+mod review;
+mod witness;
+
 /// Signed evidence.
 #[derive(Debug, Subcommand)]
 pub enum EvidenceCommand {
@@ -22,11 +28,20 @@ pub enum EvidenceCommand {
     List(ListArguments),
     /// One drill's statement.
     Show(ShowArguments),
-    /// Write a drill's evidence into a directory that verifies without Holdfast.
+    /// Write a drill's evidence into a directory, or one zip, that verifies
+    /// without Holdfast.
     Export(ExportArguments),
     /// Verify an export, offline. Exits with 0 only when all of it holds and
     /// the trust root is given.
     Verify(VerifyArguments),
+    /// Sign a drill's statement as one who had no part in it.
+    Review(review::ReviewArguments),
+    /// Cosign the log for a third party, if it only grew.
+    Witness(witness::WitnessArguments),
+    /// Put a witness's cosignature beside the log.
+    AddCosignature(witness::AddArguments),
+    /// How much of a month's drills was done, by tier; missed ones are failures.
+    Coverage(coverage::CoverageArguments),
 }
 
 #[derive(Debug, Args)]
@@ -53,8 +68,11 @@ pub struct ExportArguments {
     /// The drill's id, from `evidence list`.
     drill: DrillId,
     /// A new or empty directory.
-    #[arg(long, value_name = "DIR")]
-    directory: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "zip")]
+    directory: Option<PathBuf>,
+    /// A new zip file.
+    #[arg(long, value_name = "FILE", conflicts_with = "directory")]
+    zip: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -64,6 +82,9 @@ pub struct VerifyArguments {
     /// The fingerprint of the trust root, from outside the export.
     #[arg(long, value_name = "FINGERPRINT")]
     root: Option<Fingerprint>,
+    /// A witness's key, as it publishes it, that must have cosigned; repeat for more.
+    #[arg(long, value_name = "NAME+HASH+KEY")]
+    witness: Vec<NoteKey>,
     /// An operator's configuration to take the trust root from.
     #[arg(long, env = "HOLDFAST_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -80,21 +101,29 @@ impl EvidenceCommand {
             EvidenceCommand::Show(arguments) => show(arguments).await,
             EvidenceCommand::Export(arguments) => export_drill(arguments).await,
             EvidenceCommand::Verify(arguments) => verify_export(&arguments),
+            EvidenceCommand::Review(arguments) => review::run(arguments).await,
+            EvidenceCommand::Witness(arguments) => witness::run(arguments).await,
+            EvidenceCommand::AddCosignature(arguments) => witness::add(arguments).await,
+            EvidenceCommand::Coverage(arguments) => coverage::run(arguments).await,
         }
     }
 }
 
-async fn open(operator: &OperatorArguments) -> anyhow::Result<(DrillLog, Vec<LoggedEntry>)> {
+async fn log(operator: &OperatorArguments) -> anyhow::Result<DrillLog> {
     let operator = operator.load()?;
     let repository = operator.open().await?;
     let trust = operator.trust(&repository).await?;
-    let log = DrillLog::open(&repository, &trust).await.or_unavailable()?;
+    DrillLog::open(&repository, &trust).await.or_unavailable()
+}
+
+async fn open(operator: &OperatorArguments) -> anyhow::Result<(DrillLog, Vec<LoggedEntry>)> {
+    let log = log(operator).await?;
     let entries = log.entries().await.or_unavailable()?;
     Ok((log, entries))
 }
 
 async fn list(arguments: ListArguments) -> anyhow::Result<Exit> {
-    let (_, entries) = open(&arguments.operator).await?;
+    let (log, entries) = open(&arguments.operator).await?;
     let mut rows = vec![
         ["entry", "drill", "cluster", "scenario", "level", "what"]
             .map(str::to_owned)
@@ -102,6 +131,15 @@ async fn list(arguments: ListArguments) -> anyhow::Result<Exit> {
     ];
     for (n, entry) in entries.iter().enumerate() {
         let row = match &entry.entry {
+            // Whoever can write to the repository can write here: only what a key
+            // that is believed has signed says anything.
+            _ if log.believe(entry).is_err() => vec![
+                "".into(),
+                entry.cluster().map(|c| c.to_string()).unwrap_or_default(),
+                "".into(),
+                "".into(),
+                format!("NOT BELIEVED: {}", log.believe(entry).err().unwrap_or_default()),
+            ],
             Entry::Intent(i) => vec![
                 i.drill.to_string(),
                 i.cluster.to_string(),
@@ -128,6 +166,24 @@ async fn list(arguments: ListArguments) -> anyhow::Result<Exit> {
                     "ABANDONED".into(),
                 ]
             }
+            Entry::Received(r) => vec![
+                r.drill.to_string(),
+                r.cluster.to_string(),
+                "".into(),
+                "".into(),
+                format!(
+                    "entry {} was logged {} after the restore",
+                    r.entry,
+                    screen::span(r.delay_ms)
+                ),
+            ],
+            Entry::Coverage(c) => vec![
+                "".into(),
+                c.predicate.tenant.to_string(),
+                "".into(),
+                "".into(),
+                format!("coverage of {}", c.predicate.month),
+            ],
             Entry::Heartbeat(_) | Entry::Population(_) | Entry::Other => continue,
         };
         rows.push([vec![n.to_string()], row].concat());
@@ -178,12 +234,27 @@ async fn export_drill(arguments: ExportArguments) -> anyhow::Result<Exit> {
     let (index, _, _) = find(&entries, arguments.drill)?;
     let input = publish::gather(&log, &entries, index).await.or_no()?;
     let files = export::files(&input).or_no()?;
-    export::write(&arguments.directory, &files).or_usage()?;
-    println!(
-        "{} files in {}; begin with VERIFY.md",
-        files.len(),
-        arguments.directory.display()
-    );
+    write_out(&files, arguments.directory.as_deref(), arguments.zip.as_deref())
+}
+
+/// Writes an export's files into a directory or a zip.
+fn write_out(files: &[LogFile], directory: Option<&Path>, zip: Option<&Path>) -> anyhow::Result<Exit> {
+    if let Some(directory) = directory {
+        export::write(directory, files).or_usage()?;
+        println!(
+            "{} files in {}; begin with VERIFY.md",
+            files.len(),
+            directory.display()
+        );
+    }
+    if let Some(zip) = zip {
+        export::write_zip(zip, files).or_usage()?;
+        println!(
+            "{} files in {}; unpack it and begin with VERIFY.md",
+            files.len(),
+            zip.display()
+        );
+    }
     Ok(Exit::Done)
 }
 
@@ -199,7 +270,12 @@ fn verify_export(arguments: &VerifyArguments) -> anyhow::Result<Exit> {
             arguments.directory.display()
         )));
     }
-    let report = verify::verify_export(&arguments.directory, root);
+    let options = verify::VerifyOptions {
+        root,
+        witnesses: arguments.witness.clone(),
+        now: None,
+    };
+    let report = verify::verify_with(&arguments.directory, &options);
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {

@@ -39,6 +39,9 @@ pub struct GenerateArguments {
     /// A coordinator to make signing keys and a server certificate for.
     #[arg(long, value_name = "NAME")]
     coordinator: Vec<ActorName>,
+    /// A person who reviews evidence; repeat for more.
+    #[arg(long, value_name = "NAME")]
+    reviewer: Vec<ActorName>,
     /// Host names and addresses in the coordinators' certificates.
     #[arg(long, value_name = "HOST", default_values = ["localhost", "127.0.0.1"])]
     host: Vec<String>,
@@ -64,6 +67,8 @@ struct Made {
     runners: Vec<ActorName>,
     #[serde(skip)]
     coordinators: Vec<ActorName>,
+    #[serde(skip)]
+    reviewers: Vec<ActorName>,
 }
 
 impl KeysCommand {
@@ -174,8 +179,15 @@ fn generate(arguments: &GenerateArguments) -> anyhow::Result<Exit> {
         .iter()
         .chain(&arguments.runner)
         .chain(&arguments.coordinator)
+        .chain(&arguments.reviewer)
         .collect();
-    if distinct.len() != arguments.agent.len() + arguments.runner.len() + arguments.coordinator.len() {
+    let named = [
+        &arguments.agent,
+        &arguments.runner,
+        &arguments.coordinator,
+        &arguments.reviewer,
+    ];
+    if distinct.len() != named.iter().map(|names| names.len()).sum::<usize>() {
         return Err(crate::exit::Failure::usage("every actor needs a name of its own"));
     }
     make_private(&arguments.directory).or_usage()?;
@@ -201,7 +213,7 @@ fn generate(arguments: &GenerateArguments) -> anyhow::Result<Exit> {
             ring.certificate(name.as_str(), authority.issue_agent(name)?)?;
         }
     }
-    for name in &arguments.runner {
+    for name in arguments.runner.iter().chain(&arguments.reviewer) {
         ring.signing(name.as_str(), SigningKey::generate_ed25519)?;
     }
     for name in &arguments.coordinator {
@@ -219,6 +231,7 @@ fn generate(arguments: &GenerateArguments) -> anyhow::Result<Exit> {
         agents: arguments.agent.clone(),
         runners: arguments.runner.clone(),
         coordinators: arguments.coordinator.clone(),
+        reviewers: arguments.reviewer.clone(),
     };
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&made)?);
@@ -274,6 +287,9 @@ fn describe(made: &Made) {
     }
     for name in &made.runners {
         actors.push((format!("{name}.key"), format!("drill runner {name}")));
+    }
+    for name in &made.reviewers {
+        actors.push((format!("{name}.key"), format!("{name}, who reviews evidence")));
     }
     for name in &made.coordinators {
         let keys = format!("{name}.key, {name}-log.key, {name}.tls.key");

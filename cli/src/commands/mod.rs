@@ -39,7 +39,7 @@ pub enum Command {
     /// Plan a restore, and carry it out.
     #[command(subcommand)]
     Restore(Box<restore::RestoreCommand>),
-    /// What PostgreSQL's restore_command calls.
+    /// What PostgreSQL's restore_command and archive_command call.
     #[command(subcommand)]
     Wal(wal::WalCommand),
     /// The repository's integrity, with or without keys.

@@ -6,13 +6,17 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use holdfast_agent::restore::{self, Access, FetchBy, Options, Phase, PlanError, Target, plan_request};
+use holdfast_agent::restore::{
+    self, Access, FetchBy, Options, Outcome, Phase, PlanError, Target, plan_request,
+};
+use holdfast_drills::restored::{self, Restorer};
 use holdfast_plan::restore::{FilestoreChoice, Request, RestorePlan, Target as Moment, TimelineChoice};
 use holdfast_proto::Timestamp;
 use holdfast_proto::finding::Finding;
 use holdfast_proto::names::{BackupId, ClusterId, FilestoreName, Lineage, Region};
 use holdfast_proto::pg::{Lsn, TimelineId};
 use holdfast_repository::clock;
+use holdfast_repository::signing::SigningKey;
 
 use crate::exit::{Exit, Failure, OrExit};
 use crate::operator::{Operator, OperatorArguments};
@@ -215,7 +219,8 @@ struct Planned {
     met: Vec<Finding>,
 }
 
-fn finding_line(finding: &Finding) -> String {
+/// A finding as a person reads it.
+pub fn finding_line(finding: &Finding) -> String {
     format!(
         "  {:?} {} {}: {}",
         finding.severity, finding.name, finding.subject, finding.detail
@@ -296,6 +301,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
     let outcome = restore::execute(&plan, &access, &target, &options).await;
     watching.finish().await;
     let outcome = outcome.or_no()?;
+    leave_statement(&operator, &access, &plan, &outcome).await;
     if json {
         println!("{}", serde_json::to_string_pretty(&outcome)?);
         return Ok(Exit::Done);
@@ -352,6 +358,35 @@ async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
         println!("It takes connections when it has been promoted: until then recovery is still replaying.");
     }
     Ok(Exit::Done)
+}
+
+/// Leaves a signed statement of the restore, where the operator has a key for it. It
+/// is evidence, not part of the restore: that it cannot be left is said, and fails
+/// nothing.
+async fn leave_statement(operator: &Operator, access: &Access, plan: &RestorePlan, outcome: &Outcome) {
+    let Some(section) = &operator.file.runner else {
+        eprintln!(
+            "No statement of this restore is left: the configuration has no [runner] with a key to sign it"
+        );
+        return;
+    };
+    let left = async {
+        let key = SigningKey::load(&section.signing_key).context("the runner's key")?;
+        let restorer = Restorer {
+            name: section.name.clone(),
+            key: &key,
+            initiator: std::env::var("USER").ok().filter(|u| !u.is_empty()),
+            governing: super::drill::governing(operator, &plan.cluster)?,
+        };
+        anyhow::Ok(restored::leave(&restorer, access, plan, outcome).await?)
+    };
+    match left.await {
+        Ok((id, copies)) => eprintln!(
+            "A signed statement of this restore, {id}, waits on {} to be logged",
+            screen::count(copies as u64, "replica")
+        ),
+        Err(e) => eprintln!("No statement of this restore is left: {e:#}"),
+    }
 }
 
 /// An interrupted restore goes on by the plan that it began with: planning anew

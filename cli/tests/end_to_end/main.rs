@@ -14,6 +14,7 @@ mod attack;
 mod books;
 mod buckets;
 mod place;
+mod scenarios;
 mod stage;
 mod story;
 

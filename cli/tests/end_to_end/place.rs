@@ -39,10 +39,15 @@ impl Place {
 
     /// On the S3 service of the environment, if it names one.
     pub fn s3() -> Result<Option<Self>> {
+        Self::s3_with(|service| Ok([service.documented_bucket()?, service.documented_bucket()?]))
+    }
+
+    /// On the S3 service, in the buckets that `make` makes.
+    pub fn s3_with(make: impl FnOnce(&Service) -> Result<[String; 2]>) -> Result<Option<Self>> {
         let Some(service) = Service::from_env() else {
             return Ok(None);
         };
-        let names = [service.documented_bucket()?, service.documented_bucket()?];
+        let names = make(&service)?;
         let lines = [Line::to(&service)?, Line::to(&service)?];
         Ok(Some(Place::S3(Box::new(Buckets {
             service,

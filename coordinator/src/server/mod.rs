@@ -2,5 +2,6 @@
 
 pub mod accept;
 pub mod agents;
+pub mod evidence;
 pub mod pages;
 pub mod tls;

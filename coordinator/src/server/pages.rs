@@ -19,6 +19,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use super::agents::Refusal;
+use super::evidence::{self, EvidenceShowing};
 use crate::desk::{Desk, now};
 use crate::fleet::Fleet;
 use crate::page::FleetPage;
@@ -30,10 +31,11 @@ const STYLE: &str = include_str!("../../assets/style.css");
 const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The router of the people's listener.
-pub fn router(desk: Arc<Desk>) -> Router {
+pub fn router(desk: Arc<Desk>, showing: Option<EvidenceShowing>) -> Router {
     let fixed = |name: HeaderName, value: &'static str| {
         SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
     };
+    let evidence = showing.map_or_else(Router::new, |s| evidence::router(Arc::clone(&desk), s));
     Router::new()
         .route("/", get(page))
         .route("/style.css", get(style))
@@ -43,10 +45,11 @@ pub fn router(desk: Arc<Desk>) -> Router {
         .fallback(|| async {
             Refusal::new(
                 StatusCode::NOT_FOUND,
-                "known are /, /v1/status, /metrics and /healthz",
+                "known are /, /evidence, /v1/status, /metrics and /healthz",
             )
         })
         .with_state(desk)
+        .merge(evidence)
         .layer(fixed(header::CONTENT_SECURITY_POLICY, POLICY))
         .layer(fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(fixed(header::REFERRER_POLICY, "no-referrer"))

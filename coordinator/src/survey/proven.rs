@@ -140,6 +140,7 @@ struct Predicate {
 #[derive(Deserialize)]
 struct StatementDrill {
     id: DrillId,
+    kind: String,
     level: String,
     scenario: String,
 }
@@ -288,6 +289,18 @@ fn pae(payload_type: &str, payload: &[u8]) -> Vec<u8> {
     out
 }
 
+fn is_of_a_drill(payload: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Kind {
+        #[serde(rename = "predicateType")]
+        predicate_type: String,
+    }
+    serde_json::from_slice::<Kind>(payload).map_or(true, |k| {
+        !k.predicate_type
+            .starts_with("https://holdfast.dev/recovery-coverage/")
+    })
+}
+
 fn read_entry(bytes: &Bytes, trust: &Trust, stored: Timestamp) -> Result<Said, String> {
     let envelope: Envelope =
         serde_json::from_slice(bytes).map_err(|e| format!("it is no DSSE envelope ({e})"))?;
@@ -326,7 +339,8 @@ fn read_entry(bytes: &Bytes, trust: &Trust, stored: Timestamp) -> Result<Said, S
                 result: Some(result),
             })
         }
-        IN_TOTO => {
+        // A month's coverage is an in-toto statement too, and no drill.
+        IN_TOTO if is_of_a_drill(&payload) => {
             let statement: Statement = serde_json::from_slice(&payload).map_err(body)?;
             let Predicate {
                 drill,
@@ -334,6 +348,10 @@ fn read_entry(bytes: &Bytes, trust: &Trust, stored: Timestamp) -> Result<Said, S
                 results,
                 timings,
             } = statement.predicate;
+            // A restore that was needed proves nothing by itself.
+            if drill.kind == "REAL_RESTORE" {
+                return Ok(Said::Other);
+            }
             let result = DrillResult {
                 verdict: results.verdict,
                 at: timings.phases.iter().map(|p| p.end).max().unwrap_or(stored),
@@ -355,6 +373,11 @@ fn read_entry(bytes: &Bytes, trust: &Trust, stored: Timestamp) -> Result<Said, S
         }
         _ => return Ok(Said::Other),
     };
+    // What nobody came back to is answered by the coordinator.
+    let roles: &[TrustRole] = match envelope.payload_type.as_str() {
+        ABANDONED => &[TrustRole::Runner, TrustRole::Coordinator],
+        _ => &[TrustRole::Runner],
+    };
     let (Said::Intended(drill) | Said::Ended(drill)) = &said else {
         return Ok(said);
     };
@@ -362,7 +385,7 @@ fn read_entry(bytes: &Bytes, trust: &Trust, stored: Timestamp) -> Result<Said, S
     let mut why = "it is not signed".to_owned();
     for signature in &envelope.signatures {
         let believed = trust
-            .check(&signature.keyid, &[TrustRole::Runner], Some(&drill.cluster))
+            .check(&signature.keyid, roles, Some(&drill.cluster))
             .map_err(|e| e.to_string())
             .and_then(|key| {
                 let sig = BASE64
@@ -398,6 +421,74 @@ mod tests {
                 reasons: vec![],
             }),
         }
+    }
+
+    /// The coordinator answers what nobody came back to; a restore that was needed
+    /// and a month's coverage are in the log and are no drills.
+    #[test]
+    fn what_the_coordinator_logs_is_believed_for_what_it_is() {
+        use holdfast_proto::names::RepositoryId;
+        use holdfast_repository::signing::SigningKey;
+        use holdfast_repository::trust::{append, enrolment, genesis};
+
+        let at = Timestamp::from_unix_micros(1_800_000_000_000_000);
+        let [root, runner, coordinator] = [(); 3].map(|()| SigningKey::generate_ed25519().unwrap());
+        let repository = RepositoryId::from_parts(at, 1);
+        let mut trust = Trust::empty(repository, root.fingerprint());
+        let mut take = |bytes: Vec<u8>| {
+            let next = trust.verify_next(&bytes.into()).unwrap();
+            trust.extend(&next).unwrap();
+            trust.clone()
+        };
+        let first = genesis(&root, &"root".parse().unwrap(), repository, at)
+            .unwrap()
+            .1;
+        let trust = take(first);
+        let acts = [
+            ("runner-1", &runner, TrustRole::Runner),
+            ("c-1", &coordinator, TrustRole::Coordinator),
+        ]
+        .map(|(name, key, role)| enrolment(key.verifying(), &name.parse().unwrap(), role, &[]));
+        let trust = take(append(&trust, acts.to_vec(), &root, at).unwrap().1);
+        let entry = |kind: &str, body: serde_json::Value, key: &SigningKey| {
+            let payload = body.to_string().into_bytes();
+            let envelope = serde_json::json!({
+                "payload": BASE64.encode(&payload), "payloadType": kind,
+                "signatures": [{ "keyid": key.fingerprint(), "sig": BASE64.encode(key.sign(&pae(kind, &payload))) }],
+            });
+            read_entry(&Bytes::from(envelope.to_string()), &trust, at)
+        };
+        let id = DrillId::from_parts(at, 7);
+        let abandoned = serde_json::json!({
+            "drill": id, "cluster": "acme/erp", "intent": 0, "intent_digest": "ab".repeat(32), "at": at, "reason": "late",
+        });
+        assert!(matches!(
+            entry(ABANDONED, abandoned.clone(), &coordinator),
+            Ok(Said::Ended(_))
+        ));
+        assert!(matches!(
+            entry(ABANDONED, abandoned.clone(), &runner),
+            Ok(Said::Ended(_))
+        ));
+        entry(ABANDONED, abandoned, &root).unwrap_err();
+        let result = |kind: &str| {
+            serde_json::json!({
+                "predicateType": "https://holdfast.dev/recovery-drill/v1",
+                "predicate": {
+                    "drill": { "id": id, "kind": kind, "level": "L3", "scenario": "restore" },
+                    "scope": { "tenant": "acme", "cluster": "erp" },
+                    "results": { "verdict": "PASS" }, "timings": { "phases": [] },
+                },
+            })
+        };
+        assert!(matches!(
+            entry(IN_TOTO, result("SCHEDULED"), &runner),
+            Ok(Said::Ended(_))
+        ));
+        entry(IN_TOTO, result("SCHEDULED"), &coordinator).unwrap_err();
+        assert_eq!(entry(IN_TOTO, result("REAL_RESTORE"), &runner), Ok(Said::Other));
+        let coverage = serde_json::json!({ "predicateType": "https://holdfast.dev/recovery-coverage/v1" });
+        assert_eq!(entry(IN_TOTO, coverage, &coordinator), Ok(Said::Other));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use holdfast_agent::ledger::{Ledger, Piece};
 use holdfast_plan::restore::{Path as WalPath, RestorePlan};
 use holdfast_proto::Sha256Digest;
 use holdfast_proto::envelope::{Link, Record};
+use holdfast_proto::finding::Finding;
 use holdfast_proto::manifest::Part;
 use holdfast_proto::names::{KeyKind, ObjectKey};
 use holdfast_proto::record::{BaseBody, JournalBody, WalBody};
@@ -18,9 +19,11 @@ use holdfast_repository::trust::Trust;
 use holdfast_repository::{Repository, manifest};
 
 use crate::checks::Check;
+use crate::draw::PackSample;
+use crate::evidence::sampling;
 use crate::evidence::statement::results::{CheckClass, CheckResult};
 
-/// How many ciphertexts are drawn.
+/// How many ciphertexts are drawn at least.
 const SAMPLE: usize = 16;
 
 /// What the checks look at.
@@ -38,32 +41,70 @@ pub struct Under<'a> {
     pub plan: &'a RestorePlan,
     /// From which the sample is drawn.
     pub seed: Sha256Digest,
+    /// Hundredths of all packs that are drawn.
+    pub sample_percent: u64,
+    /// Keys that hold secrets must open, too: the escrow identity opens all.
+    pub secrets_too: bool,
 }
 
-/// Runs all of them. Also gives the WAL objects, each with the digest of the
-/// bytes that were verified.
-pub async fn run(under: Under<'_>) -> (Vec<CheckResult>, Vec<(ObjectKey, Sha256Digest)>) {
-    let (signatures, parts) = signatures(under).await;
-    let (wal_check, wal) = wal_signatures(under).await;
-    let mut results = vec![signatures, wal_check];
-    let (present, packs) = objects_present(under, &parts).await;
-    results.push(present);
-    results.push(ciphertext_sample(under, &packs).await);
-    results.push(wal_continuous(under));
-    results.push(keys_unwrap(under));
-    (results, wal)
+/// What came of the checks.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The checks.
+    pub checks: Vec<CheckResult>,
+    /// Copies that were damaged or missing, by object.
+    pub findings: Vec<Finding>,
+    /// What the restore will read.
+    pub objects: Objects,
+    /// The packs that were drawn, and from which.
+    pub sample: PackSample,
+}
+
+/// The objects that a restore reads.
+#[derive(Debug, Clone, Default)]
+pub struct Objects {
+    /// Commit objects: the base's manifest and the filestores' entries.
+    pub commits: Vec<ObjectKey>,
+    /// Indexes.
+    pub indexes: Vec<ObjectKey>,
+    /// Packs and catalogues.
+    pub packs: Vec<ObjectKey>,
+    /// WAL objects, with the digests of the bytes that were verified.
+    pub wal: Vec<(ObjectKey, Sha256Digest)>,
+}
+
+/// Runs all of them.
+pub async fn run(under: Under<'_>) -> Found {
+    let mut found = Found::default();
+    let (signatures, parts) = signatures(under, &mut found).await;
+    found.checks.push(signatures);
+    let wal = wal_signatures(under, &mut found).await;
+    found.checks.push(wal);
+    let (present, packs) = objects_present(under, &parts, &mut found).await;
+    found.checks.push(present);
+    found.sample = sample(under, &packs);
+    let sampled = ciphertext_sample(under, &packs, &mut found).await;
+    found.checks.push(sampled);
+    found.checks.push(wal_continuous(under));
+    found.checks.push(keys_unwrap(under));
+    let cluster = &under.plan.cluster;
+    found.objects.packs = packs.keys().map(|sha256| layout::pack(cluster, sha256)).collect();
+    found
 }
 
 async fn signed_parts<B: Record + Send>(
     under: Under<'_>,
     link: &Link,
     parts: impl FnOnce(B) -> Vec<Part>,
+    found: &mut Found,
 ) -> Result<Vec<Part>, String> {
-    let (signed, _) = under
+    let (signed, findings) = under
         .repository
         .read_signed::<B>(&link.key, under.trust)
         .await
         .map_err(|e| e.to_string())?;
+    found.findings.extend(findings);
+    found.objects.commits.push(link.key.clone());
     if signed.sha256 != link.sha256 {
         return Err(format!("{} is not the object that the plan saw", link.key));
     }
@@ -71,7 +112,7 @@ async fn signed_parts<B: Record + Send>(
 }
 
 /// The manifest and the filestores' entries verify. Also gives their parts.
-async fn signatures(under: Under<'_>) -> (CheckResult, Vec<Part>) {
+async fn signatures(under: Under<'_>, found: &mut Found) -> (CheckResult, Vec<Part>) {
     let check = Check::mandatory("signatures", CheckClass::Integrity);
     let steps: Vec<&Link> = under
         .plan
@@ -81,16 +122,16 @@ async fn signatures(under: Under<'_>) -> (CheckResult, Vec<Part>) {
         .collect();
     let expected = 1 + steps.len();
     let (mut parts, mut verified) = (Vec::new(), 0);
-    let base = signed_parts::<BaseBody>(under, &under.plan.base.link, |b| b.parts).await;
+    let base = signed_parts::<BaseBody>(under, &under.plan.base.link, |b| b.parts, found).await;
     let mut outcomes = vec![base];
     for step in steps {
-        outcomes.push(signed_parts::<JournalBody>(under, step, |j| j.parts).await);
+        outcomes.push(signed_parts::<JournalBody>(under, step, |j| j.parts, found).await);
     }
     for outcome in outcomes {
         match outcome {
-            Ok(found) => {
+            Ok(these) => {
                 verified += 1;
-                parts.extend(found);
+                parts.extend(these);
             }
             Err(why) => tracing::error!(err = %why, "a signed object does not verify"),
         }
@@ -106,9 +147,13 @@ async fn signatures(under: Under<'_>) -> (CheckResult, Vec<Part>) {
 }
 
 /// Every pack that the indexes name is listed. Also gives the packs' sizes.
-async fn objects_present(under: Under<'_>, parts: &[Part]) -> (CheckResult, BTreeMap<Sha256Digest, u64>) {
+async fn objects_present(
+    under: Under<'_>,
+    parts: &[Part],
+    found: &mut Found,
+) -> (CheckResult, BTreeMap<Sha256Digest, u64>) {
     let check = Check::mandatory("objects-present", CheckClass::Integrity);
-    match wanted_and_listed(under, parts).await {
+    match wanted_and_listed(under, parts, found).await {
         Ok((wanted, listed)) => {
             let missing = wanted.keys().filter(|pack| !listed.contains(pack)).count();
             let actual = format!("{} of {} listed", wanted.len() - missing, wanted.len());
@@ -122,6 +167,7 @@ async fn objects_present(under: Under<'_>, parts: &[Part]) -> (CheckResult, BTre
 async fn wanted_and_listed(
     under: Under<'_>,
     parts: &[Part],
+    found: &mut Found,
 ) -> anyhow::Result<(BTreeMap<Sha256Digest, u64>, BTreeSet<Sha256Digest>)> {
     let cluster = &under.plan.cluster;
     let mut wanted = BTreeMap::new();
@@ -131,6 +177,8 @@ async fn wanted_and_listed(
             .repository
             .fetch(&key, &part.index.sha256, part.index.size)
             .await?;
+        found.findings.extend(fetched.findings);
+        found.objects.indexes.push(key);
         for pack in manifest::read_index(&fetched.bytes, part)?.packs {
             wanted.insert(pack.sha256, pack.size);
         }
@@ -146,40 +194,47 @@ async fn wanted_and_listed(
     Ok((wanted, listed))
 }
 
-/// Packs drawn from the seed are read whole and hashed.
-async fn ciphertext_sample(under: Under<'_>, packs: &BTreeMap<Sha256Digest, u64>) -> CheckResult {
+/// Draws the scenario's share of the packs, and no fewer than [`SAMPLE`].
+fn sample(under: Under<'_>, packs: &BTreeMap<Sha256Digest, u64>) -> PackSample {
+    let population: Vec<Sha256Digest> = packs.keys().copied().collect();
+    PackSample {
+        drawn: sampling::files(
+            &under.seed,
+            &population,
+            how_many(population.len(), under.sample_percent),
+        ),
+        population,
+    }
+}
+
+fn how_many(packs: usize, percent: u64) -> usize {
+    let share = (packs as u64).saturating_mul(percent).div_ceil(100);
+    usize::try_from(share).map_or(packs, |share| share.clamp(SAMPLE.min(packs), packs))
+}
+
+/// The packs drawn are read whole and hashed.
+async fn ciphertext_sample(
+    under: Under<'_>,
+    packs: &BTreeMap<Sha256Digest, u64>,
+    found: &mut Found,
+) -> CheckResult {
     let check = Check::mandatory("ciphertext-sample", CheckClass::Integrity).data_proving();
-    let drawn = draw(under.seed, packs.keys(), SAMPLE);
+    let drawn = found.sample.drawn.clone();
     let mut equal = 0;
     for sha256 in &drawn {
         let key = layout::pack(&under.plan.cluster, sha256);
-        match under.repository.fetch(&key, sha256, packs[*sha256]).await {
-            Ok(_) => equal += 1,
+        let Some(size) = packs.get(sha256) else { continue };
+        match under.repository.fetch(&key, sha256, *size).await {
+            Ok(fetched) => {
+                equal += 1;
+                found.findings.extend(fetched.findings);
+            }
             Err(e) => tracing::error!(%key, err = %e, "a drawn pack cannot be read"),
         }
     }
     let all = format!("{} of {} equal", drawn.len(), drawn.len());
     let actual = format!("{equal} of {} equal, drawn from {}", drawn.len(), packs.len());
     check.compared(equal == drawn.len() && !drawn.is_empty(), all, actual)
-}
-
-/// The `n` items whose digest with the seed is smallest: anyone who has seed
-/// and population draws the same.
-fn draw<'a>(
-    seed: Sha256Digest,
-    population: impl Iterator<Item = &'a Sha256Digest>,
-    n: usize,
-) -> Vec<&'a Sha256Digest> {
-    let mut ranked: Vec<(Sha256Digest, &Sha256Digest)> = population
-        .map(|item| {
-            (
-                Sha256Digest::of(&[seed.as_bytes().as_slice(), item.as_bytes()].concat()),
-                item,
-            )
-        })
-        .collect();
-    ranked.sort();
-    ranked.into_iter().take(n).map(|(_, item)| item).collect()
 }
 
 /// The fewest WAL objects that the replay needs, in order.
@@ -196,27 +251,28 @@ fn wal_pieces(under: Under<'_>) -> Vec<Piece<'_>> {
 }
 
 /// Every WAL object that the replay needs is read whole and verifies.
-async fn wal_signatures(under: Under<'_>) -> (CheckResult, Vec<(ObjectKey, Sha256Digest)>) {
+async fn wal_signatures(under: Under<'_>, found: &mut Found) -> CheckResult {
     let check = Check::mandatory("wal-signatures", CheckClass::Integrity);
     let pieces = wal_pieces(under);
-    let mut verified = Vec::with_capacity(pieces.len());
     for piece in &pieces {
         match under
             .repository
             .read_signed::<WalBody>(&piece.object.key, under.trust)
             .await
         {
-            Ok((signed, _)) => verified.push((piece.object.key.clone(), signed.sha256)),
+            Ok((signed, findings)) => {
+                found.objects.wal.push((piece.object.key.clone(), signed.sha256));
+                found.findings.extend(findings);
+            }
             Err(e) => tracing::error!(key = %piece.object.key, err = %e, "a WAL object does not verify"),
         }
     }
-    let (expected, actual) = (pieces.len(), verified.len());
-    let result = check.compared(
+    let (expected, actual) = (pieces.len(), found.objects.wal.len());
+    check.compared(
         expected == actual,
         format!("{expected} verified"),
         format!("{actual} verified"),
-    );
-    (result, verified)
+    )
 }
 
 /// From where replay begins to where it ends there is no hole.
@@ -244,7 +300,7 @@ fn keys_unwrap(under: Under<'_>) -> CheckResult {
     let closed = under
         .keyring
         .closed()
-        .filter(|(_, key)| key.kind == KeyKind::Data)
+        .filter(|(_, key)| key.kind == KeyKind::Data || under.secrets_too)
         .count();
     let open = under.keyring.len();
     let actual = format!("{open} open, {closed} closed");
@@ -260,14 +316,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_seed_draws_the_same_sample() {
-        let population: BTreeSet<Sha256Digest> = (0u8..100).map(|n| Sha256Digest::of(&[n])).collect();
-        let (one, other) = (Sha256Digest::of(b"one"), Sha256Digest::of(b"other"));
-        assert_eq!(draw(one, population.iter(), 10), draw(one, population.iter(), 10));
-        assert_ne!(
-            draw(one, population.iter(), 10),
-            draw(other, population.iter(), 10)
-        );
-        assert_eq!(draw(one, population.iter(), 1000).len(), 100);
+    fn a_share_of_the_packs_is_drawn_and_no_fewer_than_sixteen() {
+        for (packs, percent, drawn) in [
+            (0, 5, 0),
+            (7, 5, 7),
+            (100, 5, 16),
+            (400, 5, 20),
+            (401, 5, 21),
+            (1000, 0, 16),
+            (1000, 100, 1000),
+        ] {
+            assert_eq!(how_many(packs, percent), drawn, "{percent} % of {packs}");
+        }
     }
 }

@@ -1,13 +1,13 @@
-//! A scenario's own checks: a query for one number, run by a role that is no
+//! A scenario's own checks: a query for one value, run by a role that is no
 //! superuser, read-only, with a pinned search path and a timeout.
 
 use crate::checks::Check;
 use crate::evidence::statement::results::CheckResult;
-use crate::scenario::QueryCheck;
+use crate::scenario::{Expectation, QueryCheck, text_digest};
 use crate::scratch::PrivateServer;
 
-/// The role that queries run as: made on the copy, may read everything, is no
-/// superuser.
+/// The role that queries and programs run as: made on the copy, may read
+/// everything and log in over the private socket, is no superuser.
 pub const ROLE: &str = "holdfast_drill";
 
 /// Makes [`ROLE`] on the copy.
@@ -19,7 +19,7 @@ pub async fn make_role(server: &PrivateServer) -> Result<(), crate::scratch::Ser
         .is_some();
     if !exists {
         client
-            .batch_execute(&format!("CREATE ROLE {ROLE} NOLOGIN IN ROLE pg_read_all_data"))
+            .batch_execute(&format!("CREATE ROLE {ROLE} LOGIN IN ROLE pg_read_all_data"))
             .await?;
     }
     Ok(())
@@ -33,13 +33,37 @@ pub async fn run(server: &PrivateServer, check: &QueryCheck) -> CheckResult {
     if !check.mandatory {
         running = running.optional();
     }
-    match number(server, check).await {
-        Ok(actual) => running.compared(check.expect.holds(actual), check.expect, actual),
+    match answer(server, check).await {
+        Ok(Answer::Number(actual)) => running.compared(check.expect.holds(actual), &check.expect, actual),
+        // A text may be anything: evidence carries digests.
+        Ok(Answer::Text(actual)) => running.compared(
+            check.expect == Expectation::Text(actual.clone()),
+            &check.expect,
+            text_digest(&actual),
+        ),
         Err(e) => running.could_not_run(&e),
     }
 }
 
-async fn number(server: &PrivateServer, check: &QueryCheck) -> anyhow::Result<i64> {
+enum Answer {
+    Number(i64),
+    Text(String),
+}
+
+async fn answer(server: &PrivateServer, check: &QueryCheck) -> anyhow::Result<Answer> {
+    let nothing = || anyhow::anyhow!("the query gave no value");
+    if let Expectation::Text(_) = check.expect {
+        let row = one(server, check, "text").await?;
+        let text: Option<String> = row.get(0);
+        return text.map(Answer::Text).ok_or_else(nothing);
+    }
+    // The text may be any query for one number: counts are bigint, sums numeric.
+    let row = one(server, check, "bigint").await?;
+    let number: Option<i64> = row.get(0);
+    number.map(Answer::Number).ok_or_else(nothing)
+}
+
+async fn one(server: &PrivateServer, check: &QueryCheck, of: &str) -> anyhow::Result<tokio_postgres::Row> {
     let mut client = server.connect(&check.database).await?;
     let transaction = client.build_transaction().read_only(true).start().await?;
     transaction
@@ -48,9 +72,6 @@ async fn number(server: &PrivateServer, check: &QueryCheck) -> anyhow::Result<i6
             check.timeout.as_millis()
         ))
         .await?;
-    // The text may be any query for one number: counts are bigint, sums numeric.
-    let wrapped = format!("SELECT (SELECT q.n FROM ({}) AS q (n))::bigint", check.query);
-    let row = transaction.query_one(&wrapped, &[]).await?;
-    let value: Option<i64> = row.get(0);
-    value.ok_or_else(|| anyhow::anyhow!("the query gave no number"))
+    let wrapped = format!("SELECT (SELECT q.n FROM ({}) AS q (n))::{of}", check.query);
+    Ok(transaction.query_one(&wrapped, &[]).await?)
 }

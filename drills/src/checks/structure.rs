@@ -128,6 +128,60 @@ pub async fn collations(server: &PrivateServer) -> CheckResult {
     }
 }
 
+/// The server's version: the base's own, and the one that the scenario wants.
+pub async fn version(server: &PrivateServer, base: u32, wanted: Option<u32>) -> CheckResult {
+    let check = Check::mandatory("server-version", CheckClass::Structure);
+    let asked = async {
+        let client = server.connect("postgres").await?;
+        let query = "SELECT pg_catalog.current_setting('server_version_num')::int / 10000";
+        Ok::<i32, ServerError>(client.query_one(query, &[]).await?.get(0))
+    };
+    let wanted = wanted.unwrap_or(base / 10_000);
+    match asked.await {
+        Ok(major) => check.compared(
+            u32::try_from(major) == Ok(wanted) && base / 10_000 == wanted,
+            wanted,
+            format!("{major}, restored from a base of {}", base / 10_000),
+        ),
+        Err(e) => check.could_not_run(&e),
+    }
+}
+
+/// Every extension that a database uses is installed here in that version: without
+/// its library the copy answers some queries and fails others.
+pub async fn extensions(server: &PrivateServer) -> CheckResult {
+    const QUERY: &str = "SELECT e.extname, v.version IS NOT NULL FROM pg_catalog.pg_extension e
+        LEFT JOIN pg_catalog.pg_available_extension_versions v ON v.name = e.extname AND v.version = e.extversion";
+    let check = Check::mandatory("extensions", CheckClass::Structure).query(QUERY);
+    let counted = async {
+        let (mut all, mut missing) = (0, 0);
+        for database in databases(server).await? {
+            let client = server.connect(&database).await?;
+            for row in client.query(QUERY, &[]).await? {
+                all += 1;
+                if !row.get::<_, bool>(1) {
+                    missing += 1;
+                    let extension: &str = row.get(0);
+                    tracing::error!(
+                        database,
+                        extension,
+                        "an extension is not installed here in its version"
+                    );
+                }
+            }
+        }
+        Ok::<(u64, u64), ServerError>((all, missing))
+    };
+    match counted.await {
+        Ok((all, missing)) => check.compared(
+            missing == 0,
+            format!("{all} of {all} installed"),
+            format!("{} of {all} installed", all - missing),
+        ),
+        Err(e) => check.could_not_run(&e),
+    }
+}
+
 /// The checksum of every page, on the cleanly stopped copy.
 pub fn page_checksums(data: &Path, major: u32, result: &mut DatabaseResult) -> CheckResult {
     let check = Check::mandatory("page-checksums", CheckClass::Structure).data_proving();

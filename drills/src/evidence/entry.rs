@@ -9,18 +9,22 @@
 //! result, which is the statement itself and names the intent's place. An
 //! intent whose deadline passes without a result is answered by an
 //! [`Abandoned`]. Each cluster's intents form a chain by number and digest, so
-//! that [`audit`] sees one that is missing, moved or answered twice.
+//! that [`super::audit`] sees one that is missing, moved or answered twice.
+//!
+//! A restore that was needed has no intent. Its statement waits in the
+//! repository until the coordinator logs it and says in a [`Received`] how long
+//! it waited.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-
-use holdfast_proto::names::{BackupId, ClusterId, DrillId, PointId, TierName};
+use holdfast_proto::names::{BackupId, ClusterId, DrillId, PointId, TenantName, TierName};
+use holdfast_proto::record::TrustRole;
 use holdfast_proto::{Fingerprint, Sha256Digest, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::coverage::{self, CoverageStatement};
 use super::dsse::{BadDsse, Envelope, IN_TOTO};
 use super::keys::Signer;
+use super::sampling::Draw;
 use super::statement::recovery::RecoveryTarget;
 use super::statement::{BadStatement, DrillKind, Level, ScenarioName, Statement};
 use super::tlog::tiles::MAX_ENTRY;
@@ -116,23 +120,128 @@ impl EntryBody for Heartbeat {
     const PAYLOAD_TYPE: &'static str = "application/vnd.holdfast.heartbeat+json";
 }
 
-/// The clusters from which drills are drawn, logged before they are drawn.
+/// What is to be drilled or drawn from, logged before it is.
+///
+/// Either the moments that one drill's is drawn from (`draw`, signed by the
+/// runner), or the clusters of a tenant with the drills that policy asks for
+/// (`tenant` and `members`, signed by the coordinator).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Population {
     /// The tier that it is of; absent when it is of all.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub tier: Option<TierName>,
-    /// How many clusters.
+    /// How many there are.
     pub size: u64,
-    /// SHA-256 of their names, one to a line, in order.
+    /// SHA-256 of their listing.
     pub digest: Sha256Digest,
     /// When it was counted.
     pub at: Timestamp,
+    /// Moments to draw one drill's from.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub draw: Option<Draw>,
+    /// Whose clusters it lists.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tenant: Option<TenantName>,
+    /// The clusters.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub members: Vec<Member>,
+}
+
+/// A cluster and the drills that policy asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Its tier.
+    pub tier: TierName,
+    /// One to be proven in each span of so many milliseconds.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub drills: Vec<Due>,
+}
+
+/// How often which drill must pass.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Due {
+    /// The scenario.
+    pub scenario: ScenarioName,
+    /// The least level.
+    pub level: Level,
+    /// Length of a slot, in milliseconds.
+    pub every_ms: u64,
+}
+
+impl Population {
+    /// The clusters of a tenant. `members` are put in order of names.
+    pub fn of_tenant(tenant: TenantName, mut members: Vec<Member>, at: Timestamp) -> Self {
+        members.sort_by(|a, b| a.cluster.cmp(&b.cluster));
+        members.iter_mut().for_each(|m| m.drills.sort());
+        Self {
+            tier: None,
+            size: members.len() as u64,
+            digest: Sha256Digest::of(Self::listing(&members).as_bytes()),
+            at,
+            draw: None,
+            tenant: Some(tenant),
+            members,
+        }
+    }
+
+    /// One line for each cluster: its name, its tier and its drills as
+    /// `scenario:level:milliseconds`, with single blanks between them.
+    pub fn listing(members: &[Member]) -> String {
+        let line = |m: &Member| {
+            let drills: String = m
+                .drills
+                .iter()
+                .map(|d| format!(" {}:{}:{}", d.scenario, d.level, d.every_ms))
+                .collect();
+            format!("{} {}{drills}\n", m.cluster, m.tier)
+        };
+        members.iter().map(line).collect()
+    }
+
+    /// Whether size and digest are those of what it lists.
+    pub fn is_consistent(&self) -> bool {
+        match &self.draw {
+            Some(draw) => (self.size, self.digest) == (draw.size(), draw.digest()),
+            None if self.tenant.is_some() => {
+                let digest = Sha256Digest::of(Self::listing(&self.members).as_bytes());
+                (self.size, self.digest) == (self.members.len() as u64, digest)
+            }
+            None => self.members.is_empty(),
+        }
+    }
 }
 
 impl EntryBody for Population {
     const PAYLOAD_TYPE: &'static str = "application/vnd.holdfast.population+json";
+}
+
+/// A restore's statement was logged, later than it was signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Received {
+    /// The restore.
+    pub drill: DrillId,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The statement's place in the log.
+    pub entry: u64,
+    /// SHA-256 of that entry.
+    pub digest: Sha256Digest,
+    /// When the restore ended, by its own clock.
+    pub ended: Timestamp,
+    /// When it was logged, by the coordinator's.
+    pub at: Timestamp,
+    /// The milliseconds between the two; 0 when the clocks say it was earlier.
+    pub delay_ms: u64,
+}
+
+impl EntryBody for Received {
+    const PAYLOAD_TYPE: &'static str = "application/vnd.holdfast.received+json";
 }
 
 /// Bytes that are no entry, or cannot become one.
@@ -173,8 +282,12 @@ pub enum Entry {
     Abandoned(Abandoned),
     /// The log lives.
     Heartbeat(Heartbeat),
-    /// Clusters to draw from.
+    /// What is to be drilled or drawn from.
     Population(Population),
+    /// A restore's statement was logged later than it was signed.
+    Received(Received),
+    /// How much of a month's drills was done.
+    Coverage(Box<CoverageStatement>),
     /// A kind that this program does not know.
     Other,
 }
@@ -201,6 +314,11 @@ impl LoggedEntry {
         Self::from_envelope(Envelope::signed(IN_TOTO, statement.to_bytes(), runner))
     }
 
+    /// Signs a month's coverage.
+    pub fn sign_coverage(statement: &CoverageStatement, coordinator: &dyn Signer) -> Result<Self, BadEntry> {
+        Self::from_envelope(Envelope::signed(IN_TOTO, statement.to_bytes(), coordinator))
+    }
+
     /// An entry from an envelope with one signature.
     pub fn from_envelope(envelope: Envelope) -> Result<Self, BadEntry> {
         Self::parse(&envelope.to_bytes())
@@ -216,11 +334,15 @@ impl LoggedEntry {
             return Err(BadEntry::Signatures(envelope.signatures.len()));
         }
         let entry = match envelope.payload_type.as_str() {
+            IN_TOTO if coverage::is_coverage(&envelope.payload) => {
+                Entry::Coverage(Box::new(CoverageStatement::parse(&envelope.payload)?))
+            }
             IN_TOTO => Entry::Result(Box::new(Statement::parse(&envelope.payload)?)),
             Intent::PAYLOAD_TYPE => Entry::Intent(body(&envelope)?),
             Abandoned::PAYLOAD_TYPE => Entry::Abandoned(body(&envelope)?),
             Heartbeat::PAYLOAD_TYPE => Entry::Heartbeat(body(&envelope)?),
             Population::PAYLOAD_TYPE => Entry::Population(body(&envelope)?),
+            Received::PAYLOAD_TYPE => Entry::Received(body(&envelope)?),
             _ => Entry::Other,
         };
         Ok(Self {
@@ -240,6 +362,37 @@ impl LoggedEntry {
         Sha256Digest::of(&self.bytes)
     }
 
+    /// The cluster that it is about, when it is about one.
+    pub fn cluster(&self) -> Option<ClusterId> {
+        match &self.entry {
+            Entry::Intent(i) => Some(i.cluster.clone()),
+            Entry::Abandoned(a) => Some(a.cluster.clone()),
+            Entry::Received(r) => Some(r.cluster.clone()),
+            Entry::Result(s) => Some(s.predicate.scope.id()),
+            Entry::Population(p) => p.draw.as_ref().map(|d| d.cluster.clone()),
+            Entry::Heartbeat(_) | Entry::Coverage(_) | Entry::Other => None,
+        }
+    }
+
+    /// Roles in which such an entry may be signed.
+    pub fn signers(&self) -> &'static [TrustRole] {
+        match &self.entry {
+            Entry::Intent(_) | Entry::Result(_) => &[TrustRole::Runner],
+            Entry::Abandoned(_) => &[TrustRole::Runner, TrustRole::Coordinator],
+            Entry::Population(p) if p.draw.is_some() => &[TrustRole::Runner],
+            Entry::Heartbeat(_) => &[TrustRole::Coordinator, TrustRole::Runner],
+            Entry::Population(_) | Entry::Received(_) | Entry::Coverage(_) => &[TrustRole::Coordinator],
+            Entry::Other => &[
+                TrustRole::Root,
+                TrustRole::Agent,
+                TrustRole::Runner,
+                TrustRole::Coordinator,
+                TrustRole::Approver,
+                TrustRole::Reviewer,
+            ],
+        }
+    }
+
     /// The key that the entry says it is signed by.
     pub fn signer(&self) -> Fingerprint {
         self.envelope.signatures[0].key
@@ -256,19 +409,13 @@ fn body<B: EntryBody>(envelope: &Envelope) -> Result<B, BadEntry> {
 /// Where a result departs from the intent that it answers.
 pub fn departs_from_intent(statement: &Statement, intent: &LoggedEntry, index: u64) -> Vec<&'static str> {
     let p = &statement.predicate;
-    let Entry::Intent(i) = &intent.entry else {
+    let (Entry::Intent(i), Some(named)) = (&intent.entry, &p.drill.intent) else {
         return vec!["what it names as its intent is none"];
     };
     let mut found = Vec::new();
     for (same, what) in [
-        (
-            p.drill.intent.index == index,
-            "the intent stands elsewhere in the log",
-        ),
-        (
-            p.drill.intent.digest == intent.digest(),
-            "the intent has another digest",
-        ),
+        (named.index == index, "the intent stands elsewhere in the log"),
+        (named.digest == intent.digest(), "the intent has another digest"),
         (p.drill.id == i.drill, "the intent is for another drill"),
         (
             (&p.scope.tenant, &p.scope.cluster) == (&i.cluster.tenant, &i.cluster.cluster),
@@ -295,10 +442,10 @@ pub fn departs_from_intent(statement: &Statement, intent: &LoggedEntry, index: u
             "another recovery point was restored than the intent chose",
         ),
         (
-            p.sampling
-                .as_ref()
-                .is_none_or(|s| s.seed.is_none() || s.seed == i.seed),
-            "the sampling's seed is not the intent's",
+            p.sampling.as_ref().map_or(i.seed.is_none(), |s| {
+                s.seed == i.seed && (s.slot.is_none() || s.slot == i.slot)
+            }),
+            "the sampling's seed or slot is not the intent's",
         ),
         (
             p.timings.phases.iter().all(|t| t.start >= i.at),
@@ -312,172 +459,12 @@ pub fn departs_from_intent(statement: &Statement, intent: &LoggedEntry, index: u
     found
 }
 
-/// Something wrong with a log as a whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AuditFinding {
-    /// The entry that it is about.
-    pub index: u64,
-    /// What is wrong.
-    pub detail: String,
-}
-
-impl fmt::Display for AuditFinding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "entry {}: {}", self.index, self.detail)
-    }
-}
-
-/// Walks a whole log: every cluster's intents must be numbered without a hole
-/// and chained by digest, every result and abandonment must answer an earlier
-/// intent, each intent at most once, and, with `now` given, every intent whose
-/// deadline is past must be answered. Signatures are not looked at.
-pub fn audit(entries: &[LoggedEntry], now: Option<Timestamp>) -> Vec<AuditFinding> {
-    let mut found = Vec::new();
-    let mut last: BTreeMap<&ClusterId, (u64, Sha256Digest)> = BTreeMap::new();
-    let mut answered: BTreeMap<u64, u64> = BTreeMap::new();
-    let mut drills = BTreeSet::new();
-    for (index, logged) in entries.iter().enumerate() {
-        let index = index as u64;
-        let mut add = |detail: String| found.push(AuditFinding { index, detail });
-        let (intent, departures) = match &logged.entry {
-            Entry::Intent(i) => {
-                if !drills.insert(i.drill) {
-                    add(format!("drill {} has two intents", i.drill));
-                }
-                let expected = last
-                    .get(&i.cluster)
-                    .map_or((1, None), |(n, digest)| (n + 1, Some(*digest)));
-                if (i.sequence, i.previous) != expected {
-                    add(format!(
-                        "{}: intent {} does not follow the one before it (number {} was due)",
-                        i.cluster, i.sequence, expected.0
-                    ));
-                }
-                last.insert(&i.cluster, (i.sequence, logged.digest()));
-                continue;
-            }
-            Entry::Result(s) => {
-                let place = s.predicate.drill.intent.index;
-                let departures = earlier(entries, place, index)
-                    .map_or(vec!["it names no earlier entry as its intent"], |i| {
-                        departs_from_intent(s, i, place)
-                    });
-                (place, departures)
-            }
-            Entry::Abandoned(a) => {
-                let fits = earlier(entries, a.intent, index).is_some_and(|i| {
-                    i.digest() == a.intent_digest
-                        && matches!(&i.entry, Entry::Intent(i) if i.drill == a.drill && i.cluster == a.cluster)
-                });
-                (
-                    a.intent,
-                    if fits {
-                        vec![]
-                    } else {
-                        vec!["it abandons no intent of its drill"]
-                    },
-                )
-            }
-            Entry::Heartbeat(_) | Entry::Population(_) | Entry::Other => continue,
-        };
-        departures.into_iter().for_each(|d| add(d.to_owned()));
-        if let Some(first) = answered.insert(intent, index) {
-            add(format!("intent {intent} was answered by entry {first} already"));
-        }
-    }
-    if let Some(now) = now {
-        for (index, logged) in entries.iter().enumerate() {
-            if let Entry::Intent(i) = &logged.entry
-                && i.deadline < now
-                && !answered.contains_key(&(index as u64))
-            {
-                let detail = format!(
-                    "drill {} of {} has no result and its deadline is past",
-                    i.drill, i.cluster
-                );
-                found.push(AuditFinding {
-                    index: index as u64,
-                    detail,
-                });
-            }
-        }
-    }
-    found
-}
-
-fn earlier(entries: &[LoggedEntry], place: u64, before: u64) -> Option<&LoggedEntry> {
-    if place < before {
-        entries.get(usize::try_from(place).ok()?)
-    } else {
-        None
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{self, at};
+    use super::super::audit::tests::log;
+    use super::super::fixture::at;
     use super::*;
     use holdfast_repository::signing::SigningKey;
-
-    fn intent(cluster: &str, n: u64, previous: Option<&LoggedEntry>) -> Intent {
-        let s = fixture::statement().predicate;
-        Intent {
-            drill: DrillId::from_parts(at("14:00:00"), u128::from(n) << 32 | cluster.len() as u128),
-            slot: None,
-            cluster: cluster.parse().unwrap(),
-            sequence: n,
-            previous: previous.map(LoggedEntry::digest),
-            kind: s.drill.kind,
-            level: s.drill.level,
-            scenario: s.drill.scenario,
-            recovery: IntendedRecovery {
-                target: s.recovery_point.unwrap().target,
-                base: None,
-                point: None,
-            },
-            seed: s.sampling.unwrap().seed,
-            at: at("13:59:59"),
-            deadline: at("15:00:00"),
-        }
-    }
-
-    fn result(intent: &LoggedEntry, index: u64, key: &SigningKey) -> LoggedEntry {
-        let Entry::Intent(i) = &intent.entry else {
-            panic!("not an intent")
-        };
-        let mut s = fixture::statement();
-        s.predicate.scope.cluster = i.cluster.cluster.clone();
-        let drill = &mut s.predicate.drill;
-        (drill.id, drill.sequence, drill.previous) = (i.drill, i.sequence, i.previous);
-        (drill.intent.index, drill.intent.digest) = (index, intent.digest());
-        LoggedEntry::sign_result(&s, key).unwrap()
-    }
-
-    /// Two clusters, two drills each, the last one abandoned.
-    fn log(key: &SigningKey) -> Vec<LoggedEntry> {
-        let sign = |i: &Intent| LoggedEntry::sign(i, key).unwrap();
-        let a1 = sign(&intent("acme/erp", 1, None));
-        let r1 = result(&a1, 0, key);
-        let b1 = sign(&intent("acme/crm2", 1, None));
-        let a2 = sign(&intent("acme/erp", 2, Some(&a1)));
-        let r2 = result(&a2, 3, key);
-        let beat = LoggedEntry::sign(&Heartbeat { at: at("14:30:00") }, key).unwrap();
-        let rb = result(&b1, 2, key);
-        let b2 = sign(&intent("acme/crm2", 2, Some(&b1)));
-        let Entry::Intent(i) = &b2.entry else {
-            panic!("an intent")
-        };
-        let gone = Abandoned {
-            drill: i.drill,
-            cluster: i.cluster.clone(),
-            intent: 7,
-            intent_digest: b2.digest(),
-            at: at("15:00:01"),
-            reason: "the runner's lease ended".into(),
-        };
-        let gone = LoggedEntry::sign(&gone, key).unwrap();
-        vec![a1, r1, b1, a2, r2, beat, rb, b2, gone]
-    }
 
     #[test]
     fn entries_round_trip() {
@@ -515,54 +502,6 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_log_is_sound() {
-        let key = SigningKey::generate_ed25519().unwrap();
-        assert_eq!(audit(&log(&key), Some(at("16:00:00"))), []);
-        assert_eq!(audit(&[], None), []);
-    }
-
-    #[test]
-    fn every_dropped_drill_entry_is_noticed() {
-        let key = SigningKey::generate_ed25519().unwrap();
-        let whole = log(&key);
-        for drop in (0..whole.len()).filter(|n| !matches!(whole[*n].entry, Entry::Heartbeat(_))) {
-            let mut cut = whole.clone();
-            cut.remove(drop);
-            assert_ne!(
-                audit(&cut, Some(at("16:00:00"))),
-                [],
-                "entry {drop} dropped unnoticed"
-            );
-        }
-    }
-
-    #[test]
-    fn every_swap_that_changes_the_story_is_noticed() {
-        let key = SigningKey::generate_ed25519().unwrap();
-        let whole = log(&key);
-        for (a, b) in [(0, 1), (0, 3), (3, 4), (2, 6), (7, 8), (1, 4), (0, 2)] {
-            let mut swapped = whole.clone();
-            swapped.swap(a, b);
-            assert_ne!(
-                audit(&swapped, Some(at("16:00:00"))),
-                [],
-                "{a} and {b} swapped unnoticed"
-            );
-        }
-    }
-
-    #[test]
-    fn a_second_answer_is_noticed() {
-        let key = SigningKey::generate_ed25519().unwrap();
-        let mut twice = log(&key);
-        twice.push(result(&twice[0].clone(), 0, &key));
-        assert_eq!(
-            audit(&twice, None)[0].detail,
-            "intent 0 was answered by entry 1 already"
-        );
-    }
-
-    #[test]
     fn a_result_keeps_to_its_intent() {
         let key = SigningKey::generate_ed25519().unwrap();
         let whole = log(&key);
@@ -574,7 +513,7 @@ mod tests {
             |s| s.predicate.scope.cluster = "crm2".parse().unwrap(),
             |s| s.predicate.drill.sequence = 3,
             |s| s.predicate.drill.previous = None,
-            |s| s.predicate.drill.intent.index = 4,
+            |s| s.predicate.drill.intent.as_mut().unwrap().index = 4,
             |s| s.predicate.drill.level = Level::L2,
             |s| s.predicate.drill.id = DrillId::from_parts(at("14:00:00"), 99),
             |s| s.predicate.recovery_point.as_mut().unwrap().target = RecoveryTarget::Latest,

@@ -1,12 +1,15 @@
 //! One drill's evidence as a directory that needs nothing of ours to be checked.
 //!
 //! ```text
-//! VERIFY.md  verify.py               how to check it, by hand and by script
+//! VERIFY.md  verify*.py              how to check it, by hand and by script
 //! statement.json                     the statement, the very bytes that were signed
 //! envelope.json                      the same in DSSE, with every signature
 //! result.entry  intent.entry         the two entries of the log
 //! statement.tlog-proof               the result's place in the log
 //! intent.tlog-proof                  the intent's, in the checkpoint held before the work began
+//! population.entry and .tlog-proof   what the sample was drawn from, in the checkpoint that its seed follows from
+//! byproducts/<sha256>                files that the statement names by digest
+//! views/…                            the statement for people and programs: HTML, JUnit, OSCAL, test-result
 //! checkpoint  checkpoints/<size>     the log's head, and earlier ones
 //! tile/…                             the log's hashes; with tile/entries/…, its entries
 //! trust/<n>                          the trust chain as stored
@@ -17,28 +20,37 @@
 //! or empty, each file synced; if the process dies in between, what lies there
 //! does not verify.
 
-use std::collections::BTreeMap;
+mod loose;
+mod zip;
+
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use holdfast_proto::envelope;
-use holdfast_proto::record::{KeyAlgorithm, TrustRole};
 use holdfast_proto::{Fingerprint, Sha256Digest};
-use holdfast_repository::signing::VerifyingKey;
 use holdfast_repository::trust::{Trust, TrustError};
 
 use super::dsse::{Envelope, EnvelopeSignature};
 use super::entry::{Entry, LoggedEntry};
+use super::statement::Statement;
 use super::tlog::merkle::ProofError;
 use super::tlog::tiles::{EntryTooLong, LogFile, entry_bundles, hash_tiles};
 use super::tlog::{SignedCheckpoint, TlogProof, Tree};
+use super::view::{self, Shown};
+pub(super) use loose::{Loose, LooseSignature, distinct, loose_files};
 
-/// The script that checks an export.
-pub const VERIFY_PY: &str = include_str!("../../export/verify.py");
+/// The scripts that check an export, by name. The first is run, it uses the others.
+pub const SCRIPTS: [(&str, &str); 4] = [
+    ("verify.py", include_str!("../../export/verify.py")),
+    ("verify_log.py", include_str!("../../export/verify_log.py")),
+    ("verify_claims.py", include_str!("../../export/verify_claims.py")),
+    (
+        "verify_coverage.py",
+        include_str!("../../export/verify_coverage.py"),
+    ),
+];
 const VERIFY_MD: &str = include_str!("../../export/VERIFY.md");
 
 /// What goes into an export.
@@ -50,10 +62,15 @@ pub struct ExportInput {
     pub result_index: u64,
     /// Signatures over the statement besides the runner's.
     pub countersignatures: Vec<EnvelopeSignature>,
-    /// The intent's entry.
-    pub intent: LoggedEntry,
-    /// The checkpoint in which the runner saw its intent before it began.
-    pub intent_checkpoint: SignedCheckpoint,
+    /// The intent's entry, in the checkpoint in which the runner saw it before it
+    /// began; a restore that was needed has none.
+    pub intent: Option<Announced>,
+    /// What the sample was drawn from, in the checkpoint that its seed follows from.
+    pub population: Option<Announced>,
+    /// Files that the statement names by digest.
+    pub byproducts: Vec<Vec<u8>>,
+    /// How long a restore's statement waited to be logged, in milliseconds.
+    pub delay_ms: Option<u64>,
     /// The log's head.
     pub checkpoint: SignedCheckpoint,
     /// Earlier heads that an auditor may want, among them those by which a
@@ -67,6 +84,15 @@ pub struct ExportInput {
     pub trust_records: Vec<Vec<u8>>,
     /// The same, verified.
     pub trust: Trust,
+}
+
+/// An entry that was logged before the work began.
+#[derive(Debug, Clone)]
+pub struct Announced {
+    /// The entry.
+    pub entry: LoggedEntry,
+    /// The checkpoint that the runner held, with the witness's line if there is one.
+    pub checkpoint: SignedCheckpoint,
 }
 
 /// Why an export was not made.
@@ -94,6 +120,12 @@ pub enum ExportError {
         /// By which key.
         key: Fingerprint,
     },
+    /// A view cannot be laid out.
+    #[error("a view cannot be laid out: {0}")]
+    View(#[from] askama::Error),
+    /// Too much for a zip.
+    #[error(transparent)]
+    Zip(#[from] zip::TooLarge),
     /// A trust record is not a signed object.
     #[error("trust record {0} is not a signed object: fetch it again from another replica")]
     TrustRecord(usize),
@@ -132,8 +164,19 @@ pub fn files(input: &ExportInput) -> Result<Vec<LogFile>, ExportError> {
         })?;
     let tree = Tree::from_leaf_hashes(leaves.to_vec());
     let result = TlogProof::make(&tree, input.result_index, input.checkpoint.clone())?;
-    let intent_index = statement.predicate.drill.intent.index;
-    let intent = TlogProof::make(&tree, intent_index, input.intent_checkpoint.clone())?;
+    let p = &statement.predicate;
+    let prove = |announced: &Option<Announced>, index: Option<u64>| match (announced, index) {
+        (Some(a), Some(index)) => {
+            let proof = TlogProof::make(&tree, index, a.checkpoint.clone())?;
+            Ok(Some((a.entry.bytes().to_vec(), proof.to_bytes())))
+        }
+        _ => Ok::<_, ExportError>(None),
+    };
+    let intent = prove(&input.intent, p.drill.intent_index())?;
+    let population = prove(
+        &input.population,
+        p.sampling.as_ref().and_then(|s| s.population_index),
+    )?;
     let mut envelope = input.result.envelope.clone();
     input
         .countersignatures
@@ -147,13 +190,25 @@ pub fn files(input: &ExportInput) -> Result<Vec<LogFile>, ExportError> {
             bytes,
         })
     };
-    add("verify.py", VERIFY_PY.as_bytes().to_vec());
+    for (name, script) in SCRIPTS {
+        add(name, script.as_bytes().to_vec());
+    }
     add("statement.json", envelope.payload.clone());
     add("envelope.json", envelope.to_bytes());
     add("result.entry", input.result.bytes().to_vec());
-    add("intent.entry", input.intent.bytes().to_vec());
     add("statement.tlog-proof", result.to_bytes());
-    add("intent.tlog-proof", intent.to_bytes());
+    for (name, announced) in [("intent", intent), ("population", population)] {
+        if let Some((entry, proof)) = announced {
+            add(&format!("{name}.entry"), entry);
+            add(&format!("{name}.tlog-proof"), proof);
+        }
+    }
+    for byproduct in &input.byproducts {
+        add(
+            &format!("byproducts/{}", Sha256Digest::of(byproduct)),
+            byproduct.clone(),
+        );
+    }
     add("checkpoint", input.checkpoint.to_bytes());
     for earlier in &input.earlier_checkpoints {
         add(
@@ -164,14 +219,22 @@ pub fn files(input: &ExportInput) -> Result<Vec<LogFile>, ExportError> {
     for (n, record) in input.trust_records.iter().enumerate() {
         add(&format!("trust/{n:016}"), record.clone());
     }
+    let shown = shown(
+        statement,
+        &envelope,
+        input.result_index,
+        &input.trust,
+        input.delay_ms,
+    );
+    out.extend(view::files(&shown)?);
     out.extend(hash_tiles(&tree));
     if let Some(entries) = &input.entries {
         let count = entries.len().min(size as usize);
         out.extend(entry_bundles(&entries[..count])?);
     }
     let loose = loose_files(&Loose {
-        envelope: &envelope,
-        intent: &input.intent.envelope,
+        statement: &envelope,
+        before: before(input.intent.as_ref(), input.population.as_ref()),
         checkpoint: &input.checkpoint,
         trust_records: &input.trust_records,
         trust: &input.trust,
@@ -182,6 +245,39 @@ pub fn files(input: &ExportInput) -> Result<Vec<LogFile>, ExportError> {
     });
     out.extend(distinct(loose));
     Ok(out)
+}
+
+/// What views show of a statement: its digest, its place, and who signed it.
+pub fn shown<'a>(
+    statement: &'a Statement,
+    envelope: &Envelope,
+    index: u64,
+    trust: &Trust,
+    delay_ms: Option<u64>,
+) -> Shown<'a> {
+    let signers = envelope.signatures.iter().filter_map(|s| {
+        let key = trust.key(&s.key)?;
+        Some((key.role, key.name.to_string(), s.key))
+    });
+    Shown {
+        statement,
+        digest: Sha256Digest::of(&envelope.payload),
+        index,
+        signers: signers.collect(),
+        root: *trust.root(),
+        delay_ms,
+    }
+}
+
+/// Names and envelopes of what was logged before the work.
+fn before<'a>(
+    intent: Option<&'a Announced>,
+    population: Option<&'a Announced>,
+) -> Vec<(&'static str, &'a Envelope)> {
+    [("intent", intent), ("population", population)]
+        .into_iter()
+        .filter_map(|(name, a)| Some((name, &a?.entry.envelope)))
+        .collect()
 }
 
 /// Writes an export into `dir`, which must be absent or empty.
@@ -207,153 +303,94 @@ pub fn write(dir: &Path, files: &[LogFile]) -> Result<(), ExportError> {
     Ok(())
 }
 
-/// What the `openssl/` files are taken from.
-pub(super) struct Loose<'a> {
-    pub(super) envelope: &'a Envelope,
-    pub(super) intent: &'a Envelope,
-    pub(super) checkpoint: &'a SignedCheckpoint,
-    pub(super) trust_records: &'a [Vec<u8>],
-    pub(super) trust: &'a Trust,
-}
-
-/// A signature, what it covers and the key, ready for a command line.
-pub(super) struct LooseSignature {
-    what: String,
-    by: String,
-    key: VerifyingKey,
-    message: Vec<u8>,
-    signature: Vec<u8>,
-}
-
-impl LooseSignature {
-    fn message_path(&self) -> String {
-        format!("openssl/{}.signed", self.what)
-    }
-
-    fn signature_path(&self) -> String {
-        format!("openssl/{}.{}.sig", self.what, self.by)
-    }
-
-    fn key_path(&self) -> String {
-        format!("openssl/{}.pem", self.by)
-    }
-
-    fn command(&self) -> String {
-        let (key, sig, message) = (self.key_path(), self.signature_path(), self.message_path());
-        match self.key.algorithm() {
-            KeyAlgorithm::Ed25519 => {
-                format!("openssl pkeyutl -verify -pubin -inkey {key} -rawin -in {message} -sigfile {sig}")
-            }
-            KeyAlgorithm::EcdsaP256 => {
-                format!("openssl dgst -sha256 -verify {key} -signature {sig} {message}")
-            }
-        }
-    }
-
-    fn into_files(self) -> [(String, Vec<u8>); 3] {
-        [
-            (self.key_path(), self.key.to_pem().into_bytes()),
-            (self.signature_path(), self.signature.clone()),
-            (self.message_path(), self.message),
-        ]
-    }
-}
-
-/// The files of several signatures; what they share is there once.
-pub(super) fn distinct(signatures: Vec<LooseSignature>) -> Vec<LogFile> {
-    let files: BTreeMap<String, Vec<u8>> = signatures
-        .into_iter()
-        .flat_map(LooseSignature::into_files)
-        .collect();
-    files
-        .into_iter()
-        .map(|(path, bytes)| LogFile { path, bytes })
-        .collect()
-}
-
-fn role_word(role: TrustRole) -> &'static str {
-    match role {
-        TrustRole::Root => "root",
-        TrustRole::Agent => "agent",
-        TrustRole::Runner => "runner",
-        TrustRole::Coordinator => "coordinator",
-        TrustRole::Approver => "approver",
-        TrustRole::Reviewer => "reviewer",
-    }
-}
-
-/// Every signature of an export, taken out of the formats that hold it.
-pub(super) fn loose_files(from: &Loose<'_>) -> Result<Vec<LooseSignature>, ExportError> {
-    let mut out = Vec::new();
-    let known = |what: &'static str, key: Fingerprint| {
-        let held = from.trust.key(&key).ok_or(ExportError::Stranger { what, key })?;
-        let by = format!("{}-{}", role_word(held.role), key.short());
-        Ok::<_, ExportError>((by, held.verifying.clone()))
+/// Writes an export as one zip, a new file; its folder is called as the file.
+pub fn write_zip(path: &Path, files: &[LogFile]) -> Result<(), ExportError> {
+    let fail = |source| ExportError::Io {
+        path: path.to_owned(),
+        source,
     };
-    for (n, record) in from.trust_records.iter().enumerate() {
-        let parts = envelope::split(record).map_err(|_| ExportError::TrustRecord(n))?;
-        for signature in parts.signatures().map_err(|_| ExportError::TrustRecord(n))? {
-            let (by, key) = known("a trust record", signature.key)?;
-            out.push(LooseSignature {
-                what: format!("trust-{n}"),
-                by,
-                key,
-                message: envelope::signing_input(parts.header),
-                signature: BASE64
-                    .decode(&signature.sig)
-                    .map_err(|_| ExportError::TrustRecord(n))?,
-            });
-        }
+    let top = path
+        .file_stem()
+        .map_or("evidence".into(), |name| name.to_string_lossy());
+    let bytes = zipped(&top, files)?;
+    let mut out = fs::File::create_new(path).map_err(fail)?;
+    out.write_all(&bytes).and_then(|()| out.sync_all()).map_err(fail)
+}
+
+/// An export as the bytes of one zip, below the folder `top`.
+pub fn zipped(top: &str, files: &[LogFile]) -> Result<Vec<u8>, ExportError> {
+    Ok(zip::zip(top, files)?)
+}
+
+/// What a month's coverage is exported from.
+#[derive(Debug, Clone)]
+pub struct CoverageInput {
+    /// The statement's entry.
+    pub entry: LoggedEntry,
+    /// Its place in the log.
+    pub index: u64,
+    /// All that the tenant's clusters left in the log, by place.
+    pub entries: Vec<(u64, LoggedEntry)>,
+    /// The log's head.
+    pub checkpoint: SignedCheckpoint,
+    /// The log's leaf hashes.
+    pub tree: Tree,
+    /// The trust records as stored, from record 0.
+    pub trust_records: Vec<Vec<u8>>,
+    /// The same, verified.
+    pub trust: Trust,
+}
+
+/// Every file of a month's export: as a drill's, with the tenant's entries in
+/// `entries/<n>` and nobody else's.
+pub fn coverage_files(input: &CoverageInput) -> Result<Vec<LogFile>, ExportError> {
+    let proof = TlogProof::make(&input.tree, input.index, input.checkpoint.clone())?;
+    let envelope = &input.entry.envelope;
+    let mut out = Vec::new();
+    let mut add = |path: String, bytes: Vec<u8>| out.push(LogFile { path, bytes });
+    for (name, script) in SCRIPTS {
+        add(name.to_owned(), script.as_bytes().to_vec());
     }
-    for (what, name, envelope) in [
-        ("the intent", "intent", from.intent),
-        ("the statement", "statement", from.envelope),
-    ] {
-        for signature in &envelope.signatures {
-            let (by, key) = known(what, signature.key)?;
-            out.push(LooseSignature {
-                what: name.to_owned(),
-                by,
-                key,
-                message: envelope.pae(),
-                signature: signature.sig.clone(),
-            });
-        }
+    add("statement.json".into(), envelope.payload.clone());
+    add("envelope.json".into(), envelope.to_bytes());
+    add("result.entry".into(), input.entry.bytes().to_vec());
+    add("statement.tlog-proof".into(), proof.to_bytes());
+    add("checkpoint".into(), input.checkpoint.to_bytes());
+    for (n, record) in input.trust_records.iter().enumerate() {
+        add(format!("trust/{n:016}"), record.clone());
     }
-    let log = log_key(from.trust, from.checkpoint);
-    if let Some((fingerprint, key, signature)) = log {
-        out.push(LooseSignature {
-            what: "checkpoint".to_owned(),
-            by: format!("coordinator-{}", fingerprint.short()),
-            key,
-            message: from.checkpoint.checkpoint().to_string().into_bytes(),
-            signature,
-        });
+    for (n, entry) in &input.entries {
+        add(format!("entries/{n:016}"), entry.bytes().to_vec());
     }
+    out.extend(hash_tiles(&input.tree));
+    let loose = loose_files(&Loose {
+        statement: envelope,
+        before: Vec::new(),
+        checkpoint: &input.checkpoint,
+        trust_records: &input.trust_records,
+        trust: &input.trust,
+    })?;
+    out.push(LogFile {
+        path: "VERIFY.md".to_owned(),
+        bytes: guide(input.trust.root(), &loose).into_bytes(),
+    });
+    out.extend(distinct(loose));
     Ok(out)
 }
 
-/// The coordinator's key that signed a checkpoint, with its signature.
-fn log_key(trust: &Trust, checkpoint: &SignedCheckpoint) -> Option<(Fingerprint, VerifyingKey, Vec<u8>)> {
-    trust
-        .keys()
-        .filter(|(_, k)| k.role == TrustRole::Coordinator && k.algorithm == KeyAlgorithm::Ed25519)
-        .find_map(|(fingerprint, k)| {
-            let signature = checkpoint.signature_by(&k.verifying)?;
-            Some((*fingerprint, k.verifying.clone(), signature))
-        })
-}
-
-fn guide(root: &Fingerprint, loose: &[LooseSignature]) -> String {
+pub(super) fn guide(root: &Fingerprint, loose: &[LooseSignature]) -> String {
     // An indented block: every line but the first brings its own indentation.
     let commands = loose
         .iter()
         .map(LooseSignature::command)
         .collect::<Vec<_>>()
         .join("\n    ");
+    let scripts = SCRIPTS
+        .map(|(name, text)| format!("{}  {name}", Sha256Digest::of(text.as_bytes())))
+        .join("\n    ");
     VERIFY_MD
         .replace("@@ROOT@@", &root.to_string())
-        .replace("@@SCRIPT@@", &Sha256Digest::of(VERIFY_PY.as_bytes()).to_string())
+        .replace("@@SCRIPTS@@", &scripts)
         .replace("@@COMMANDS@@", &commands)
 }
 

@@ -67,13 +67,14 @@ pub fn statement() -> Statement {
         kind: DrillKind::Scheduled,
         level: Level::L3,
         scenario: "accidental-deletion".parse().expect("a name"),
-        intent: IntentReference {
+        scenario_digest: Some(Sha256Digest::of(b"the scenario's file")),
+        intent: Some(IntentReference {
             log: "holdfast.dev/log/test".parse().expect("an origin"),
             index: 3,
             digest: Sha256Digest::of(b"the intent"),
             checkpoint_size: Some(4),
             witness: Witness::None,
-        },
+        }),
     };
     let results = Results {
         verdict: Verdict::Pass,
@@ -82,6 +83,7 @@ pub fn statement() -> Statement {
             actual_ms: 80_000,
             definition: "from the start of provisioning to the last check".to_owned(),
             met: Some(true),
+            predicted_ms: None,
             predicted_p90_ms: None,
         }),
         rpo: Some(Rpo {
@@ -150,9 +152,12 @@ pub fn statement() -> Statement {
                 },
             }),
             sampling: Some(Sampling {
-                method: "seeded-window".to_owned(),
-                population_size: Some(1),
+                method: SEEDED_WINDOW.to_owned(),
+                population_size: Some(46_800_000_000),
                 population_digest: Some(Sha256Digest::of(b"population")),
+                population_index: Some(1),
+                checkpoint_size: Some(2),
+                slot: Some("2026-11-21/erp".to_owned()),
                 window: Some(Window {
                     from: at("00:00:00"),
                     until: at("13:00:00"),

@@ -10,9 +10,11 @@ use std::fmt;
 
 use serde_json::Value;
 
+use super::sampling::MAX_SELECTED;
+use super::statement::context::{SEEDED_POINT, SEEDED_WINDOW};
 use super::statement::recovery::{EgressProbe, Isolation, Phase};
 use super::statement::results::{CheckOutcome, Verdict};
-use super::statement::{Level, Statement, SubjectKind};
+use super::statement::{DrillKind, Level, Statement, SubjectKind};
 use super::tlog::tiles::MAX_ENTRY;
 use super::verdict::judge;
 
@@ -41,6 +43,7 @@ pub fn lint(statement: &Statement) -> Result<(), Vec<LintFinding>> {
     let mut found = Findings(Vec::new());
     verdict(statement, &mut found);
     identity(statement, &mut found);
+    sampling(statement, &mut found);
     checks(statement, &mut found);
     counts(statement, &mut found);
     timings(statement, &mut found);
@@ -113,18 +116,72 @@ fn verdict(statement: &Statement, found: &mut Findings) {
     }
 }
 
-fn identity(statement: &Statement, found: &mut Findings) {
-    let p = &statement.predicate;
+/// A drill has its place among the cluster's intents; a restore that was needed
+/// has none, so that it never stands for a drill.
+fn announced(statement: &Statement, found: &mut Findings) {
+    let drill = &statement.predicate.drill;
+    if drill.kind == DrillKind::RealRestore {
+        found.require(
+            drill.intent.is_none() && drill.sequence == 0 && drill.previous.is_none(),
+            "restore-announced",
+            "a restore that was needed has no intent and no place among the drills",
+        );
+        return;
+    }
     found.require(
-        p.drill.sequence > 0,
+        drill.intent.is_some(),
+        "intent-missing",
+        "a drill names the intent that was logged before it began",
+    );
+    found.require(
+        drill.sequence > 0,
         "sequence",
         "drills of a cluster are numbered from 1",
     );
     found.require(
-        (p.drill.sequence == 1) == p.drill.previous.is_none(),
+        (drill.sequence == 1) == drill.previous.is_none(),
         "sequence",
         "the first drill names no previous intent, every later one does",
     );
+}
+
+/// What was drawn can be drawn again by whoever has the log.
+fn sampling(statement: &Statement, found: &mut Findings) {
+    let Some(s) = &statement.predicate.sampling else {
+        return;
+    };
+    let from_window = s.method == SEEDED_WINDOW;
+    let drawn = from_window || s.method == SEEDED_POINT;
+    found.require(
+        s.seed.is_none()
+            || (s.population_index.is_some()
+                && s.population_digest.is_some()
+                && s.checkpoint_size.is_some()
+                && s.slot.is_some()),
+        "seed-without-origin",
+        "a seed names its slot, its population's entry and the checkpoint that it follows from",
+    );
+    found.require(
+        drawn == s.selected.is_some() && from_window == s.window.is_some() && (!drawn || s.seed.is_some()),
+        "moment-not-drawn",
+        "a moment that was drawn has a seed, and a window unless it is a point's; one that somebody named has neither \
+         window nor draw",
+    );
+    if let Some(files) = &s.file_sample {
+        found.require(
+            s.seed.is_some()
+                && (files.drawn == files.selected.len() as u64
+                    || (files.selected.is_empty() && files.drawn > MAX_SELECTED as u64))
+                && files.population_digest.is_some(),
+            "files-not-drawn",
+            "a sample of files names the seed, the listing's digest and, up to 64, every file drawn",
+        );
+    }
+}
+
+fn identity(statement: &Statement, found: &mut Findings) {
+    let p = &statement.predicate;
+    announced(statement, found);
     if let Some(writer) = &p.actors.backup_writer {
         let different = writer.key != p.actors.runner.key;
         found.require(
@@ -384,165 +441,4 @@ fn looks_like_address(text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::fixture;
-    use super::super::statement::recovery::RecoveryTarget;
-    use super::*;
-    use holdfast_proto::Sha256Digest;
-
-    fn rules(change: impl FnOnce(&mut Statement)) -> Vec<&'static str> {
-        let mut statement = fixture::statement();
-        change(&mut statement);
-        lint(&statement)
-            .err()
-            .unwrap_or_default()
-            .into_iter()
-            .map(|f| f.rule)
-            .collect()
-    }
-
-    #[test]
-    fn a_sound_statement_is_signed() {
-        assert_eq!(rules(|_| {}), [""; 0]);
-    }
-
-    #[test]
-    fn a_pass_must_be_earned() {
-        assert_eq!(
-            rules(|s| s.predicate.results.checks.clear()),
-            ["verdict-not-earned"]
-        );
-        assert_eq!(
-            rules(|s| s.predicate.results.filestore.as_mut().unwrap().missing_in_backup = 1),
-            ["verdict-not-earned", "filestore-counts"]
-        );
-        // A worse verdict than the findings allow is the runner's right, with a reason.
-        assert_eq!(
-            rules(|s| s.predicate.results.verdict = Verdict::Aborted),
-            ["verdict-without-reason"]
-        );
-        assert_eq!(
-            rules(|s| {
-                s.predicate.results.verdict = Verdict::Aborted;
-                s.predicate.results.reasons = vec!["the runner was told to stop".into()];
-                s.predicate.results.checks.clear();
-            }),
-            [""; 0]
-        );
-        assert_eq!(
-            rules(|s| s.predicate.results.rto.as_mut().unwrap().met = Some(false)),
-            ["objective-not-as-measured"]
-        );
-        assert_eq!(
-            rules(|s| s.predicate.exceptions.push(fixture::exception("nothing"))),
-            ["exception-for-nothing"]
-        );
-        assert_eq!(
-            rules(|s| {
-                let mut exception = fixture::exception("rto");
-                exception.owner = " ".into();
-                s.predicate.exceptions.push(exception);
-            }),
-            ["exception-without-owner"]
-        );
-    }
-
-    #[test]
-    fn a_record_does_not_contradict_itself() {
-        assert_eq!(rules(|s| s.predicate.drill.sequence = 0), ["sequence"]);
-        assert_eq!(rules(|s| s.predicate.drill.previous = None), ["sequence"]);
-        assert_eq!(
-            rules(|s| s.predicate.actors.backup_writer.as_mut().unwrap().key = s.predicate.actors.runner.key),
-            ["runner-is-writer", "separation-of-duties"]
-        );
-        assert_eq!(rules(|s| s.subject.push(s.subject[0].clone())), ["subject-twice"]);
-        assert_eq!(rules(|s| drop(s.subject.remove(0))), ["subject-missing"]);
-        assert_eq!(
-            rules(|s| s.predicate.recovery_point = None),
-            ["recovery-point-missing"]
-        );
-        assert_eq!(rules(|s| s.predicate.target = None), ["target-missing"]);
-        assert_eq!(
-            rules(|s| s
-                .predicate
-                .results
-                .checks
-                .push(s.predicate.results.checks[0].clone())),
-            ["check-twice"]
-        );
-        assert_eq!(
-            rules(|s| s.predicate.results.checks[2].id = "a b".into()),
-            ["check-id"]
-        );
-        assert_eq!(
-            rules(|s| s.predicate.results.checks[0].duration_ms = None),
-            ["check-duration"]
-        );
-        assert_eq!(
-            rules(|s| s
-                .predicate
-                .timings
-                .phases
-                .retain(|p| p.phase != Phase::FilestoreRestore)),
-            ["phase-missing"]
-        );
-        assert_eq!(
-            rules(|s| {
-                let phase = &mut s.predicate.timings.phases[0];
-                std::mem::swap(&mut phase.start, &mut phase.end);
-            }),
-            ["phase-backwards"]
-        );
-        assert_eq!(
-            rules(|s| s.predicate.timings.phases.push(s.predicate.timings.phases[0])),
-            ["phase-twice"]
-        );
-        assert_eq!(
-            rules(|s| s.predicate.target.as_mut().unwrap().egress_probe = Some(EgressProbe::Open)),
-            ["isolation-broken", "isolation-broken"]
-        );
-    }
-
-    #[test]
-    fn secrets_and_people_stay_out() {
-        for (text, rule) in [
-            ("AGE-SECRET-KEY-1QQQ", "secret"),
-            ("-----BEGIN PRIVATE KEY-----", "secret"),
-            ("host=db password=hunter2", "secret"),
-            ("postgres://odoo:hunter2@db.example/erp", "secret"),
-            ("Jane <jane@example.com>", "personal-data"),
-            ("a\nb", "text-not-plain"),
-            (&"x".repeat(401), "text-too-long"),
-        ] {
-            let found = rules(|s| s.predicate.results.checks[0].actual = Some(text.to_owned()));
-            assert!(found.contains(&rule), "{text:?}: {found:?}");
-        }
-        for harmless in [
-            "s3://bucket/prefix",
-            "git@v1",
-            "postgresql://db.example/erp",
-            "2 of 3",
-        ] {
-            let found = rules(|s| s.predicate.results.checks[0].actual = Some(harmless.to_owned()));
-            assert_eq!(found, [""; 0], "{harmless}");
-        }
-    }
-
-    #[test]
-    fn a_statement_fits_into_the_log() {
-        let found = rules(|s| {
-            let model = s.predicate.results.checks[0].clone();
-            for n in 0..400 {
-                let mut check = model.clone();
-                check.id = format!("check-{n}");
-                check.query_digest = Some(Sha256Digest::of(b""));
-                s.predicate.results.checks.push(check);
-            }
-        });
-        assert_eq!(found, ["too-long"]);
-        assert_eq!(
-            rules(|s| s.predicate.recovery_point.as_mut().unwrap().target = RecoveryTarget::Latest),
-            [""; 0]
-        );
-    }
-}
+mod tests;

@@ -68,6 +68,12 @@ pub struct Statement {
 #[error("this is no statement of a recovery drill ({0}): it may come from a newer holdfast, or was changed")]
 pub struct BadStatement(String);
 
+impl BadStatement {
+    pub(super) fn new(why: &dyn fmt::Display) -> Self {
+        Self(why.to_string())
+    }
+}
+
 impl Statement {
     /// A statement about `subject`.
     pub fn new(subject: Vec<Subject>, predicate: RecoveryDrill) -> Self {
@@ -198,7 +204,8 @@ pub struct RecoveryDrill {
 pub struct Drill {
     /// The drill.
     pub id: DrillId,
-    /// Its number among the cluster's drills, from 1, as its intent says.
+    /// Its number among the cluster's drills, from 1, as its intent says; 0 for
+    /// a restore that was needed, which nobody announces.
     pub sequence: u64,
     /// SHA-256 of the log entry with the cluster's intent before this one;
     /// absent for the first.
@@ -210,8 +217,20 @@ pub struct Drill {
     pub level: Level,
     /// The scenario played.
     pub scenario: ScenarioName,
-    /// The intent that was logged before the work began.
-    pub intent: IntentReference,
+    /// SHA-256 of the scenario's file: the name alone says little of one's own.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub scenario_digest: Option<Sha256Digest>,
+    /// The intent that was logged before the work began; absent for a restore
+    /// that was needed, and for nothing else.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub intent: Option<IntentReference>,
+}
+
+impl Drill {
+    /// The place of its intent in the log.
+    pub fn intent_index(&self) -> Option<u64> {
+        self.intent.as_ref().map(|i| i.index)
+    }
 }
 
 /// Where the intent stands in the log.
@@ -240,23 +259,37 @@ pub enum Witness {
     Named(String),
 }
 
+impl Witness {
+    /// The witness of that name, or none.
+    pub fn of(name: Option<String>) -> Self {
+        name.map_or(Witness::None, Witness::Named)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Witness::None => None,
+            Witness::Named(name) => Some(name),
+        }
+    }
+}
+
 impl Serialize for Witness {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(match self {
-            Witness::None => "none",
-            Witness::Named(name) => name,
-        })
+        s.serialize_str(self.name().unwrap_or("none"))
     }
 }
 
 impl<'de> Deserialize<'de> for Witness {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = String::deserialize(d)?;
-        Ok(if text == "none" {
-            Witness::None
-        } else {
-            Witness::Named(text)
-        })
+        Ok(Witness::of(Some(text).filter(|t| t != "none")))
+    }
+}
+
+impl fmt::Display for Witness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name().unwrap_or("none"))
     }
 }
 
@@ -272,6 +305,17 @@ pub enum DrillKind {
     OnDemand,
     /// Not a drill: a restore that was needed.
     RealRestore,
+}
+
+impl fmt::Display for DrillKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            DrillKind::Scheduled => "SCHEDULED",
+            DrillKind::OnChange => "ON_CHANGE",
+            DrillKind::OnDemand => "ON_DEMAND",
+            DrillKind::RealRestore => "REAL_RESTORE",
+        })
+    }
 }
 
 /// What a drill proves, each level all that the ones below it do.

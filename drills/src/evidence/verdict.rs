@@ -13,8 +13,9 @@
 //! 3. **PASS_WITH_EXCEPTIONS** when something came out wrong and is accepted.
 //! 4. **PASS** otherwise.
 //!
-//! The classes needed are STRUCTURE and REFERENTIAL at every level, and
-//! APPLICATION from L4: without them a copy that is empty would pass.
+//! The classes needed are STRUCTURE and REFERENTIAL from L2, and APPLICATION from
+//! L4: without them a copy that is empty would pass. At L1 there is no copy: it is
+//! INTEGRITY of the backup itself.
 
 use super::statement::results::{CheckClass, CheckOutcome, Verdict};
 use super::statement::{Level, RecoveryDrill};
@@ -35,7 +36,9 @@ pub struct Judgement {
 
 /// The classes in which a data-proving check must have passed.
 pub fn classes_needed(level: Level) -> &'static [CheckClass] {
-    if level >= Level::L4 {
+    if level == Level::L1 {
+        &[CheckClass::Integrity]
+    } else if level >= Level::L4 {
         &[
             CheckClass::Structure,
             CheckClass::Referential,
@@ -228,7 +231,16 @@ mod tests {
             "STRUCTURE",
         );
         check(|d| d.drill.level = Level::L4, CouldNotVerify, "APPLICATION");
-        check(|d| d.drill.level = Level::L1, Pass, "");
+        check(|d| d.drill.level = Level::L1, CouldNotVerify, "INTEGRITY");
+        check(
+            |d| {
+                d.drill.level = Level::L1;
+                d.results.checks[0].class = CheckClass::Integrity;
+                d.results.checks[0].data_proving = true;
+            },
+            Pass,
+            "",
+        );
     }
 
     #[test]

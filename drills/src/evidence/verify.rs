@@ -10,10 +10,12 @@
 //! itself, whatever its verdict. It cannot say that no newer trust record
 //! exists, nor, without a witness, that the log's owner keeps no second log.
 //!
-//! `verify.py`, which travels with every export, does the same with Python's
-//! standard library and the `openssl` command.
+//! `verify.py` and its two modules, which travel with every export, do the same
+//! with Python's standard library and the `openssl` command.
 
+mod announced;
 mod archive;
+mod coverage;
 mod report;
 
 use std::path::Path;
@@ -23,14 +25,17 @@ use holdfast_proto::record::{KeyAlgorithm, TrustRole};
 use holdfast_proto::{Fingerprint, Sha256Digest, Timestamp};
 use holdfast_repository::trust::{Trust, TrustedKey};
 
+use super::audit::{audit, unused_draws};
 use super::dsse::{Envelope, IN_TOTO};
-use super::entry::{Entry, LoggedEntry, audit, departs_from_intent};
-use super::export::{Loose, VERIFY_PY, distinct, loose_files};
+use super::entry::{Entry, LoggedEntry};
+use super::export::{Loose, SCRIPTS, distinct, loose_files, shown};
 use super::lint::lint;
-use super::statement::{Statement, Witness};
-use super::tlog::{NoteKey, TlogProof, leaf_hash, verify_inclusion};
+use super::statement::Statement;
+use super::tlog::{NoteKey, SignedCheckpoint, TlogProof, Tree, leaf_hash, verify_inclusion};
+use super::{review, view};
+use announced::announced;
 use archive::{Archive, Found, Log, believed, checkpoint_key, extends, read_log, say, trust_chain};
-pub use report::{Outcome, Step, Summary, VerifyReport};
+pub use report::{CoverageSummary, Outcome, Step, Summary, VerifyReport};
 
 /// What a reader brings along.
 #[derive(Debug, Clone, Default)]
@@ -61,6 +66,7 @@ pub fn verify_with(dir: &Path, options: &VerifyOptions) -> VerifyReport {
         root: options.root,
         steps: Vec::new(),
         summary: None,
+        coverage: None,
     };
     // Each step builds on the ones before: the first that fails ends it.
     let _ = walk(&Archive(dir.to_owned()), options, &mut report);
@@ -74,36 +80,66 @@ fn walk(dir: &Archive, options: &VerifyOptions, report: &mut VerifyReport) -> Op
         "result in the log",
         logged(dir, &trust, &log, "result.entry", "statement.tlog-proof"),
     )?;
-    let intent = report.step(
-        "intent in the log",
-        logged(dir, &trust, &log, "intent.entry", "intent.tlog-proof"),
-    )?;
     let head =
         (result.proof.checkpoint == log.head).then_some(((), "the proof leads to the log's head".into()));
     report.step(
         "same checkpoint",
         head.ok_or("checkpoint and statement.tlog-proof hold different heads"),
     )?;
+    let export = Export {
+        dir,
+        trust: &trust,
+        trust_records: &trust_records,
+        log: &log,
+        result: &result,
+    };
+    match &result.entry.entry {
+        Entry::Coverage(statement) => coverage::walk(&export, statement, report)?,
+        _ => drill(&export, options, report)?,
+    }
+    for (name, text) in SCRIPTS {
+        if dir.read(name).ok().as_deref() != Some(text.as_bytes()) {
+            report.note(
+                "scripts",
+                format!("{name} is not this version's: take the scripts from the program you trust"),
+            );
+        }
+    }
+    Some(())
+}
+
+/// An export whose chain, log and result were read.
+struct Export<'a> {
+    dir: &'a Archive,
+    trust: &'a Trust,
+    trust_records: &'a [Vec<u8>],
+    log: &'a Log,
+    result: &'a Placed,
+}
+
+/// A drill's export, or a restore's.
+fn drill(export: &Export<'_>, options: &VerifyOptions, report: &mut VerifyReport) -> Option<()> {
+    let Export {
+        dir,
+        trust,
+        log,
+        result,
+        ..
+    } = export;
     let statement = report.step("statement", statement(dir, &result.entry))?;
     let p = &statement.predicate;
-    let cluster = ClusterId {
-        tenant: p.scope.tenant.clone(),
-        cluster: p.scope.cluster.clone(),
-    };
+    let cluster = p.scope.id();
     let signers = Signers {
-        trust: &trust,
-        log: &log,
-        cluster: &cluster,
+        trust,
+        log,
+        cluster: Some(&cluster),
     };
-    report.step("runner's signature", runner(&signers, &statement, &result))?;
-    report.step("intent's signature", signers.entry(&intent, &[TrustRole::Runner]))?;
-    let envelope = report.step("countersignatures", countersigned(dir, &signers, &result))?;
-    report.step("intent and result", answers(&statement, &intent, &result))?;
-    report.step(
-        "checkpoint held before the work",
-        before_work(&log, &statement, &intent),
+    report.step("runner's signature", runner(&signers, &statement, result))?;
+    let envelope = report.step(
+        "countersignatures",
+        countersigned(dir, &signers, &statement, result),
     )?;
-    witnesses(options, &statement, &intent, report)?;
+    let announced = announced(export, &signers, &statement, options, report)?;
     let linted = lint(&statement).map(|()| ((), "its findings carry its verdict".to_owned()));
     report.step(
         "claims",
@@ -116,23 +152,24 @@ fn walk(dir: &Archive, options: &VerifyOptions, report: &mut VerifyReport) -> Op
         }),
     )?;
     let loose = Loose {
-        envelope: &envelope,
-        intent: &intent.entry.envelope,
+        statement: &envelope,
+        before: announced
+            .iter()
+            .map(|(name, placed)| (*name, &placed.entry.envelope))
+            .collect(),
         checkpoint: &log.head,
-        trust_records: &trust_records,
-        trust: &trust,
+        trust_records: export.trust_records,
+        trust,
     };
     report.step("files for openssl", loose_match(dir, &loose))?;
+    views(export, &statement, &envelope, report)?;
     if log.entries.is_some() {
-        report.step("whole log", whole_log(&log, &trust, options.now))?;
+        let unused = report.step("whole log", whole_log(log, trust, options.now))?;
+        if !unused.is_empty() {
+            report.note("draws", format!("drawn and not used: entries {unused:?}"));
+        }
     } else {
         report.note("whole log", "entries of other drills are not in this export");
-    }
-    if dir.read("verify.py").ok().as_deref() != Some(VERIFY_PY.as_bytes()) {
-        report.note(
-            "verify.py",
-            "it is not this version's script: take the script from the program you trust",
-        );
     }
     report.summary = Some(Summary {
         drill: p.drill.id,
@@ -143,6 +180,56 @@ fn walk(dir: &Archive, options: &VerifyOptions, report: &mut VerifyReport) -> Op
         reasons: p.results.reasons.clone(),
     });
     Some(())
+}
+
+/// Views are derived and not signed: they are derived again. Another version may
+/// lay them out differently, which shows in the scripts that came along.
+fn views(
+    export: &Export<'_>,
+    statement: &Statement,
+    envelope: &Envelope,
+    report: &mut VerifyReport,
+) -> Option<()> {
+    let (dir, index) = (export.dir, export.result.proof.index);
+    if !dir.has("views") {
+        return Some(());
+    }
+    // A delay is in the page alone and comes from an entry of the log.
+    let delay =
+        export
+            .log
+            .entries
+            .iter()
+            .flatten()
+            .find_map(|bytes| match LoggedEntry::parse(bytes).ok()?.entry {
+                Entry::Received(r) if r.entry == index => Some(r.delay_ms),
+                _ => None,
+            });
+    let derived = view::files(&shown(statement, envelope, index, export.trust, delay));
+    let same = derived.is_ok_and(|files| {
+        files
+            .iter()
+            .all(|f| dir.read(&f.path).ok().as_ref() == Some(&f.bytes))
+    });
+    let own = SCRIPTS
+        .iter()
+        .all(|(name, text)| dir.read(name).ok().as_deref() == Some(text.as_bytes()));
+    match (same, own) {
+        (true, _) => {
+            report.step::<_, String>("views", Ok(((), "they say what the statement says".to_owned())))
+        }
+        (false, true) => report.step(
+            "views",
+            Err("views/ is not what the statement says: it was changed"),
+        ),
+        (false, false) => {
+            report.note(
+                "views",
+                "they come from another version and were not checked: rely on statement.json",
+            );
+            Some(())
+        }
+    }
 }
 
 /// An entry with its place in the log.
@@ -185,28 +272,19 @@ fn statement(dir: &Archive, result: &LoggedEntry) -> Found<Statement> {
 struct Signers<'a> {
     trust: &'a Trust,
     log: &'a Log,
-    cluster: &'a ClusterId,
+    cluster: Option<&'a ClusterId>,
 }
 
 impl Signers<'_> {
     fn believe(&self, signer: &Fingerprint, roles: &[TrustRole], at: &Placed) -> Result<&TrustedKey, String> {
         let (digest, size) = (at.entry.digest(), at.proof.index + 1);
         let borne_out = &self.log.borne_out;
-        believed(
-            self.trust,
-            signer,
-            roles,
-            Some(self.cluster),
-            digest,
-            borne_out,
-            size,
-        )
-        .map_err(say)
+        believed(self.trust, signer, roles, self.cluster, digest, borne_out, size).map_err(say)
     }
 
-    fn entry(&self, at: &Placed, roles: &[TrustRole]) -> Found<()> {
+    fn entry(&self, at: &Placed) -> Found<()> {
         let signer = at.entry.signer();
-        let key = self.believe(&signer, roles, at)?;
+        let key = self.believe(&signer, at.entry.signers(), at)?;
         at.entry.envelope.verify(&key.verifying).map_err(say)?;
         Ok(((), format!("{} ({})", key.name, signer.short())))
     }
@@ -225,16 +303,21 @@ fn runner(signers: &Signers<'_>, statement: &Statement, result: &Placed) -> Foun
             claimed.identity, key.name
         ));
     }
-    signers.entry(result, &[TrustRole::Runner])
+    signers.entry(result)
 }
 
-fn countersigned(dir: &Archive, signers: &Signers<'_>, result: &Placed) -> Found<Envelope> {
+fn countersigned(
+    dir: &Archive,
+    signers: &Signers<'_>,
+    statement: &Statement,
+    result: &Placed,
+) -> Found<Envelope> {
     let envelope = Envelope::parse(&dir.read("envelope.json")?).map_err(say)?;
     let logged = &result.entry.envelope;
     if envelope.payload_type != IN_TOTO || envelope.only(result.entry.signer()).as_ref() != Some(logged) {
         return Err("envelope.json is not the logged statement with the runner's signature".into());
     }
-    let (mut by, mut coordinator) = (Vec::new(), false);
+    let (mut by, mut coordinators, mut reviewers) = (Vec::new(), Vec::new(), Vec::new());
     for signature in envelope
         .signatures
         .iter()
@@ -243,7 +326,10 @@ fn countersigned(dir: &Archive, signers: &Signers<'_>, result: &Placed) -> Found
         let roles = [TrustRole::Coordinator, TrustRole::Reviewer];
         let key = signers.believe(&signature.key, &roles, result)?;
         envelope.verify(&key.verifying).map_err(say)?;
-        coordinator |= key.role == TrustRole::Coordinator;
+        match key.role {
+            TrustRole::Coordinator => coordinators.push(&key.name),
+            _ => reviewers.push(&key.name),
+        }
         by.push(format!(
             "{} ({:?}, {})",
             key.name,
@@ -251,77 +337,17 @@ fn countersigned(dir: &Archive, signers: &Signers<'_>, result: &Placed) -> Found
             signature.key.short()
         ));
     }
-    if !coordinator {
+    if coordinators.is_empty() {
         return Err("no coordinator has signed the statement".into());
     }
-    Ok((envelope, by.join(", ")))
-}
-
-fn answers(statement: &Statement, intent: &Placed, result: &Placed) -> Found<()> {
-    let departures = departs_from_intent(statement, &intent.entry, intent.proof.index);
-    if !departures.is_empty() {
-        return Err(departures.join("; "));
-    }
-    if intent.proof.index >= result.proof.index {
-        return Err("the intent was logged after the result".into());
-    }
-    let drill = &statement.predicate.drill;
-    Ok((
-        (),
-        format!("drill {} of its cluster, as announced", drill.sequence),
-    ))
-}
-
-fn before_work(log: &Log, statement: &Statement, intent: &Placed) -> Found<()> {
-    let claimed = &statement.predicate.drill.intent;
-    let held = intent.proof.checkpoint.checkpoint();
-    if claimed.log != log.head.checkpoint().origin {
-        return Err(format!(
-            "the statement names the log {}, this is another",
-            claimed.log
-        ));
-    }
-    match claimed.checkpoint_size {
-        None => Err("the statement does not say which checkpoint the runner held before it began".into()),
-        Some(size) if size != held.size => Err(format!(
-            "the statement names the checkpoint of {size} entries, the proof one of {}",
-            held.size
-        )),
-        Some(size) => Ok(((), format!("{size} entries; the log's head continues it"))),
-    }
-}
-
-fn witnesses(
-    options: &VerifyOptions,
-    statement: &Statement,
-    intent: &Placed,
-    report: &mut VerifyReport,
-) -> Option<()> {
-    let claimed = &statement.predicate.drill.intent.witness;
-    for witness in &options.witnesses {
-        let seen = intent.proof.checkpoint.witnessed(witness);
-        let seen = seen.map(|at| {
-            (
-                (),
-                format!("{} saw the intent in the log at {at}", witness.name()),
-            )
-        });
-        report.step("witness", seen)?;
-    }
-    match claimed {
-        Witness::None => report.note(
-            "witness",
-            "none: nobody but its owner vouches that there is one log",
-        ),
-        Witness::Named(name) if options.witnesses.iter().any(|w| w.name() == name) => {}
-        Witness::Named(name) => {
-            report.note(
-                "witness",
-                format!("{name} is claimed and was not checked: give its verifier key"),
-            );
+    for reviewer in reviewers {
+        if let Some(part) = review::conflict(statement, reviewer, coordinators.iter().copied()) {
+            return Err(format!(
+                "{reviewer} reviewed the drill and {part}: duties are not separated"
+            ));
         }
     }
-    Some(())
+    Ok((envelope, by.join(", ")))
 }
 
 fn loose_match(dir: &Archive, loose: &Loose<'_>) -> Found<()> {
@@ -337,47 +363,12 @@ fn loose_match(dir: &Archive, loose: &Loose<'_>) -> Found<()> {
     Ok(((), format!("{} files agree", files.len())))
 }
 
-fn whole_log(log: &Log, trust: &Trust, now: Option<Timestamp>) -> Found<()> {
+/// Every entry is signed by whom it may be, and no drill is missing. Gives the
+/// draws that nothing used.
+fn whole_log(log: &Log, trust: &Trust, now: Option<Timestamp>) -> Found<Vec<u64>> {
     let mut entries = Vec::new();
-    for (index, bytes) in log.entries.iter().flatten().enumerate() {
-        let place = |e: String| format!("entry {index}: {e}");
-        let entry = LoggedEntry::parse(bytes).map_err(|e| place(say(e)))?;
-        let cluster = match &entry.entry {
-            Entry::Intent(i) => Some(i.cluster.clone()),
-            Entry::Abandoned(a) => Some(a.cluster.clone()),
-            Entry::Result(s) => Some(ClusterId {
-                tenant: s.predicate.scope.tenant.clone(),
-                cluster: s.predicate.scope.cluster.clone(),
-            }),
-            Entry::Heartbeat(_) | Entry::Population(_) | Entry::Other => None,
-        };
-        let roles: &[TrustRole] = match &entry.entry {
-            Entry::Intent(_) | Entry::Result(_) => &[TrustRole::Runner],
-            Entry::Abandoned(_) => &[TrustRole::Runner, TrustRole::Coordinator],
-            Entry::Heartbeat(_) | Entry::Population(_) => &[TrustRole::Coordinator, TrustRole::Runner],
-            Entry::Other => &[
-                TrustRole::Root,
-                TrustRole::Agent,
-                TrustRole::Runner,
-                TrustRole::Coordinator,
-                TrustRole::Approver,
-                TrustRole::Reviewer,
-            ],
-        };
-        let (signer, size) = (entry.signer(), index as u64 + 1);
-        let covers = cluster.as_ref();
-        let key = believed(
-            trust,
-            &signer,
-            roles,
-            covers,
-            entry.digest(),
-            &log.borne_out,
-            size,
-        );
-        let key = key.map_err(|e| place(say(e)))?;
-        entry.envelope.verify(&key.verifying).map_err(|e| place(say(e)))?;
-        entries.push(entry);
+    for (index, bytes) in (0u64..).zip(log.entries.iter().flatten()) {
+        entries.push(signed_entry(log, trust, index, bytes)?);
     }
     let found = audit(&entries, now);
     if !found.is_empty() {
@@ -387,7 +378,37 @@ fn whole_log(log: &Log, trust: &Trust, now: Option<Timestamp>) -> Found<()> {
             .collect::<Vec<_>>()
             .join("; "));
     }
-    Ok(((), format!("{} entries, no drill missing", entries.len())))
+    let detail = format!("{} entries, no drill missing", entries.len());
+    Ok((unused_draws(&entries), detail))
+}
+
+/// The entry at `index`, by a signer that is believed for it.
+fn signed_entry(log: &Log, trust: &Trust, index: u64, bytes: &[u8]) -> Result<LoggedEntry, String> {
+    let place = |e: String| format!("entry {index}: {e}");
+    let entry = LoggedEntry::parse(bytes).map_err(|e| place(say(e)))?;
+    let (signer, size) = (entry.signer(), index + 1);
+    let cluster = entry.cluster();
+    let key = believed(
+        trust,
+        &signer,
+        entry.signers(),
+        cluster.as_ref(),
+        entry.digest(),
+        &log.borne_out,
+        size,
+    );
+    let key = key.map_err(|e| place(say(e)))?;
+    entry.envelope.verify(&key.verifying).map_err(|e| place(say(e)))?;
+    Ok(entry)
+}
+
+/// The head and the hashes of the log in an export, its signature traced to
+/// `root`: all that a witness needs.
+pub fn published_log(dir: &Path, root: Fingerprint) -> Result<(SignedCheckpoint, Tree), String> {
+    let archive = Archive(dir.to_owned());
+    let ((trust, _), _) = trust_chain(&archive, Some(root))?;
+    let (log, _) = read_log(&archive, &trust)?;
+    Ok((log.head, log.tree))
 }
 
 #[cfg(test)]

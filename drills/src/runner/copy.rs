@@ -5,19 +5,20 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use holdfast_agent::reference;
 use holdfast_agent::restore::relay::Relay;
-use holdfast_agent::restore::{self, Access, Options, Outcome, Target};
-use holdfast_plan::restore::RestorePlan;
+use holdfast_agent::restore::{self, FetchBy, Options, Outcome, Target, fetch};
 use holdfast_proto::Timestamp;
+use holdfast_proto::names::PointId;
 use holdfast_proto::pg::{Lsn, TimelineHistory, TimelineId};
 use holdfast_repository::clock;
 
-use super::{DrillRequest, Measured, Runner, Say};
-use crate::checks::{Check, queries, references, structure};
+use super::{DrillRequest, Measured, Runner, Say, Sight};
+use crate::checks::{Check, programs, queries, reconciliation, references, structure};
 use crate::evidence::statement::Level;
 use crate::evidence::statement::recovery::Phase;
-use crate::evidence::statement::results::CheckClass;
-use crate::scenario::QueryCheck;
+use crate::evidence::statement::results::{CheckClass, CheckResult};
+use crate::scenario::Played;
 use crate::scratch::{Isolation, PrivateServer, ServerOptions};
 
 /// The end of a record may lie before the start of the next by a page header
@@ -27,11 +28,12 @@ const PAGE_HEADER: u64 = 48;
 /// What a copy is made of.
 pub struct Copy<'a> {
     pub runner: &'a Runner,
-    pub access: &'a Access,
     pub request: &'a DrillRequest,
-    pub plan: &'a RestorePlan,
+    pub sight: &'a Sight,
     pub isolation: Isolation,
-    pub queries: &'a [QueryCheck],
+    pub played: &'a Played,
+    /// The joint recovery point that is restored to, when it is one.
+    pub fence: Option<PointId>,
 }
 
 impl Copy<'_> {
@@ -42,12 +44,17 @@ impl Copy<'_> {
             return;
         };
         say("recovering the copy in isolation");
-        let Some((mut server, relay)) = self.recover(space, &outcome, measured).await else {
+        let recovered = self.recover(space, &outcome, measured).await;
+        // Recovery fetches by itself: what it met on the way is noted beside its pin.
+        let notes = outcome.pin.parent().unwrap_or(space);
+        measured.findings.extend(fetch::read_findings(notes));
+        let Some((mut server, relay)) = recovered else {
             return;
         };
         say("checking the copy");
         measured.begin(Phase::Checks);
         self.check(&server, space, measured).await;
+        self.use_it(&server, space, measured, say).await;
         if let Err(e) = server.check_alive() {
             measured.note_broken("copy-stays-up", &e);
         }
@@ -60,8 +67,28 @@ impl Copy<'_> {
         measured.end(Phase::Checks, None, Some(checks));
     }
 
+    /// Whether nothing is left but the second region and the escrow's keys: then
+    /// the settings come out of the bundles, too.
+    fn is_dark(&self) -> bool {
+        self.request.scenario.level == Level::L5
+    }
+
+    /// How recovery fetches WAL. Who sees the repository in a way of their own
+    /// does so over the relay alone: a process that fetched ahead would see it as
+    /// it is, and would need the identity in a file.
+    fn fetch_by(&self) -> FetchBy {
+        let mut fetch = self.runner.fetch.clone();
+        if self.sight.is_special() {
+            fetch.prefetch = 0;
+        }
+        if self.sight.opening.identities.is_some() {
+            fetch.identities.clear();
+        }
+        fetch
+    }
+
     fn major(&self) -> u32 {
-        self.plan.base.version_num / 10_000
+        self.sight.plan.base.version_num / 10_000
     }
 
     async fn restore(&self, space: &Path, measured: &mut Measured) -> Option<Outcome> {
@@ -70,6 +97,7 @@ impl Copy<'_> {
             data: space.join("data"),
             tablespaces_under: Some(space.join("tablespaces")),
             filestores: self
+                .sight
                 .plan
                 .filestores
                 .iter()
@@ -80,10 +108,12 @@ impl Copy<'_> {
                     )
                 })
                 .collect(),
+            config: self.is_dark().then(|| space.join("settings")),
+            secrets: self.is_dark().then(|| space.join("secrets")),
             ..Target::default()
         };
-        let options = Options::new(self.runner.fetch.clone());
-        match restore::execute(self.plan, self.access, &target, &options).await {
+        let options = Options::new(self.fetch_by());
+        match restore::execute(&self.sight.plan, &self.sight.access, &target, &options).await {
             Ok(outcome) => {
                 for phase in &outcome.phases {
                     measured.restored(phase);
@@ -93,6 +123,10 @@ impl Copy<'_> {
                 measured
                     .checks
                     .push(check.compared(outcome.files > 0, "files", files));
+                if self.is_dark() {
+                    let secrets = self.sight.plan.secrets.is_some();
+                    measured.checks.push(settings_restored(space, secrets));
+                }
                 Some(outcome)
             }
             Err(e) => {
@@ -122,7 +156,12 @@ impl Copy<'_> {
                     .unwrap_or(promoted)
                     .min(promoted)
                     .max(started);
-                measured.phase(Phase::WalReplay, started, replayed, Some(self.plan.replay.bytes));
+                measured.phase(
+                    Phase::WalReplay,
+                    started,
+                    replayed,
+                    Some(self.sight.plan.replay.bytes),
+                );
                 measured.phase(Phase::Promote, replayed, promoted, None);
                 measured.checks.push(check.compared(true, "promoted", "promoted"));
                 self.check_target(&server, &log, measured).await;
@@ -147,7 +186,12 @@ impl Copy<'_> {
                 std::fs::write(data.join(name), "")?;
             }
         }
-        let relay = Relay::start(space.join("relay"), outcome.pin.clone(), data.clone())?;
+        let relay = Relay::start(
+            space.join("relay"),
+            outcome.pin.clone(),
+            data.clone(),
+            self.sight.opening.clone(),
+        )?;
         let program = self.runner.fetch.program.display();
         let restore_command = format!(
             "'{program}' wal fetch %f \"%p\" --pin '{}' --through '{}'",
@@ -173,7 +217,7 @@ impl Copy<'_> {
     /// Recovery reached *the* target: where the new timeline begins, and which
     /// transaction was the last.
     async fn check_target(&self, server: &PrivateServer, log: &str, measured: &mut Measured) {
-        let replay = &self.plan.replay;
+        let replay = &self.sight.plan.replay;
         let check = Check::mandatory("target-reached", CheckClass::Recovery).data_proving();
         let mut at_target = false;
         match new_timeline_begin(server).await {
@@ -222,14 +266,19 @@ impl Copy<'_> {
         if let Err(e) = queries::make_role(server).await {
             measured.note_broken("query-role", &e);
         }
+        measured
+            .checks
+            .push(structure::version(server, self.sight.plan.base.version_num, self.played.major).await);
         let found = structure::collations(server).await;
+        measured.checks.push(found);
+        let found = structure::extensions(server).await;
         measured.checks.push(found);
         let mut database = std::mem::take(&mut measured.database);
         let found = structure::amcheck(server, &mut database).await;
         measured.database = database;
         measured.checks.push(found);
         if self.request.scenario.level >= Level::L3 {
-            for files in &self.plan.filestores {
+            for files in &self.sight.plan.filestores {
                 let root = space.join("filestores").join(files.filestore.as_str());
                 let name = &files.filestore;
                 let database = self.request.databases.get(name).map(String::as_str);
@@ -239,10 +288,70 @@ impl Copy<'_> {
                 measured.checks.push(found);
             }
         }
-        for query in self.queries {
+        for query in &self.played.queries {
             let found = queries::run(server, query).await;
             measured.checks.push(found);
         }
+        self.reconcile(server, measured).await;
+    }
+
+    /// Compares with what the source said at the fence. From L4 on it must have
+    /// said something.
+    async fn reconcile(&self, server: &PrivateServer, measured: &mut Measured) {
+        let missing =
+            |why: &str| Check::mandatory("reconciliation", CheckClass::Application).could_not_run(&why);
+        let demanded = self.request.scenario.level >= Level::L4;
+        let point = self.fence.and_then(|id| {
+            let mut lineages = self.sight.ledger.facts.lineages.iter();
+            lineages.find_map(|l| l.points.iter().find(|p| p.id == id))
+        });
+        let Some(point) = point else {
+            if demanded {
+                let why = "values of the source belong to joint recovery points: let the scenario say moment = \"fence\"";
+                measured.checks.push(missing(why));
+            }
+            return;
+        };
+        match reference::open(&self.sight.access, &point.link).await {
+            Ok(Some(values)) => {
+                let mut agreed = std::mem::take(&mut measured.database.reconciliation);
+                let found = reconciliation::run(server, &values, &mut agreed).await;
+                measured.database.reconciliation = agreed;
+                measured.checks.push(found);
+            }
+            Ok(None) if demanded => {
+                let why = "the agent recorded no values at the point: add [[cluster.reference]] to its configuration";
+                measured.checks.push(missing(why));
+            }
+            Ok(None) => {}
+            Err(e) => measured.checks.push(missing(&e.to_string())),
+        }
+    }
+
+    /// The scenario's programs use the copy. They may write: everything that only
+    /// looks has looked.
+    async fn use_it(&self, server: &PrivateServer, space: &Path, measured: &mut Measured, say: Say<'_>) {
+        if self.played.programs.is_empty() {
+            return;
+        }
+        say("using the copy as the application does");
+        measured.begin(Phase::AppStart);
+        let filestores = self.sight.plan.filestores.iter().map(|f| {
+            let name = f.filestore.clone();
+            let directory = space.join("filestores").join(name.as_str());
+            (name, directory)
+        });
+        let given = programs::Given {
+            server,
+            isolation: self.isolation,
+            space,
+            filestores: filestores.collect(),
+        };
+        for program in &self.played.programs {
+            let found = programs::run(&given, program).await;
+            measured.checks.push(found);
+        }
+        measured.end(Phase::AppStart, None, Some(self.played.programs.len() as u64));
     }
 
     async fn check_stopped(&self, space: &Path, measured: &mut Measured) {
@@ -263,6 +372,24 @@ impl Copy<'_> {
             Err(e) => measured.note_broken("page-checksums", &e),
         }
     }
+}
+
+/// What the bundles hold lies in the space: settings, and secrets if there is such
+/// a bundle.
+fn settings_restored(space: &Path, secrets: bool) -> CheckResult {
+    let check = Check::mandatory("settings-restored", CheckClass::Recovery).data_proving();
+    let unpacked = |name: &str| space.join(name).join("files").is_dir();
+    let word = |there: bool| if there { "unpacked" } else { "missing" };
+    let (settings, opened) = (unpacked("settings"), unpacked("secrets"));
+    check.compared(
+        settings && (opened || !secrets),
+        if secrets {
+            "settings and secrets"
+        } else {
+            "settings"
+        },
+        format!("settings {}, secrets {}", word(settings), word(opened)),
+    )
 }
 
 /// What keeps a copy from acting on the world: nothing is archived, no

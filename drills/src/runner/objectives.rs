@@ -14,6 +14,7 @@ use holdfast_proto::Timestamp;
 use holdfast_proto::names::{ClusterId, FilestoreName, TierName};
 use holdfast_proto::pg::Lsn;
 
+use crate::evidence::statement::Level;
 use crate::evidence::statement::context::{Objectives, Policy as StatedPolicy};
 use crate::evidence::statement::results::Rpo;
 
@@ -60,6 +61,18 @@ impl Governing {
     }
 }
 
+impl Governing {
+    /// The policy as far as a drill of `level` is judged by it. At L1 nothing is
+    /// restored, and nothing can be said of the objective for recovery time.
+    pub fn judging(&self, level: Level) -> StatedPolicy {
+        let mut policy = self.policy.clone();
+        if level == Level::L1 {
+            policy.objectives.rto_ms = None;
+        }
+        policy
+    }
+}
+
 /// How far database and files lagged behind their source; `None` when no agent
 /// signed anything.
 pub fn lags(ledger: &Ledger, plan: &RestorePlan) -> Option<Rpo> {
@@ -91,6 +104,18 @@ pub fn lags(ledger: &Ledger, plan: &RestorePlan) -> Option<Rpo> {
         definition: RPO_DEFINITION.to_owned(),
         met: None,
     })
+}
+
+/// When the scan behind the files restored began: the earliest, where there are
+/// several filestores; `None` when there is none or one is unknown.
+pub fn watermark(ledger: &Ledger, plan: &RestorePlan) -> Option<Timestamp> {
+    let began = plan.filestores.iter().map(|f| {
+        let journals = &ledger.facts.filestores;
+        let journal = journals.iter().find(|s| s.filestore == f.filestore)?;
+        let entry = journal.entries.iter().find(|e| e.n == f.additions_until)?;
+        Some(entry.scanned_from)
+    });
+    began.collect::<Option<Vec<_>>>()?.into_iter().min()
 }
 
 fn database_lag(attested: &[Attestation], end: Lsn, at: Timestamp) -> Option<u64> {
@@ -198,6 +223,9 @@ mod tests {
         assert_eq!(governing.tier.as_str(), "gold");
         assert_eq!(governing.policy.objectives.rpo_ms, Some(60_000));
         assert_eq!(governing.policy.digest, policy.digest());
+        assert_eq!(governing.judging(Level::L2), governing.policy);
+        let whole = governing.judging(Level::L1).objectives;
+        assert_eq!((whole.rpo_ms, whole.rto_ms), (Some(60_000), None));
         assert_eq!(governing.legal_entity.as_deref(), Some("Acme Construction"));
         assert_eq!(
             Governing::of(&policy, "policy.toml", &"acme/other".parse().unwrap()),

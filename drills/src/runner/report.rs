@@ -12,18 +12,21 @@ use holdfast_proto::record::{BaseBody, CommitMark, TrustRole};
 use holdfast_proto::{Fingerprint, Sha256Digest, Timestamp};
 use holdfast_repository::clock;
 
-use super::{Chosen, DrillRequest, Runner, objectives};
+use super::{Chosen, DrillRequest, Runner, Sight, objectives};
+use crate::attack::Aftermath;
 use crate::checks::Check;
+use crate::draw::{Drawn, PackSample};
 use crate::evidence::entry::Intent;
+use crate::evidence::sampling::{FILE_POPULATION, POINT_POPULATION};
 use crate::evidence::statement::context::{
-    Actors, KeyHolder, Runner as StatedRunner, Sampling, Scope, SeparationOfDuties, Window,
+    Actors, FileSample, KeyHolder, Runner as StatedRunner, Scope, SeparationOfDuties,
 };
 use crate::evidence::statement::recovery::{
     Base, EgressProbe, Encryption, Isolation, Phase, PhaseTiming, RecoveryPoint, RecoveryPointKind,
     RecoveryTarget, ReplicaLock, Target, TargetKind, Timings,
 };
 use crate::evidence::statement::results::{
-    CheckClass, CheckResult, DatabaseResult, FilestoreResult, Results, Rto, Verdict,
+    Byproduct, CheckClass, CheckResult, DatabaseResult, FilestoreResult, Results, Rto, Verdict,
 };
 use crate::evidence::statement::{Drill, IntentReference, RecoveryDrill, Statement, Subject, SubjectKind};
 use crate::scratch::{EgressProbe as Probed, IsolationKind};
@@ -33,7 +36,6 @@ const RTO_DEFINITION: &str = "from the beginning of PROVISION to the later of PR
                               the copy takes connections and its files are in place";
 
 /// What a drill has measured so far.
-#[derive(Debug)]
 pub struct Measured {
     /// The drill.
     pub id: DrillId,
@@ -49,10 +51,16 @@ pub struct Measured {
     pub filestore: Option<FilestoreResult>,
     /// The WAL objects that the restore reads, with the digests they were verified by.
     pub wal: Vec<(ObjectKey, Sha256Digest)>,
+    /// The packs to draw from and those drawn.
+    pub packs: PackSample,
     /// Where recovery ended.
     pub reached: Option<Lsn>,
     /// The last transaction replayed, when PostgreSQL confirmed the plan's.
     pub last_commit: Option<CommitMark>,
+    /// How the repository was seen; absent when it could not be.
+    pub(super) sight: Option<Sight>,
+    /// What the attack changed and is to be put right.
+    pub(super) attacked: Aftermath,
     open: BTreeMap<Phase, Timestamp>,
     phases: Vec<PhaseTiming>,
     isolation: Option<IsolationKind>,
@@ -72,8 +80,11 @@ impl Measured {
             database: DatabaseResult::default(),
             filestore: None,
             wal: Vec::new(),
+            packs: PackSample::default(),
             reached: None,
             last_commit: None,
+            sight: None,
+            attacked: Aftermath::default(),
             open: BTreeMap::new(),
             phases: Vec::new(),
             isolation: None,
@@ -113,19 +124,7 @@ impl Measured {
 
     /// A step of the production restore.
     pub fn restored(&mut self, step: &RestorePhase) {
-        let phase = match step.phase {
-            Step::BaseFetch => Phase::BaseFetch,
-            Step::FilestoreRestore => Phase::FilestoreRestore,
-            // Syncing and configuring belong to the fetch for whoever waits.
-            Step::Configure => return,
-        };
-        self.phases.push(PhaseTiming {
-            phase,
-            start: step.started,
-            end: step.ended,
-            bytes: Some(step.bytes),
-            items: Some(step.items),
-        });
+        self.phases.extend(stated_phase(step));
     }
 
     /// How the copy is kept apart.
@@ -145,6 +144,10 @@ impl Measured {
             .push(Check::mandatory(id, CheckClass::Recovery).could_not_run(why));
     }
 
+    fn sampled(&self) -> Option<FileSample> {
+        (!self.packs.population.is_empty()).then(|| self.packs.stated())
+    }
+
     fn rto_ms(&self) -> Option<u64> {
         let start = self.phases.iter().find(|p| p.phase == Phase::Provision)?.start;
         let end_of = |phase| self.phases.iter().find(|p| p.phase == phase).map(|p| p.end);
@@ -157,6 +160,40 @@ impl Measured {
     }
 }
 
+/// A step of the production restore as a statement says it.
+pub(crate) fn stated_phase(step: &RestorePhase) -> Option<PhaseTiming> {
+    let phase = match step.phase {
+        Step::BaseFetch => Phase::BaseFetch,
+        Step::FilestoreRestore => Phase::FilestoreRestore,
+        // Syncing and configuring belong to the fetch for whoever waits.
+        Step::Configure => return None,
+    };
+    Some(PhaseTiming {
+        phase,
+        start: step.started,
+        end: step.ended,
+        bytes: Some(step.bytes),
+        items: Some(step.items),
+    })
+}
+
+/// Controls that a proven restore serves.
+pub(crate) fn controls() -> Vec<String> {
+    [
+        "ISO-27001:2022 A.8.13",
+        "SOC-2 A1.2",
+        "SOC-2 A1.3",
+        "NIST-800-53 CP-4",
+        "NIST-800-53 CP-9(1)",
+        "NIST-800-53 CP-9(2)",
+        "DORA Art. 11",
+        "DORA Art. 12",
+        "NIS2 2024/2690 4.2",
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
 /// The word for a probe's answer.
 pub fn word(probe: Probed) -> &'static str {
     match probe {
@@ -166,9 +203,9 @@ pub fn word(probe: Probed) -> &'static str {
     }
 }
 
-/// The plan's target as a statement says it.
-pub fn stated_target(plan: &RestorePlan) -> RecoveryTarget {
-    match &plan.target {
+/// A target as a statement says it.
+pub fn stated_target(target: &PlanTarget, plan: &RestorePlan) -> RecoveryTarget {
+    match target {
         PlanTarget::Time(t) => RecoveryTarget::Time(*t),
         PlanTarget::Lsn(l) => RecoveryTarget::Lsn(*l),
         PlanTarget::Name(n) => RecoveryTarget::Name(n.clone()),
@@ -179,7 +216,7 @@ pub fn stated_target(plan: &RestorePlan) -> RecoveryTarget {
 }
 
 /// Puts everything together. The verdict is not settled yet.
-pub async fn statement(
+pub(super) async fn statement(
     runner: &Runner,
     access: &Access,
     request: &DrillRequest,
@@ -187,8 +224,17 @@ pub async fn statement(
     intent: IntentReference,
     measured: Measured,
 ) -> Statement {
-    let (plan, governing) = (&chosen.plan, request.governing.as_ref());
-    let wal = measured.wal.clone();
+    let governing = request.governing.as_ref();
+    let sight = measured.sight.as_ref();
+    // What could not be seen was not restored from: then the plan of the intent is
+    // all there is to name.
+    let plan = sight.map_or(&chosen.plan, |s| &s.plan);
+    let ledger = sight.map_or(&chosen.ledger, |s| &s.ledger);
+    let recovery_point = sight.map(|s| seen_recovery_point(s, chosen, &measured));
+    let rpo = objectives::lags(ledger, plan);
+    let subjects = subjects(plan, &measured.wal);
+    let sampled = measured.sampled();
+    let byproducts = byproducts(&chosen.drawn, sampled.as_ref());
     let writer = backup_writer(access, plan).await;
     let separation = writer.as_ref().map(|w| SeparationOfDuties {
         runner_is_not_writer: w.key != runner.key.fingerprint(),
@@ -202,7 +248,8 @@ pub async fn statement(
             kind: request.kind,
             level: request.scenario.level,
             scenario: request.scenario.name.clone(),
-            intent,
+            scenario_digest: Some(request.scenario.digest),
+            intent: Some(intent),
         },
         scope: Scope {
             tenant: request.cluster.tenant.clone(),
@@ -226,19 +273,9 @@ pub async fn statement(
             separation_of_duties: separation,
             reviewer: None,
         },
-        policy: governing.map(|g| g.policy.clone()),
-        sampling: chosen.drawn.as_ref().map(|d| Sampling {
-            method: "moment from the newest restorable interval: first eight bytes of the seed, modulo its length in \
-                     microseconds"
-                .to_owned(),
-            population_size: None,
-            population_digest: None,
-            window: Some(Window { from: d.from, until: d.until }),
-            seed: Some(d.seed),
-            selected: Some(d.selected),
-            file_sample: None,
-        }),
-        recovery_point: Some(recovery_point(access, plan, &measured)),
+        policy: governing.map(|g| g.judging(request.scenario.level)),
+        sampling: Some(chosen.drawn.stated(sampled)),
+        recovery_point,
         target: measured.isolation.map(|kind| Target {
             kind: TargetKind::Local,
             isolation: match kind {
@@ -261,20 +298,21 @@ pub async fn statement(
                 actual_ms,
                 definition: RTO_DEFINITION.to_owned(),
                 met: None,
+                predicted_ms: Some(plan.predicted.total_ms),
                 predicted_p90_ms: None,
             }),
-            rpo: objectives::lags(&chosen.ledger, plan),
+            rpo,
             filestore: measured.filestore,
             database: (measured.database != DatabaseResult::default()).then_some(measured.database),
             checks: measured.checks,
         },
         exceptions: Vec::new(),
         remediation: Vec::new(),
-        controls: Vec::new(),
+        controls: controls(),
         retention: None,
-        byproducts: Vec::new(),
+        byproducts,
     };
-    Statement::new(subjects(chosen, &wal), predicate)
+    Statement::new(subjects, predicate)
 }
 
 fn timings(measured: &Measured) -> Timings {
@@ -286,7 +324,7 @@ fn timings(measured: &Measured) -> Timings {
     }
 }
 
-async fn backup_writer(access: &Access, plan: &RestorePlan) -> Option<KeyHolder> {
+pub(crate) async fn backup_writer(access: &Access, plan: &RestorePlan) -> Option<KeyHolder> {
     let (signed, _) = access
         .repository
         .read_signed::<BaseBody>(&plan.base.link.key, &access.trust)
@@ -302,25 +340,61 @@ async fn backup_writer(access: &Access, plan: &RestorePlan) -> Option<KeyHolder>
     })
 }
 
-fn recovery_point(access: &Access, plan: &RestorePlan, measured: &Measured) -> RecoveryPoint {
+/// The files that the statement names: what packs and moment were drawn from.
+fn byproducts(drawn: &Drawn, files: Option<&FileSample>) -> Vec<Byproduct> {
+    let named = |name: &str, digest| Byproduct {
+        name: name.to_owned(),
+        digest,
+    };
+    let files = files.and_then(|s| s.population_digest);
+    let points = drawn.points().map(|p| p.digest);
+    files
+        .map(|digest| named(FILE_POPULATION, digest))
+        .into_iter()
+        .chain(points.map(|digest| named(POINT_POPULATION, digest)))
+        .collect()
+}
+
+/// The recovery point as the drill saw it.
+fn seen_recovery_point(sight: &Sight, chosen: &Chosen, measured: &Measured) -> RecoveryPoint {
+    let Sight {
+        access, ledger, plan, ..
+    } = sight;
+    let kind = match chosen.fence {
+        Some(_) => RecoveryPointKind::Fence,
+        None => RecoveryPointKind::Pitr,
+    };
+    RecoveryPoint {
+        kind,
+        point: chosen.fence,
+        filestore_watermark: objectives::watermark(ledger, plan),
+        ..recovery_point(access, plan, measured.reached, measured.last_commit)
+    }
+}
+
+/// The recovery point restored, and where recovery ended if it ran.
+pub(crate) fn recovery_point(
+    access: &Access,
+    plan: &RestorePlan,
+    reached: Option<Lsn>,
+    last_commit: Option<CommitMark>,
+) -> RecoveryPoint {
     RecoveryPoint {
         kind: RecoveryPointKind::Pitr,
         point: None,
         system_identifier: plan.lineage.system,
         version_num: plan.base.version_num,
         timeline: plan.replay.timeline,
-        target: stated_target(plan),
+        target: stated_target(&plan.target, plan),
         base: Base {
             id: plan.base.id,
             start: plan.base.start_lsn,
             stop: plan.base.stop_lsn,
             bytes: Some(plan.base.bytes),
         },
-        wal_bytes_replayed: measured
-            .reached
-            .and_then(|end| end.bytes_since(plan.base.start_lsn)),
-        reached: measured.reached,
-        last_replayed_commit: measured.last_commit,
+        wal_bytes_replayed: reached.and_then(|end| end.bytes_since(plan.base.start_lsn)),
+        reached,
+        last_replayed_commit: last_commit,
         filestore_watermark: None,
         replicas: plan
             .replicas
@@ -352,8 +426,8 @@ fn encryption(access: &Access) -> Option<Encryption> {
     })
 }
 
-fn subjects(chosen: &Chosen, wal: &[(ObjectKey, Sha256Digest)]) -> Vec<Subject> {
-    let plan = &chosen.plan;
+/// What it was restored from, by digest.
+pub(crate) fn subjects(plan: &RestorePlan, wal: &[(ObjectKey, Sha256Digest)]) -> Vec<Subject> {
     let mut subjects = vec![Subject::object(
         SubjectKind::BaseBackup,
         plan.base.link.key.clone(),

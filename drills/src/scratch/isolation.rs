@@ -38,6 +38,17 @@ pub struct Isolation {
 /// The user and group that a mapped program sees itself as: any but root.
 const MAPPED_ID: &str = "1000";
 
+/// What the probe tries, in words.
+pub const EGRESS_PROBE: &str = "no device but loopback, and no route for TCP to 192.0.2.1 port 9";
+
+/// What the probe runs. bash's own TCP: "Network is unreachable" is the only good
+/// answer. A refusal or a time-out would mean that packets left.
+pub const EGRESS_SCRIPT: &str = "devices=$(tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' ' | grep -v '^lo$'); \
+                      [ -z \"$devices\" ] || exit 3; \
+                      export LC_ALL=C; \
+                      answer=$( (exec 3<>/dev/tcp/192.0.2.1/9) 2>&1 ) && exit 4; \
+                      case \"$answer\" in *'Network is unreachable'*) exit 0;; *) exit 5;; esac";
+
 const NAMESPACES: &[&str] = &[
     "--net",
     "--pid",
@@ -114,16 +125,9 @@ impl Isolation {
         if self.kind == IsolationKind::PrivateDirectory {
             return EgressProbe::NotProbed;
         }
-        // bash's own TCP: "Network is unreachable" is the only good answer. A
-        // refusal or a time-out would mean that packets left.
-        let script = "devices=$(tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' ' | grep -v '^lo$'); \
-                      [ -z \"$devices\" ] || exit 3; \
-                      export LC_ALL=C; \
-                      answer=$( (exec 3<>/dev/tcp/192.0.2.1/9) 2>&1 ) && exit 4; \
-                      case \"$answer\" in *'Network is unreachable'*) exit 0;; *) exit 5;; esac";
         let probe = self
             .command("bash")
-            .args(["-c", script])
+            .args(["-c", EGRESS_SCRIPT])
             .stdin(Stdio::null())
             .output();
         match probe {

@@ -15,6 +15,6 @@ mod isolation;
 mod server;
 mod space;
 
-pub use isolation::{EgressProbe, Isolation, IsolationKind, tethered};
+pub use isolation::{EGRESS_PROBE, EGRESS_SCRIPT, EgressProbe, Isolation, IsolationKind, tethered};
 pub use server::{PrivateServer, ServerError, ServerOptions, newest_programs, programs};
 pub use space::{ScratchError, ScratchSpace};

@@ -240,6 +240,11 @@ impl PrivateServer {
         &self.options.run
     }
 
+    /// Its port, which is a part of the socket's name.
+    pub const fn port() -> u16 {
+        PORT
+    }
+
     /// The server's log.
     pub fn log_path(&self) -> PathBuf {
         self.options.run.join("postgres.log")

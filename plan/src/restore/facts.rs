@@ -135,6 +135,9 @@ pub struct PointFact {
     pub filestores: Vec<PointFilestore>,
     /// The newest configuration bundle when it was made.
     pub config: Option<Link>,
+    /// What the source's databases said at this moment is in it.
+    #[serde(default)]
+    pub referenced: bool,
 }
 
 /// An agent's word, signed, on how far the WAL was safe at a moment.

@@ -495,6 +495,7 @@ fn point(n: u64, second: u64, claim: JointClaim) -> PointFact {
             because: "no collection ran".into(),
         }],
         config: None,
+        referenced: false,
     }
 }
 

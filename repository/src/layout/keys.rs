@@ -182,6 +182,20 @@ pub fn evidence_signature(leaf: &Sha256Digest, role: TrustRole) -> ObjectKey {
     Located::EvidenceSignature { leaf: *leaf, role }.key()
 }
 
+/// The signature of `witness` over the checkpoint of `size` entries.
+pub fn evidence_cosignature(size: u64, witness: &Fingerprint) -> ObjectKey {
+    Located::EvidenceCosignature {
+        size,
+        witness: *witness,
+    }
+    .key()
+}
+
+/// A file that a statement names by digest.
+pub fn evidence_byproduct(sha256: &Sha256Digest) -> ObjectKey {
+    Located::EvidenceByproduct { sha256: *sha256 }.key()
+}
+
 /// A statement that waits to be logged.
 pub fn evidence_pending(drill: DrillId) -> ObjectKey {
     Located::EvidencePending { drill }.key()

@@ -134,6 +134,11 @@ pub fn evidence_checkpoints() -> String {
     EVIDENCE_CHECKPOINTS.to_owned()
 }
 
+/// Witnesses' signatures over the checkpoint of `size` entries.
+pub fn evidence_cosignatures(size: u64) -> String {
+    format!("evidence/log/cosignatures/{size:016}/")
+}
+
 /// Statements.
 pub fn evidence_statements() -> String {
     EVIDENCE_STATEMENTS.to_owned()

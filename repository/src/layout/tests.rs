@@ -58,6 +58,13 @@ fn repository_wide() -> impl Strategy<Value = Located> {
             leaf: Sha256Digest::new(d),
             role: ROLES[r].0
         }),
+        (any_number(), any::<[u8; 32]>()).prop_map(|(size, f)| Located::EvidenceCosignature {
+            size,
+            witness: Fingerprint::of_spki(&f)
+        }),
+        any::<[u8; 32]>().prop_map(|d| Located::EvidenceByproduct {
+            sha256: Sha256Digest::new(d)
+        }),
         (any_time(), any::<u128>()).prop_map(|(t, r)| Located::EvidencePending {
             drill: DrillId::from_parts(t, r)
         }),

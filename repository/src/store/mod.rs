@@ -16,6 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use holdfast_proto::Timestamp;
+use holdfast_proto::names::Region;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
@@ -101,6 +102,15 @@ impl BackEnd {
     }
 }
 
+/// A way of looking at a repository's replicas other than plainly: drills look
+/// at one whose copies are damaged or out of reach, without touching it.
+pub trait Lens: fmt::Debug + Send + Sync {
+    /// What is seen of `back`, the replica in `region`. A back end whose reads are
+    /// to go through the lens must not keep its directory: the marker in it is
+    /// looked at beside the store.
+    fn through(&self, region: &Region, back: BackEnd) -> BackEnd;
+}
+
 fn prefixed<S: ObjectStore>(store: S, prefix: &str) -> Arc<dyn ObjectStore> {
     if prefix.is_empty() {
         Arc::new(store)
@@ -146,6 +156,11 @@ pub trait VersionHistory: fmt::Debug + Send + Sync {
 
     /// What the store does against overwriting and deleting.
     async fn protection(&self) -> object_store::Result<Protection>;
+
+    /// Asks the store to delete one version of the object at `path`. For drills
+    /// alone, which prove that credentials are refused this: no operation on a
+    /// repository calls it, and a [`crate::Replica`] has no way to it.
+    async fn delete_version(&self, path: &Path, version: &str) -> object_store::Result<()>;
 }
 
 /// HTTP options of every cloud back end. Whole-request timeouts are off because

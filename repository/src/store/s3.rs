@@ -5,7 +5,8 @@
 //! signer and HTTP client: `ListObjectVersions`, `GetBucketVersioning` and
 //! `GetObjectLockConfiguration` of the S3 API.
 //!
-//! Nothing here deletes.
+//! Nothing here deletes but [`VersionHistory::delete_version`], with which drills
+//! prove that a bucket refuses it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -117,7 +118,14 @@ impl S3Versions {
     /// One signed GET on the bucket.
     async fn ask<T: DeserializeOwned>(&self, query: &[(&str, &str)]) -> Result<T> {
         let url = format!("{}?{}", self.endpoint, encoded(query));
+        let text = self.call("GET", url).await?;
+        quick_xml::de::from_str(&text).map_err(generic)
+    }
+
+    /// One signed call; the answer's text when it was successful.
+    async fn call(&self, method: &str, url: String) -> Result<String> {
         let mut request = HttpRequest::new(HttpRequestBody::empty());
+        *request.method_mut() = method.parse().map_err(generic)?;
         *request.uri_mut() = url.parse().map_err(generic)?;
         if let Some(credentials) = &self.credentials {
             let credential = credentials.get_credential().await?;
@@ -136,7 +144,7 @@ impl S3Versions {
         let text = String::from_utf8(body).map_err(generic)?;
         let path = || self.endpoint.clone();
         match status {
-            200 => quick_xml::de::from_str(&text).map_err(generic),
+            200 | 204 => Ok(text),
             _ => {
                 let refused = Refused {
                     status,
@@ -377,6 +385,13 @@ impl VersionHistory for S3Versions {
             versioning,
             object_lock,
         })
+    }
+
+    async fn delete_version(&self, path: &Path, version: &str) -> Result<()> {
+        let key: Vec<String> = self.in_bucket(path.as_ref()).split('/').map(encode).collect();
+        let query = encoded(&[("versionId", version)]);
+        let url = format!("{}/{}?{query}", self.endpoint, key.join("/"));
+        self.call("DELETE", url).await.map(drop)
     }
 }
 

@@ -104,6 +104,7 @@ fn wal_body(end: u64) -> (WalName, WalBody) {
             size: 250,
             sha256: Sha256Digest::of(b"chunk"),
             sealed_to: fingerprint(7),
+            id: None,
         }],
         follows: Some(Sha256Digest::of(b"before")),
         last_commit: Some(mark),

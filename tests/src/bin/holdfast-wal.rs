@@ -1,4 +1,4 @@
-//! The commands that recovery calls, and a restore as a process of its own that
+//! The commands that PostgreSQL calls, and a restore as a process of its own that
 //! a test can kill, for tests of the restore alone.
 
 use std::path::{Path, PathBuf};
@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use holdfast_agent::restore::{Access, conclude, execute, fetch, prefetch};
+use holdfast_agent::run::pushing::hand_over;
 use holdfast_tests::scene::RestoreJob;
 
 fn main() -> ExitCode {
@@ -20,6 +21,11 @@ fn main() -> ExitCode {
                 .await
                 .context("prefetching ended")
         })),
+        ["wal", "push", path, "--socket", socket] => done(
+            hand_over(Path::new(socket), Path::new(path), None)
+                .map(drop)
+                .context("not taken"),
+        ),
         ["wal", "conclude"] => done(conclude(Path::new(".")).context("concluding failed")),
         ["restore", job] => done(blocking(restore(PathBuf::from(job)))),
         _ => ExitCode::from(fetch::FAILED),

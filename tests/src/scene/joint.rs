@@ -103,6 +103,7 @@ impl Scene {
             frontier: &line.frontier,
             findings: &line.findings,
             config: None,
+            references: None,
         };
         let asked = Asked {
             sweep: true,

@@ -203,6 +203,9 @@ pub fn operator(file: &OperatorFile, lines: &Lines) -> Vec<Shown> {
         out.set("runner.signing_key", runner.signing_key.display());
         out.set("runner.scratch", runner.scratch.display());
         out.maybe("runner.policy", runner.policy.as_ref().map(|p| p.display()));
+        for (n, witness) in runner.witnesses.iter().enumerate() {
+            out.set(format!("runner.witnesses[{n}]"), witness);
+        }
     }
     out.shown
 }

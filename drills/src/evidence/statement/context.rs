@@ -1,6 +1,6 @@
 //! Whose drill it was: scope, actors, policy and sampling.
 
-use holdfast_proto::names::{ActorName, ClusterName, TenantName, TierName};
+use holdfast_proto::names::{ActorName, ClusterId, ClusterName, TenantName, TierName};
 use holdfast_proto::{Fingerprint, Sha256Digest, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,16 @@ pub struct Scope {
     /// Business services that depend on it.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub business_services: Vec<String>,
+}
+
+impl Scope {
+    /// The cluster with its tenant.
+    pub fn id(&self) -> ClusterId {
+        ClusterId {
+            tenant: self.tenant.clone(),
+            cluster: self.cluster.clone(),
+        }
+    }
 }
 
 /// Who took part. People appear by the opaque identifier that their identity
@@ -139,15 +149,24 @@ pub struct Objectives {
 /// How the cluster, the moment and the files were chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sampling {
-    /// How: `seeded-window` when drawn by the seed, `operator` when a person
-    /// chose, `latest` for the newest recoverable moment.
+    /// How the moment was chosen: [`SEEDED_WINDOW`] or [`SEEDED_POINT`] when drawn
+    /// by the seed, [`OPERATOR`] when whoever started the drill named it.
     pub method: String,
-    /// Clusters that could have been drilled.
+    /// Moments, in microseconds, or points that could have been drawn.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub population_size: Option<u64>,
-    /// SHA-256 of their list.
+    /// SHA-256 of their listing, as [`crate::evidence::sampling`] writes it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub population_digest: Option<Sha256Digest>,
+    /// Place in the log of the entry that committed to the population.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub population_index: Option<u64>,
+    /// Entries under the checkpoint that the seed follows from.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub checkpoint_size: Option<u64>,
+    /// The slot that the seed follows from.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub slot: Option<String>,
     /// The moments that could have been chosen.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub window: Option<Window>,
@@ -157,10 +176,18 @@ pub struct Sampling {
     /// The moment chosen.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub selected: Option<Timestamp>,
-    /// The files chosen; absent when all were checked.
+    /// The stored files (packs) that were drawn to be read and hashed again.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub file_sample: Option<FileSample>,
 }
+
+/// The moment was drawn from the window by the seed.
+pub const SEEDED_WINDOW: &str = "seeded-window";
+/// The moment is that of a joint recovery point, which the seed drew from all of
+/// them.
+pub const SEEDED_POINT: &str = "seeded-point";
+/// Whoever started the drill named the moment.
+pub const OPERATOR: &str = "operator";
 
 /// A span of time: from its first moment up to, and without, its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,10 +199,18 @@ pub struct Window {
 }
 
 /// Files drawn from all files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileSample {
     /// Files to draw from.
     pub population: u64,
     /// Files drawn.
     pub drawn: u64,
+    /// SHA-256 of the listing of all of them, which is a byproduct: their
+    /// digests in order, one to a line.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub population_digest: Option<Sha256Digest>,
+    /// Those drawn, in the order in which the seed ranks them; absent when they
+    /// are more than 64.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub selected: Vec<Sha256Digest>,
 }

@@ -78,6 +78,9 @@ pub struct Rto {
     /// Whether the objective was met; absent without an objective.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub met: Option<bool>,
+    /// What the plan had predicted for base, files and replay.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub predicted_ms: Option<u64>,
     /// What the plan had predicted for nine cases in ten.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub predicted_p90_ms: Option<u64>,

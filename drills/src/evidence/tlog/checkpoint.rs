@@ -178,6 +178,39 @@ impl SignedCheckpoint {
             .filter(move |name| *name != own)
     }
 
+    /// How many signature lines bear the log's name.
+    pub fn own_lines(&self) -> usize {
+        self.note.signatures().len() - self.cosigners().count()
+    }
+
+    /// The text with the line of `witness` alone: what a witness hands out.
+    pub fn cosignature_of(&self, witness: &NoteKey) -> Option<SignedNote> {
+        self.note.only(witness)
+    }
+
+    /// Takes over the line of `witness` out of a note on the same text.
+    ///
+    /// # Errors
+    /// The note is on another text, or the witness has not signed it.
+    pub fn add_cosignature(&mut self, note: &[u8], witness: &NoteKey) -> Result<Timestamp, CheckpointError> {
+        let other = SignedNote::parse(note)?;
+        if other.text() != self.note.text() {
+            return Err(CheckpointError::Malformed("the cosignature is on another one"));
+        }
+        let seen = other
+            .verify(witness)?
+            .ok_or_else(|| NoteError::Unsigned(witness.name().to_owned()))?;
+        self.note.take_line(&other, witness);
+        Ok(seen)
+    }
+
+    /// Takes over the line by `name` out of a note on the same text, unverified.
+    /// Returns whether there is one.
+    pub fn take_line_of(&mut self, note: &[u8], name: &str) -> bool {
+        SignedNote::parse(note)
+            .is_ok_and(|other| other.text() == self.note.text() && self.note.take_line_of(&other, name))
+    }
+
     /// Checks the log's signature, by the key that is known to be the log's.
     pub fn verify(&self, log: &VerifyingKey) -> Result<(), CheckpointError> {
         self.note.verify(&self.checkpoint.origin.key(log)?)?;

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use holdfast_proto::{Sha256Digest, Timestamp};
+use holdfast_proto::{Fingerprint, Sha256Digest, Timestamp};
 
 use crate::evidence::keys::{Signer, check, ed25519_from_raw, ed25519_raw};
 use holdfast_repository::signing::VerifyingKey;
@@ -89,6 +89,11 @@ impl NoteKey {
     /// The name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The fingerprint of the public key.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.key.fingerprint()
     }
 
     /// What its signatures mean.
@@ -206,6 +211,33 @@ impl SignedNote {
             id: key.id(),
             bytes,
         });
+    }
+
+    /// The text with the line of `key` alone; `None` when there is none.
+    pub fn only(&self, key: &NoteKey) -> Option<Self> {
+        let mine = |s: &&NoteSignature| s.name == key.name && s.id == key.id();
+        let line = self.signatures.iter().find(mine)?.clone();
+        Some(Self {
+            text: self.text.clone(),
+            signatures: vec![line],
+        })
+    }
+
+    /// Takes over the line of `key` from `other`, in place of an earlier one.
+    pub(super) fn take_line(&mut self, other: &Self, key: &NoteKey) {
+        if let Some(taken) = other.only(key) {
+            self.signatures
+                .retain(|s| (&s.name, s.id) != (&key.name, key.id()));
+            self.signatures.extend(taken.signatures);
+        }
+    }
+
+    /// Takes over the first line by `name` from `other`; whether there is one.
+    pub(super) fn take_line_of(&mut self, other: &Self, name: &str) -> bool {
+        let line = other.signatures.iter().find(|s| s.name == name).cloned();
+        let found = line.is_some();
+        self.signatures.extend(line);
+        found
     }
 
     /// Checks that `key` has signed. Returns when it saw the text, if it is a

@@ -3,9 +3,10 @@
 use std::fmt;
 
 use holdfast_proto::Fingerprint;
-use holdfast_proto::names::{ClusterId, DrillId};
+use holdfast_proto::names::{ClusterId, DrillId, TenantName};
 use serde::Serialize;
 
+use crate::evidence::coverage::{Month, SlotCounts};
 use crate::evidence::statement::Level;
 use crate::evidence::statement::results::Verdict;
 
@@ -49,6 +50,17 @@ pub struct Summary {
     pub reasons: Vec<String>,
 }
 
+/// What a month's coverage says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CoverageSummary {
+    /// Whose clusters.
+    pub tenant: TenantName,
+    /// Which month.
+    pub month: Month,
+    /// All slots.
+    pub slots: SlotCounts,
+}
+
 /// The outcome of a verification.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VerifyReport {
@@ -58,6 +70,9 @@ pub struct VerifyReport {
     pub steps: Vec<Step>,
     /// What the statement says; to be believed only when accepted.
     pub summary: Option<Summary>,
+    /// The same, where it is of a month and not of a drill.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<CoverageSummary>,
 }
 
 impl VerifyReport {
@@ -69,7 +84,8 @@ impl VerifyReport {
 
     /// Whether every step held, under whichever root.
     pub fn sound(&self) -> bool {
-        self.summary.is_some() && self.steps.iter().all(|s| s.outcome != Outcome::Failed)
+        (self.summary.is_some() || self.coverage.is_some())
+            && self.steps.iter().all(|s| s.outcome != Outcome::Failed)
     }
 
     pub(super) fn step<T, E: fmt::Display>(
@@ -114,6 +130,20 @@ impl fmt::Display for VerifyReport {
                 "drill {} of {}, level {}, {}",
                 s.drill, s.cluster, s.level, s.scenario
             )?;
+        }
+        if let Some(c) = self.coverage.as_ref().filter(|_| self.accepted()) {
+            return write!(
+                f,
+                "VERIFIED: the evidence is authentic; {} in {}: {} drills expected, {} passed, {} with exceptions, \
+                 {} failed, {} missed",
+                c.tenant,
+                c.month,
+                c.slots.expected,
+                c.slots.passed,
+                c.slots.passed_with_exceptions,
+                c.slots.failed,
+                c.slots.missed
+            );
         }
         match (&self.summary, self.accepted(), self.sound()) {
             (Some(s), true, _) => {
