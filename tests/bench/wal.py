@@ -155,7 +155,8 @@ def main():
     fill_pool(cluster)
     versions = [Holdfast(options.program, options.directory, cluster).version(),
                 PgBackRest(options.directory, cluster).version(), f"PostgreSQL {cluster.sql('SHOW server_version')}"]
-    results, parts = Results(), options.only or list(PARTS)
+    # In this order whatever was asked for: what one part leaves in the cluster is the next one's.
+    results, parts = Results(), [part for part in PARTS if not options.only or part in options.only]
     for part in parts:
         began = time.monotonic()
         print(TABLES[part][0], flush=True)
