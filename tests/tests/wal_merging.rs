@@ -188,3 +188,31 @@ async fn a_forged_object_gets_no_good_signature() -> Result<()> {
     );
     line.stop().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_that_is_met_is_named() -> Result<()> {
+    let vault = Vault::new(2).await?;
+    let pg = TestPostgres::start(
+        vault.dir(),
+        Options::default()
+            .initdb("--wal-segsize=1")
+            .set("wal_keep_size", "1GB"),
+    )?;
+    let (lineage, size) = (lineage(&pg)?, segment_size(&pg)?);
+    let mut line = Line::start(&vault, &pg, 2, AT_ONCE).await?;
+    line.until("it streams", |state| state.connected).await?;
+    pg.psql("create table one (n int)")?;
+    line.until_safe(&pg).await?;
+    let all = names(&vault.repository, &vault, lineage).await?;
+    let key = layout::wal(&vault.cluster, lineage, all.first().context("nothing is stored")?);
+    for region in 0..2 {
+        let path = vault.place(region).join(key.as_str());
+        let mut bytes = std::fs::read(&path)?;
+        bytes[20] ^= 1;
+        std::fs::write(path, bytes)?;
+    }
+    fill_a_segment(&pg, size)?;
+    let said = line.until_finding("wal-object-damaged").await?;
+    ensure!(said.contains(key.as_str()), "{said}");
+    line.stop().await
+}

@@ -45,7 +45,7 @@ pub enum ArchiveError {
     Store(#[from] StoreError),
     /// An object is not what its key says.
     #[error(
-        "the object {key} is not what belongs there ({why}): `holdfast scrub` heals it from another replica"
+        "the object {key} is not what belongs there ({why}): `holdfast verify --deep` says which replicas have a good copy"
     )]
     Damaged {
         /// The object.

@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use holdfast_proto::envelope::Header;
+use holdfast_proto::finding::Severity;
 use holdfast_proto::names::ObjectKey;
 use holdfast_proto::pg::{Lsn, SegmentNumber, TimelineId};
 use holdfast_proto::record::WalBody;
@@ -150,6 +151,13 @@ pub(super) async fn serve(shared: Arc<Shared>) {
             continue;
         };
         if let Err(error) = merge(&shared, timeline, at).await {
+            // Not merging costs requests. Damage that was met on the way is news.
+            if let ArchiveError::Damaged { key, .. } = &error {
+                let (subject, detail) = (key.to_string(), error.to_string());
+                shared
+                    .findings
+                    .raise(Severity::Warning, "wal-object-damaged", subject, detail);
+            }
             tracing::debug!(%timeline, lsn = %at, err = %error, "a segment's objects stay as they are");
         }
     }
