@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use holdfast_agent::ledger::Ledger;
-use holdfast_agent::restore::{Access, Outcome};
+use holdfast_agent::restore::{Access, ApprovedBy, Outcome};
 use holdfast_plan::restore::RestorePlan;
 use holdfast_proto::names::{ActorName, DrillId};
 use holdfast_repository::clock;
@@ -18,7 +18,7 @@ use holdfast_repository::signing::SigningKey;
 use crate::checks::Check;
 use crate::evidence::entry::{BadEntry, LoggedEntry};
 use crate::evidence::lint::{LintFinding, lint};
-use crate::evidence::statement::context::{Actors, Runner, Scope, SeparationOfDuties};
+use crate::evidence::statement::context::{Actors, Approval, Decision, Runner, Scope, SeparationOfDuties};
 use crate::evidence::statement::recovery::Timings;
 use crate::evidence::statement::results::{CheckClass, Results, Rpo, Verdict};
 use crate::evidence::statement::{Drill, DrillKind, Level, RecoveryDrill, Statement};
@@ -77,6 +77,19 @@ async fn lags(access: &Access, plan: &RestorePlan) -> Option<Rpo> {
     objectives::lags(&ledger.ok()?, plan)
 }
 
+/// Who let the restore be carried out, as a statement says it.
+fn stated_approvals(approved: &ApprovedBy) -> Vec<Approval> {
+    let stated = |(name, at): &(ActorName, holdfast_proto::Timestamp)| Approval {
+        subject: name.to_string(),
+        issuer: "trust".to_owned(),
+        role: "approver".to_owned(),
+        decision: Decision::Approved,
+        at: *at,
+        plan_digest: approved.order,
+    };
+    approved.approvers.iter().map(stated).collect()
+}
+
 async fn statement(
     restorer: &Restorer<'_>,
     access: &Access,
@@ -112,6 +125,15 @@ async fn statement(
     }
     let mut phases: Vec<_> = phases.into_values().collect();
     phases.sort_by_key(|p| (p.start, p.phase));
+    let approvals: Vec<_> = outcome.approved.iter().flat_map(stated_approvals).collect();
+    let initiator = match &outcome.approved {
+        Some(approved) => Some(approved.initiator.to_string()),
+        None => restorer.initiator.clone(),
+    };
+    let approver_is_not_initiator = initiator
+        .as_ref()
+        .filter(|_| !approvals.is_empty())
+        .map(|who| approvals.iter().all(|a: &Approval| a.subject != *who));
     let predicate = RecoveryDrill {
         drill: Drill {
             id,
@@ -133,8 +155,8 @@ async fn statement(
             business_services: Vec::new(),
         },
         actors: Actors {
-            initiator: restorer.initiator.clone(),
-            approvals: Vec::new(),
+            initiator,
+            approvals,
             runner: Runner {
                 identity: restorer.name.clone(),
                 key: restorer.key.fingerprint(),
@@ -143,7 +165,7 @@ async fn statement(
             },
             separation_of_duties: writer.as_ref().map(|w| SeparationOfDuties {
                 runner_is_not_writer: w.key != restorer.key.fingerprint(),
-                approver_is_not_initiator: None,
+                approver_is_not_initiator,
             }),
             backup_writer: writer,
             reviewer: None,

@@ -17,6 +17,7 @@
 //!
 //! The byte-level specification is `docs/FORMAT.md`.
 
+pub mod approval;
 pub mod digest;
 pub mod envelope;
 pub mod finding;

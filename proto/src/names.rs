@@ -111,6 +111,10 @@ name!(
     ActorName, "actor name"
 );
 name!(
+    /// A group of people: finance, platform. Approvals can be asked of more than one.
+    GroupName, "group name"
+);
+name!(
     /// A service tier: platinum, gold, or one that policy defines.
     TierName, "tier name"
 );
@@ -305,6 +309,10 @@ ulid_id!(
 ulid_id!(
     /// A drill.
     DrillId, "drill id"
+);
+ulid_id!(
+    /// A request for approval.
+    RequestId, "request id"
 );
 
 /// The month for which an epoch key seals: `2026-11`.

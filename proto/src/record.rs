@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::approval::{Guarded, Quorum};
 use crate::envelope::{Link, Record};
 use crate::manifest::Part;
 use crate::names::{
-    ActorName, BackupId, BundleId, ClusterId, Epoch, FilestoreName, KeyKind, Lineage, PointId, RecipientRole,
-    Region, RepositoryId, SystemId, WorkId,
+    ActorName, BackupId, BundleId, ClusterId, Epoch, FilestoreName, GroupName, KeyKind, Lineage, PointId,
+    RecipientRole, Region, RepositoryId, SystemId, WorkId,
 };
 use crate::pg::{Lsn, SegmentSize, TimelineId};
 use crate::{ContentId, Fingerprint, Sha256Digest, Timestamp};
@@ -63,10 +64,38 @@ pub enum TrustRole {
     Runner,
     /// Checkpoints, countersignatures, coordinator's leases.
     Coordinator,
-    /// Plans that need approval.
+    /// Approvals of plans.
     Approver,
     /// Reviews of evidence.
     Reviewer,
+    /// Requests for approval.
+    Operator,
+}
+
+impl TrustRole {
+    /// Every role.
+    pub const ALL: [TrustRole; 7] = [
+        TrustRole::Root,
+        TrustRole::Agent,
+        TrustRole::Runner,
+        TrustRole::Coordinator,
+        TrustRole::Approver,
+        TrustRole::Reviewer,
+        TrustRole::Operator,
+    ];
+
+    /// Its word in records, keys of objects and on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            TrustRole::Root => "root",
+            TrustRole::Agent => "agent",
+            TrustRole::Runner => "runner",
+            TrustRole::Coordinator => "coordinator",
+            TrustRole::Approver => "approver",
+            TrustRole::Reviewer => "reviewer",
+            TrustRole::Operator => "operator",
+        }
+    }
 }
 
 /// The signature scheme of a key.
@@ -98,6 +127,9 @@ pub enum TrustAct {
         public: String,
         /// Clusters it may sign for; empty means the whole repository.
         clusters: Vec<ClusterId>,
+        /// The group of people that an approver belongs to.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        group: Option<GroupName>,
     },
     /// A key is believed no longer, except for what is chained to `believed`.
     Revoke {
@@ -109,6 +141,17 @@ pub enum TrustAct {
         believed: Vec<Link>,
         /// Why, in words.
         reason: String,
+    },
+    /// How many approvals an action needs from here on. It replaces an earlier
+    /// rule of the same action and scope; where rules of several scopes apply,
+    /// the strictest of each number counts.
+    Require {
+        /// The action.
+        action: Guarded,
+        /// The clusters; empty means the whole repository.
+        clusters: Vec<ClusterId>,
+        /// How many.
+        quorum: Quorum,
     },
 }
 

@@ -21,7 +21,7 @@ pub use prefixes::*;
 
 use holdfast_proto::names::{
     ActorName, BackupId, BundleId, ClusterId, DrillId, Epoch, FilestoreName, KeyKind, Lineage, ObjectKey,
-    PointId, WorkId,
+    PointId, RequestId, WorkId,
 };
 use holdfast_proto::pg::{Lsn, SegmentNumber, TimelineId};
 use holdfast_proto::record::TrustRole;
@@ -88,6 +88,18 @@ pub enum Located {
     CoordinatorLease {
         /// Number of the lease, from 1.
         n: u64,
+    },
+    /// A request for approval.
+    Request {
+        /// The request.
+        id: RequestId,
+    },
+    /// What one person says to a request.
+    Approval {
+        /// The request.
+        request: RequestId,
+        /// The person's key.
+        by: Fingerprint,
     },
     /// An epoch key (or the index key), sealed to its recipients.
     Key {
@@ -243,6 +255,8 @@ impl Located {
             Located::Trust { n } => format!("{TRUSTS}{n:016}"),
             Located::Probe { writer } => format!("control/probe/{writer}"),
             Located::CoordinatorLease { n } => format!("{COORDINATOR_LEASES}{n:016}"),
+            Located::Request { id } => format!("{REQUESTS}{id}"),
+            Located::Approval { request, by } => format!("{}{by}", approvals(*request)),
             Located::Key {
                 cluster: c,
                 kind,
@@ -301,7 +315,7 @@ impl Located {
             Located::EvidenceCheckpoint { size } => format!("{EVIDENCE_CHECKPOINTS}{size:016}"),
             Located::EvidenceStatement { sha256 } => format!("{EVIDENCE_STATEMENTS}{sha256}"),
             Located::EvidenceSignature { leaf, role } => {
-                format!("{}{}", evidence_signatures(leaf), role_word(*role))
+                format!("{}{}", evidence_signatures(leaf), role.as_str())
             }
             Located::EvidenceCosignature { size, witness } => {
                 format!("{}{witness}", evidence_cosignatures(*size))
@@ -332,6 +346,8 @@ impl Located {
             | Located::Trust { .. }
             | Located::Probe { .. }
             | Located::CoordinatorLease { .. }
+            | Located::Request { .. }
+            | Located::Approval { .. }
             | Located::EvidenceEntry { .. }
             | Located::EvidenceCheckpoint { .. }
             | Located::EvidenceStatement { .. }
@@ -374,6 +390,11 @@ fn read(key: &str) -> Option<Located> {
             writer: writer.parse().ok()?,
         }),
         ["control", "leases", n] => Some(Located::CoordinatorLease { n: number(n)? }),
+        ["control", "requests", id] => Some(Located::Request { id: id.parse().ok()? }),
+        ["control", "approvals", request, by] => Some(Located::Approval {
+            request: request.parse().ok()?,
+            by: by.parse().ok()?,
+        }),
         ["evidence", rest @ ..] => read_evidence(rest),
         ["tenants", tenant, "clusters", cluster, rest @ ..] => {
             let cluster = ClusterId {
@@ -506,6 +527,7 @@ const NO_COMMIT: &str = "none";
 const AUTHORITIES: &str = "authority/";
 const TRUSTS: &str = "trust/";
 const COORDINATOR_LEASES: &str = "control/leases/";
+const REQUESTS: &str = "control/requests/";
 const EVIDENCE_ENTRIES: &str = "evidence/log/entries/";
 const EVIDENCE_CHECKPOINTS: &str = "evidence/log/checkpoints/";
 const EVIDENCE_STATEMENTS: &str = "evidence/statements/";
@@ -521,25 +543,8 @@ fn by_digest(prefix: &str, sha256: &Sha256Digest) -> String {
     format!("{prefix}{}/{digest}", &digest[..2])
 }
 
-const ROLES: [(TrustRole, &str); 6] = [
-    (TrustRole::Root, "root"),
-    (TrustRole::Agent, "agent"),
-    (TrustRole::Runner, "runner"),
-    (TrustRole::Coordinator, "coordinator"),
-    (TrustRole::Approver, "approver"),
-    (TrustRole::Reviewer, "reviewer"),
-];
-
-fn role_word(role: TrustRole) -> &'static str {
-    ROLES
-        .iter()
-        .find(|(r, _)| *r == role)
-        .expect("every role has its word")
-        .1
-}
-
 fn role_of(word: &str) -> Option<TrustRole> {
-    ROLES.iter().find(|(_, w)| *w == word).map(|(role, _)| *role)
+    TrustRole::ALL.into_iter().find(|role| role.as_str() == word)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 //! config, store, replica, probe       one replica: how it is reached, what it enforces
 //! opened, listing, fetch              all replicas: opening, listing, verified reading
 //! signing, trust, signed, authority   who signed, who is believed, who decides
+//! approval                            what more than one person must want
 //! seal, keyring, secret_file          what is sealed to whom
 //! pack, packer, manifest              many small pieces in few objects
 //! publisher, publication              many packs and one commit point, replica by replica
@@ -52,6 +53,7 @@
 //! | coordinator: replicate, scrub, evidence | create, get, list on the whole prefix | delete, delete versions |
 //! | drill, restore, fetch, verify | get, list; list versions where they are kept | create, delete |
 //! | restore with healing | create as well; on stores that tell them apart, overwrite | delete |
+//! | requests and approvals | create, get, list on `control/requests/` and `control/approvals/` | delete |
 //! | `repo init` | create, get, list; reading the bucket's versioning and lock settings | delete |
 //!
 //! No operation of this crate deletes an object.
@@ -60,6 +62,7 @@
 //! credentials can hide and, without versions, destroy copies, but can neither
 //! read what is sealed nor make anything that a reader believes.
 
+pub mod approval;
 pub mod authority;
 pub mod clock;
 pub mod config;

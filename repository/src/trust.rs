@@ -9,7 +9,8 @@
 //! - only keys enrolled as root sign records; one signature is enough;
 //! - a key has one name and one role for ever; enrolling it again widens its
 //!   scope; a revoked key never comes back;
-//! - an empty scope is the whole repository.
+//! - an empty scope is the whole repository;
+//! - how many approvals an action needs is said here, so that nobody but a root lowers it.
 //!
 //! Reading fails closed. A hole in the numbers, a record that exists but does
 //! not verify, or two records with one number stop everything: dropping the
@@ -23,9 +24,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
+use holdfast_proto::approval::{Guarded, Quorum};
 use holdfast_proto::envelope::Link;
 use holdfast_proto::finding::Finding;
-use holdfast_proto::names::{ActorName, ClusterId, ObjectKey, RepositoryId};
+use holdfast_proto::names::{ActorName, ClusterId, GroupName, ObjectKey, RepositoryId};
 use holdfast_proto::record::{KeyAlgorithm, TrustAct, TrustBody, TrustRole};
 use holdfast_proto::{Fingerprint, Sha256Digest, Timestamp};
 
@@ -130,6 +132,8 @@ pub struct TrustedKey {
     pub verifying: VerifyingKey,
     /// The clusters it may sign for; empty means all.
     pub clusters: BTreeSet<ClusterId>,
+    /// The group of people that its holder belongs to.
+    pub group: Option<GroupName>,
     /// The record that enrolled it first.
     pub enrolled_by: u64,
     /// Its revocation.
@@ -162,6 +166,8 @@ pub struct Trust {
     repository: RepositoryId,
     root: Fingerprint,
     keys: BTreeMap<Fingerprint, TrustedKey>,
+    /// What needs approval, by action and scope.
+    required: BTreeMap<(Guarded, BTreeSet<ClusterId>), Quorum>,
     /// The records, oldest first.
     records: Vec<Link>,
     /// For each revoked key, the digests of its objects that are still believed.
@@ -177,6 +183,7 @@ impl Trust {
             repository,
             root,
             keys: BTreeMap::new(),
+            required: BTreeMap::new(),
             records: Vec::new(),
             believed: HashMap::new(),
             findings: Vec::new(),
@@ -221,6 +228,31 @@ impl Trust {
     /// All keys, by fingerprint.
     pub fn keys(&self) -> impl Iterator<Item = (&Fingerprint, &TrustedKey)> {
         self.keys.iter()
+    }
+
+    /// The rules of what needs approval: action, scope (empty is the whole
+    /// repository), how many.
+    pub fn rules(&self) -> impl Iterator<Item = (Guarded, &BTreeSet<ClusterId>, &Quorum)> {
+        self.required
+            .iter()
+            .map(|((action, scope), q)| (*action, scope, q))
+    }
+
+    /// How many approvals an action on `clusters` (none: the whole repository)
+    /// needs; `None` when it needs none. Where several rules apply, each number
+    /// is that of the strictest.
+    pub fn required(&self, action: Guarded, clusters: &[ClusterId]) -> Option<Quorum> {
+        let applies = |scope: &BTreeSet<ClusterId>| {
+            scope.is_empty() || clusters.is_empty() || clusters.iter().any(|c| scope.contains(c))
+        };
+        self.rules()
+            .filter(|(of, scope, _)| *of == action && applies(scope))
+            .map(|(_, _, quorum)| *quorum)
+            .reduce(|a, b| Quorum {
+                approvals: a.approvals.max(b.approvals),
+                groups: a.groups.max(b.groups),
+                valid_ms: a.valid_ms.min(b.valid_ms),
+            })
     }
 
     /// Whether `signer` may sign *now*, in one of `roles`, for `cluster`
@@ -354,6 +386,7 @@ impl Trust {
                     key,
                     public,
                     clusters,
+                    group,
                 } => {
                     let verifying = VerifyingKey::from_base64(public).map_err(|e: SigningError| {
                         refuse(format!("it enrols {name} with a key that cannot be read: {e}"))
@@ -363,7 +396,8 @@ impl Trust {
                             "the public key of {name} is not the one it names"
                         )));
                     }
-                    self.enrol(n, name, *role, verifying, clusters).map_err(refuse)?;
+                    self.enrol(n, name, *role, verifying, clusters, group.as_ref())
+                        .map_err(refuse)?;
                 }
                 TrustAct::Revoke {
                     key,
@@ -386,6 +420,23 @@ impl Trust {
                     self.believed
                         .insert(*key, believed.iter().map(|l| l.sha256).collect());
                 }
+                TrustAct::Require {
+                    action,
+                    clusters,
+                    quorum,
+                } => {
+                    let scope: BTreeSet<ClusterId> = clusters.iter().cloned().collect();
+                    if quorum.approvals == 0 {
+                        self.required.remove(&(*action, scope));
+                    } else if quorum.groups > quorum.approvals {
+                        return Err(refuse(format!(
+                            "{action} cannot need {} groups of {} people",
+                            quorum.groups, quorum.approvals
+                        )));
+                    } else {
+                        self.required.insert((*action, scope), *quorum);
+                    }
+                }
             }
         }
         self.records.push(next.link.clone());
@@ -399,6 +450,7 @@ impl Trust {
         role: TrustRole,
         verifying: VerifyingKey,
         clusters: &[ClusterId],
+        group: Option<&GroupName>,
     ) -> Result<(), String> {
         let fingerprint = verifying.fingerprint();
         let Some(held) = self.keys.get_mut(&fingerprint) else {
@@ -408,6 +460,7 @@ impl Trust {
                 algorithm: verifying.algorithm(),
                 verifying,
                 clusters: clusters.iter().cloned().collect(),
+                group: group.cloned(),
                 enrolled_by: n,
                 revoked: None,
             };
@@ -423,6 +476,11 @@ impl Trust {
             return Err(format!(
                 "key {fingerprint} is {}'s as {:?} already: make another key",
                 held.name, held.role
+            ));
+        }
+        if held.group.as_ref() != group {
+            return Err(format!(
+                "key {fingerprint} belongs to another group already: make another key"
             ));
         }
         if clusters.is_empty() {
@@ -482,6 +540,7 @@ pub fn enrolment(key: &VerifyingKey, name: &ActorName, role: TrustRole, clusters
         key: key.fingerprint(),
         public: key.to_base64(),
         clusters: clusters.to_vec(),
+        group: None,
     }
 }
 

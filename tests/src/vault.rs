@@ -175,6 +175,11 @@ impl Vault {
         put(&self.repository, &key, record.into()).await
     }
 
+    /// The root's private key, for commands that sign with it.
+    pub fn root_key(&self) -> &SigningKey {
+        &self.root
+    }
+
     /// Names the first region as the one that decides what must have one winner.
     pub async fn decide(&self) -> Result<()> {
         let (key, record) =

@@ -21,6 +21,7 @@ use super::access::Access;
 use super::bundles::{self, UnpackError};
 use super::data_directory::{self, DataError};
 use super::filestore_files::{self, FilesError};
+use super::order::{self, ApprovedBy, AuthoriseError, Purpose};
 use super::pin::{PIN_FILE, Pin};
 use super::place::{self, PlaceError, Placing};
 use super::recovery::{self, RecoverySettings, shell_word};
@@ -42,6 +43,9 @@ pub enum RestoreError {
     /// The plan's form is not known.
     #[error("the plan has version {0}, which this program does not know: plan again")]
     Version(u32),
+    /// It needs approval and has none.
+    #[error(transparent)]
+    Authorise(#[from] AuthoriseError),
     /// The target is refused.
     #[error(transparent)]
     Target(#[from] TargetError),
@@ -117,6 +121,8 @@ pub struct FetchBy {
 /// How a restore is done.
 #[derive(Clone)]
 pub struct Options {
+    /// What it is for.
+    pub purpose: Purpose,
     /// Packs worked on at the same time.
     pub threads: usize,
     /// How recovery gets its WAL.
@@ -141,6 +147,7 @@ impl Options {
     pub fn new(fetch: FetchBy) -> Self {
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
+            purpose: Purpose::Production { approved: None },
             threads: threads.clamp(2, MOST_THREADS),
             fetch,
             keep_archiving: false,
@@ -158,6 +165,9 @@ impl Options {
 pub struct Outcome {
     /// Digest of the plan.
     pub plan: Sha256Digest,
+    /// Who let it be carried out, where that needed approval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approved: Option<ApprovedBy>,
     /// Whether it went on from an earlier run.
     pub resumed: bool,
     /// Each step.
@@ -245,6 +255,7 @@ pub async fn execute(
     if plan.repository != access.repository.id() {
         return Err(RestoreError::OtherRepository);
     }
+    let approved = order::authorise(plan, access, target, options, clock::now()).await?;
     let tablespaces = target.tablespaces_for(plan)?;
     let taken = target.take(plan, options.check_room)?;
     let placing = Placing {
@@ -257,6 +268,7 @@ pub async fn execute(
     options.meter.expect(plan.write);
     let mut outcome = Outcome {
         plan: taken.plan(),
+        approved,
         resumed: taken.resumed(),
         phases: Vec::new(),
         files: 0,
@@ -326,6 +338,7 @@ pub async fn execute(
         ),
         source: &data.details.settings,
         keep_archiving: options.keep_archiving,
+        reachable: options.purpose != Purpose::Copy,
     };
     outcome
         .notes

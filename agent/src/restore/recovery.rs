@@ -83,6 +83,8 @@ pub struct RecoverySettings<'a> {
     pub source: &'a BTreeMap<String, String>,
     /// Leave archiving as it was configured at the source.
     pub keep_archiving: bool,
+    /// Whether other machines may connect to it.
+    pub reachable: bool,
 }
 
 /// Writes the recovery configuration into a restored data directory. Returns
@@ -182,6 +184,10 @@ fn auto_conf_text(
             ));
         }
         text.push_str(&line(name, ""));
+    }
+    if !settings.reachable {
+        text.push_str(&line("listen_addresses", ""));
+        notes.push("listen_addresses is empty: a copy takes connections on its own machine only".to_owned());
     }
     text.push_str(&line("hot_standby", "off"));
     text.push_str(&line("restore_command", &settings.restore_command));
@@ -315,6 +321,7 @@ mod tests {
             recovery_end_command: "hold done".to_owned(),
             source: &source,
             keep_archiving: false,
+            reachable: true,
         };
         let before = "# Do not edit\nwork_mem = '8MB'\nRecovery_Target_Time = '2020-01-01'\n\
                       recovery_target_xid='5'\nprimary_conninfo = 'host=x'\narchive_mode = 'on'\n";
@@ -360,6 +367,7 @@ mod tests {
             recovery_end_command: "hold done".to_owned(),
             source: &BTreeMap::new(),
             keep_archiving: false,
+            reachable: false,
         };
         let text = auto_conf_text("work_mem = '8MB'\n", None, &settings, &mut Vec::new());
         fs::write(directory.path().join(AUTO_CONF), text).unwrap();

@@ -20,7 +20,8 @@ use crate::base::rules::RESTORE_NOTES;
 use crate::durable::{self, LocalFileError};
 
 /// Where everything goes.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Target {
     /// The new data directory.
     pub data: PathBuf,

@@ -42,6 +42,12 @@ pub struct GenerateArguments {
     /// A person who reviews evidence; repeat for more.
     #[arg(long, value_name = "NAME")]
     reviewer: Vec<ActorName>,
+    /// A person who approves what needs approval; repeat for more.
+    #[arg(long, value_name = "NAME")]
+    approver: Vec<ActorName>,
+    /// A person who asks for what needs approval; repeat for more.
+    #[arg(long, value_name = "NAME")]
+    operator: Vec<ActorName>,
     /// Host names and addresses in the coordinators' certificates.
     #[arg(long, value_name = "HOST", default_values = ["localhost", "127.0.0.1"])]
     host: Vec<String>,
@@ -68,7 +74,7 @@ struct Made {
     #[serde(skip)]
     coordinators: Vec<ActorName>,
     #[serde(skip)]
-    reviewers: Vec<ActorName>,
+    people: Vec<(ActorName, &'static str)>,
 }
 
 impl KeysCommand {
@@ -180,12 +186,16 @@ fn generate(arguments: &GenerateArguments) -> anyhow::Result<Exit> {
         .chain(&arguments.runner)
         .chain(&arguments.coordinator)
         .chain(&arguments.reviewer)
+        .chain(&arguments.approver)
+        .chain(&arguments.operator)
         .collect();
     let named = [
         &arguments.agent,
         &arguments.runner,
         &arguments.coordinator,
         &arguments.reviewer,
+        &arguments.approver,
+        &arguments.operator,
     ];
     if distinct.len() != named.iter().map(|names| names.len()).sum::<usize>() {
         return Err(crate::exit::Failure::usage("every actor needs a name of its own"));
@@ -213,7 +223,15 @@ fn generate(arguments: &GenerateArguments) -> anyhow::Result<Exit> {
             ring.certificate(name.as_str(), authority.issue_agent(name)?)?;
         }
     }
-    for name in arguments.runner.iter().chain(&arguments.reviewer) {
+    let people: Vec<(ActorName, &'static str)> = [
+        (&arguments.reviewer, "who reviews evidence"),
+        (&arguments.approver, "who approves what needs approval"),
+        (&arguments.operator, "who asks for what needs approval"),
+    ]
+    .into_iter()
+    .flat_map(|(names, does)| names.iter().map(move |name| (name.clone(), does)))
+    .collect();
+    for name in arguments.runner.iter().chain(people.iter().map(|(name, _)| name)) {
         ring.signing(name.as_str(), SigningKey::generate_ed25519)?;
     }
     for name in &arguments.coordinator {
@@ -231,7 +249,7 @@ fn generate(arguments: &GenerateArguments) -> anyhow::Result<Exit> {
         agents: arguments.agent.clone(),
         runners: arguments.runner.clone(),
         coordinators: arguments.coordinator.clone(),
-        reviewers: arguments.reviewer.clone(),
+        people,
     };
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&made)?);
@@ -288,8 +306,8 @@ fn describe(made: &Made) {
     for name in &made.runners {
         actors.push((format!("{name}.key"), format!("drill runner {name}")));
     }
-    for name in &made.reviewers {
-        actors.push((format!("{name}.key"), format!("{name}, who reviews evidence")));
+    for (name, does) in &made.people {
+        actors.push((format!("{name}.key"), format!("{name}, {does}")));
     }
     for name in &made.coordinators {
         let keys = format!("{name}.key, {name}-log.key, {name}.tls.key");

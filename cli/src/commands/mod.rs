@@ -1,6 +1,7 @@
 //! One file per command.
 
 mod agent;
+mod approve;
 mod config;
 mod coordinator;
 mod drill;
@@ -56,6 +57,9 @@ pub enum Command {
     /// Who is believed.
     #[command(subcommand)]
     Trust(trust::TrustCommand),
+    /// Say yes or no to what needs more than one person.
+    #[command(subcommand)]
+    Approve(approve::ApproveCommand),
     /// The repository itself.
     #[command(subcommand)]
     Repo(repo::RepoCommand),
@@ -80,6 +84,7 @@ impl Command {
             Command::Evidence(c) => c.run().await,
             Command::Keys(c) => c.run(),
             Command::Trust(c) => c.run().await,
+            Command::Approve(c) => c.run().await,
             Command::Repo(c) => c.run().await,
             Command::Config(c) => c.run(),
         }

@@ -7,14 +7,17 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use holdfast_agent::restore::{
-    self, Access, FetchBy, Options, Outcome, Phase, PlanError, Target, plan_request,
+    self, Access, AuthoriseError, FetchBy, Options, Order, Outcome, Phase, PlanError, Purpose, RestoreError,
+    Target, plan_request,
 };
 use holdfast_drills::restored::{self, Restorer};
 use holdfast_plan::restore::{FilestoreChoice, Request, RestorePlan, Target as Moment, TimelineChoice};
 use holdfast_proto::Timestamp;
+use holdfast_proto::approval::Guarded;
 use holdfast_proto::finding::Finding;
-use holdfast_proto::names::{BackupId, ClusterId, FilestoreName, Lineage, Region};
+use holdfast_proto::names::{BackupId, ClusterId, FilestoreName, Lineage, Region, RequestId};
 use holdfast_proto::pg::{Lsn, TimelineId};
+use holdfast_repository::approval::{self, RequireError};
 use holdfast_repository::clock;
 use holdfast_repository::signing::SigningKey;
 
@@ -32,6 +35,10 @@ pub enum RestoreCommand {
     Plan(PlanArguments),
     /// Carry a restore out. Run again after it was interrupted, it goes on.
     Run(RunArguments),
+    /// Ask other people to approve a restore. They sign exactly this plan.
+    Request(AskArguments),
+    /// Carry out a restore that was approved, as it was approved.
+    Approved(ApprovedArguments),
 }
 
 /// The target of a restore.
@@ -112,6 +119,43 @@ pub struct PlanArguments {
 
 #[derive(Debug, Args)]
 pub struct RunArguments {
+    #[command(flatten)]
+    order: OrderArguments,
+    /// Restore a copy to look at, which takes connections on its own machine only:
+    /// it needs no approval.
+    #[arg(long)]
+    copy: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct AskArguments {
+    #[command(flatten)]
+    order: OrderArguments,
+    /// Your key: a person's, enrolled as operator or approver.
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// Why it is needed.
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+}
+
+#[derive(Debug, Args)]
+pub struct ApprovedArguments {
+    #[command(flatten)]
+    operator: OperatorArguments,
+    /// The request, from `approve list`.
+    request: RequestId,
+    /// Packs worked on at the same time.
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Print as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What to restore, where to, and what is left as it is.
+#[derive(Debug, Args)]
+pub struct OrderArguments {
     #[command(flatten)]
     request: RequestArguments,
     /// The new data directory: empty, or one that this restore began.
@@ -266,45 +310,183 @@ impl RestoreCommand {
                 Ok(Exit::Done)
             }
             RestoreCommand::Run(arguments) => run(arguments).await,
+            RestoreCommand::Request(arguments) => ask(arguments).await,
+            RestoreCommand::Approved(arguments) => approved(arguments).await,
         }
     }
 }
 
+impl OrderArguments {
+    fn target(&self) -> anyhow::Result<Target> {
+        let absolute = |path: &PathBuf| std::path::absolute(path).context("an absolute path");
+        Ok(Target {
+            data: absolute(&self.target)?,
+            tablespaces: self.tablespace.iter().cloned().collect::<BTreeMap<_, _>>(),
+            tablespaces_under: self.tablespaces_under.as_ref().map(absolute).transpose()?,
+            filestores: self.filestore.iter().cloned().collect(),
+            config: self.settings.as_ref().map(absolute).transpose()?,
+            secrets: self.secrets.as_ref().map(absolute).transpose()?,
+        })
+    }
+}
+
 async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
+    let order = &arguments.order;
+    let planned = planned_or_resumed(order).await?;
+    let json = order.request.json;
+    if !json {
+        screen::print(&planned.plan.to_string());
+    }
+    let mut options = Options::new(fetch_by(&planned.operator)?);
+    if arguments.copy {
+        options.purpose = Purpose::Copy;
+    }
+    options.keep_archiving = order.keep_archiving;
+    options.accept_lost_files = order.accept_lost_files;
+    if let Some(threads) = order.threads {
+        options.threads = threads;
+    }
+    carry_out(planned, &order.target()?, options, json).await
+}
+
+/// Asks for approval of what `restore run` would do.
+async fn ask(arguments: AskArguments) -> anyhow::Result<Exit> {
+    let key = SigningKey::load(&arguments.key).context("your key").or_usage()?;
+    let order = &arguments.order;
     let Planned {
         operator,
         access,
         plan,
         met,
-    } = planned_or_resumed(&arguments).await?;
-    let json = arguments.request.json;
-    if !json {
-        screen::print(&plan.to_string());
+    } = order.request.plan().await?;
+    if access
+        .trust
+        .required(Guarded::ProductionRestore, std::slice::from_ref(&plan.cluster))
+        .is_none()
+    {
+        return Err(Failure::usage(format!(
+            "nothing says that a restore of {} needs approval: `holdfast restore run` carries it out, and `holdfast trust \
+             require` makes a rule",
+            plan.cluster
+        )));
     }
-    let absolute = |path: &PathBuf| std::path::absolute(path).context("an absolute path");
-    let target = Target {
-        data: absolute(&arguments.target)?,
-        tablespaces: arguments.tablespace.iter().cloned().collect::<BTreeMap<_, _>>(),
-        tablespaces_under: arguments.tablespaces_under.as_ref().map(absolute).transpose()?,
-        filestores: arguments.filestore.iter().cloned().collect(),
-        config: arguments.settings.as_ref().map(absolute).transpose()?,
-        secrets: arguments.secrets.as_ref().map(absolute).transpose()?,
+    let target = order.target()?;
+    let asked = Order::of(&plan, &target, order.keep_archiving, order.accept_lost_files);
+    let (request, findings) = approval::ask(
+        &access.repository,
+        &access.trust,
+        RequestId::from_parts(clock::now(), rand::random()),
+        approval::Draw {
+            action: Guarded::ProductionRestore,
+            clusters: vec![plan.cluster.clone()],
+            summary: format!(
+                "restore {} to {} into {}",
+                plan.cluster,
+                plan.target,
+                target.data.display()
+            ),
+            reason: arguments.reason,
+            plan: asked.to_bytes().or_usage()?,
+        },
+        &key,
+        clock::now(),
+    )
+    .await
+    .or_no()?;
+    if order.request.json {
+        let shown =
+            serde_json::json!({"request": request.body.id, "plan_sha256": request.digest, "order": asked});
+        println!("{}", serde_json::to_string_pretty(&shown)?);
+        return Ok(Exit::Done);
+    }
+    screen::print(&plan.to_string());
+    met.iter()
+        .chain(&findings)
+        .for_each(|finding| screen::print(&finding_line(finding)));
+    println!();
+    let house = super::approve::House {
+        trust: operator.trust(&access.repository).await?,
+        repository: access.repository,
     };
+    let go_on = format!("holdfast restore approved {}", request.body.id);
+    super::approve::print_asked(&house, &request, &go_on).await?;
+    Ok(Exit::Done)
+}
+
+/// Carries out what people signed, byte for byte.
+async fn approved(arguments: ApprovedArguments) -> anyhow::Result<Exit> {
+    let operator = arguments.operator.load()?;
+    let repository = operator.open().await?;
+    let trust = operator.trust(&repository).await?;
+    let request = approval::load(&repository, &trust, arguments.request)
+        .await
+        .or_no()?;
+    let order = Order::from_bytes(&request.plan).or_no()?;
+    let access = open(&operator, &order.plan.cluster).await?;
     let mut options = Options::new(fetch_by(&operator)?);
-    options.keep_archiving = arguments.keep_archiving;
-    options.accept_lost_files = arguments.accept_lost_files;
-    options.met = met;
+    options.purpose = Purpose::Production {
+        approved: Some(request.body.id),
+    };
+    options.keep_archiving = order.keep_archiving;
+    options.accept_lost_files = order.accept_lost_files;
     if let Some(threads) = arguments.threads {
         options.threads = threads;
     }
+    if !arguments.json {
+        screen::print(&order.plan.to_string());
+    }
+    let planned = Planned {
+        operator,
+        access,
+        plan: order.plan,
+        met: Vec::new(),
+    };
+    carry_out(planned, &order.target, options, arguments.json).await
+}
+
+/// Carries a plan out and says what happened.
+async fn carry_out(
+    planned: Planned,
+    target: &Target,
+    mut options: Options,
+    json: bool,
+) -> anyhow::Result<Exit> {
+    let Planned {
+        operator,
+        access,
+        plan,
+        met,
+    } = planned;
+    options.met = met;
     let watching = screen::watch_meter(options.meter.clone(), "restore");
-    let outcome = restore::execute(&plan, &access, &target, &options).await;
+    let outcome = restore::execute(&plan, &access, target, &options).await;
     watching.finish().await;
-    let outcome = outcome.or_no()?;
+    let outcome = match outcome {
+        Err(RestoreError::Authorise(AuthoriseError::Required(e @ RequireError::Needed { .. }))) => {
+            return Err(Failure::no(format!(
+                "{e}:\n  holdfast restore request   with the same options, --key FILE and --reason TEXT\n  holdfast restore \
+                 run --copy  restores a copy to look at, which needs no approval"
+            )));
+        }
+        other => other.or_no()?,
+    };
     leave_statement(&operator, &access, &plan, &outcome).await;
     if json {
         println!("{}", serde_json::to_string_pretty(&outcome)?);
         return Ok(Exit::Done);
+    }
+    if let Some(approved) = &outcome.approved {
+        let names: Vec<String> = approved
+            .approvers
+            .iter()
+            .map(|(name, _)| name.to_string())
+            .collect();
+        println!(
+            "Request {} of {} was granted by {}",
+            approved.request,
+            approved.initiator,
+            names.join(", ")
+        );
     }
     println!(
         "Restored {} files, {}{}",
@@ -391,7 +573,7 @@ async fn leave_statement(operator: &Operator, access: &Access, plan: &RestorePla
 
 /// An interrupted restore goes on by the plan that it began with: planning anew
 /// could choose differently.
-async fn planned_or_resumed(arguments: &RunArguments) -> anyhow::Result<Planned> {
+async fn planned_or_resumed(arguments: &OrderArguments) -> anyhow::Result<Planned> {
     let request = &arguments.request;
     let Some(begun) = restore::begun(&arguments.target).or_usage()? else {
         return request.plan().await;

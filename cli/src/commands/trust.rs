@@ -1,16 +1,19 @@
 //! `holdfast trust`: who is believed.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
+use holdfast_plan::period::Period;
 use holdfast_proto::Fingerprint;
+use holdfast_proto::approval::{Guarded, Quorum};
 use holdfast_proto::envelope::Link;
-use holdfast_proto::names::{ActorName, ClusterId};
+use holdfast_proto::names::{ActorName, ClusterId, GroupName};
 use holdfast_proto::record::{TrustAct, TrustRole};
-use holdfast_repository::clock;
 use holdfast_repository::signing::{SigningKey, VerifyingKey};
-use holdfast_repository::trust::{self, Trust};
+use holdfast_repository::trust::{self, Trust, TrustedKey};
+use holdfast_repository::{approval, clock};
 
 use crate::exit::{Exit, Failure, OrExit};
 use crate::operator::OperatorArguments;
@@ -23,6 +26,8 @@ pub enum TrustCommand {
     Show(ShowArguments),
     /// Believe a key from now on. Signed by the root.
     Enrol(EnrolArguments),
+    /// Make an action need approvals from now on. Signed by the root.
+    Require(RequireArguments),
     /// Believe a key no longer, except for objects named. Signed by the root.
     Revoke(RevokeArguments),
 }
@@ -49,6 +54,8 @@ pub enum Role {
     Approver,
     /// Signs reviews of evidence.
     Reviewer,
+    /// Signs requests for approval.
+    Operator,
 }
 
 impl From<Role> for TrustRole {
@@ -59,6 +66,7 @@ impl From<Role> for TrustRole {
             Role::Coordinator => TrustRole::Coordinator,
             Role::Approver => TrustRole::Approver,
             Role::Reviewer => TrustRole::Reviewer,
+            Role::Operator => TrustRole::Operator,
         }
     }
 }
@@ -83,6 +91,33 @@ pub struct EnrolArguments {
     /// Agents need at least one; without any, other roles have the whole repository.
     #[arg(long)]
     cluster: Vec<ClusterId>,
+    /// The group of people that an approver belongs to: finance, platform.
+    #[arg(long)]
+    group: Option<GroupName>,
+}
+
+#[derive(Debug, Args)]
+pub struct RequireArguments {
+    #[command(flatten)]
+    operator: OperatorArguments,
+    /// The off-line root key.
+    #[arg(long, value_name = "FILE")]
+    root_key: PathBuf,
+    /// production-restore, deletion, retention-cut, policy-weakening or break-glass.
+    #[arg(long)]
+    action: Guarded,
+    /// A cluster that it concerns, as TENANT/CLUSTER; repeat for more. All without any.
+    #[arg(long)]
+    cluster: Vec<ClusterId>,
+    /// How many people must approve; 0 ends an earlier rule of the same scope.
+    #[arg(long, value_name = "N")]
+    approvals: u32,
+    /// From how many different groups.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    groups: u32,
+    /// How long a request holds, counted from when it was made.
+    #[arg(long, value_name = "PERIOD", default_value = "24h")]
+    valid: Period,
 }
 
 #[derive(Debug, Args)]
@@ -110,6 +145,7 @@ impl TrustCommand {
         match self {
             TrustCommand::Show(arguments) => show(arguments).await,
             TrustCommand::Enrol(arguments) => enrol(arguments).await,
+            TrustCommand::Require(arguments) => require(arguments).await,
             TrustCommand::Revoke(arguments) => revoke(arguments).await,
         }
     }
@@ -164,6 +200,9 @@ async fn enrol(arguments: EnrolArguments) -> anyhow::Result<Exit> {
             "an agent signs for named clusters only: give --cluster TENANT/CLUSTER",
         ));
     }
+    if arguments.group.is_some() && !matches!(arguments.role, Role::Approver) {
+        return Err(Failure::usage("only approvers belong to a group"));
+    }
     let pem = std::fs::read_to_string(&arguments.public)
         .with_context(|| format!("the public key {}", arguments.public.display()))
         .or_usage()?;
@@ -175,6 +214,43 @@ async fn enrol(arguments: EnrolArguments) -> anyhow::Result<Exit> {
         key: public.fingerprint(),
         public: public.to_base64(),
         clusters: arguments.cluster,
+        group: arguments.group,
+    };
+    append(&arguments.operator, &arguments.root_key, vec![act]).await?;
+    Ok(Exit::Done)
+}
+
+async fn require(arguments: RequireArguments) -> anyhow::Result<Exit> {
+    let operator = arguments.operator.load()?;
+    let repository = operator.open().await?;
+    let trust = operator.trust(&repository).await?;
+    // A rule that nobody can fulfil would lock everybody out on the worst day.
+    let may = |key: &TrustedKey| {
+        key.role == TrustRole::Approver
+            && key.revoked.is_none()
+            && (key.clusters.is_empty() || arguments.cluster.iter().all(|c| key.clusters.contains(c)))
+            && !(arguments.cluster.is_empty() && !key.clusters.is_empty())
+    };
+    let approvers: Vec<&TrustedKey> = trust.keys().map(|(_, key)| key).filter(|key| may(key)).collect();
+    let people: BTreeSet<&ActorName> = approvers.iter().map(|key| &key.name).collect();
+    let groups: BTreeSet<&GroupName> = approvers.iter().filter_map(|key| key.group.as_ref()).collect();
+    let (approvals, wanted) = (arguments.approvals as usize, arguments.groups as usize);
+    if approvals > 0 && (people.len() < approvals || groups.len() < wanted) {
+        return Err(Failure::usage(format!(
+            "{approvals} approvals of {wanted} groups are asked for, and {} of {} are enrolled for this scope: enrol \
+             approvers first (holdfast trust enrol --role approver --group GROUP)",
+            screen::count(people.len() as u64, "approver"),
+            screen::count(groups.len() as u64, "group"),
+        )));
+    }
+    let act = TrustAct::Require {
+        action: arguments.action,
+        clusters: arguments.cluster,
+        quorum: Quorum {
+            approvals: arguments.approvals,
+            groups: arguments.groups.min(arguments.approvals),
+            valid_ms: arguments.valid.millis(),
+        },
     };
     append(&arguments.operator, &arguments.root_key, vec![act]).await?;
     Ok(Exit::Done)
@@ -220,28 +296,37 @@ async fn show(arguments: ShowArguments) -> anyhow::Result<Exit> {
                 })
             })
             .collect();
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        let rules: Vec<_> = trust
+            .rules()
+            .map(|(action, clusters, quorum)| {
+                serde_json::json!({"action": action, "clusters": clusters, "quorum": quorum})
+            })
+            .collect();
+        let shown = serde_json::json!({"keys": rows, "approvals": rules});
+        println!("{}", serde_json::to_string_pretty(&shown)?);
         return Ok(Exit::Done);
     }
+    let scope = |clusters: &BTreeSet<ClusterId>| match clusters.len() {
+        0 => "all".to_owned(),
+        _ => clusters
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(" "),
+    };
     let mut rows = vec![
         ["name", "role", "clusters", "key", "state"]
             .map(str::to_owned)
             .to_vec(),
     ];
     for (fingerprint, k) in keys {
-        let clusters = if k.clusters.is_empty() {
-            "all".to_owned()
-        } else {
-            k.clusters
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(" ")
-        };
         rows.push(vec![
             k.name.to_string(),
-            format!("{:?}", k.role).to_lowercase(),
-            clusters,
+            match &k.group {
+                Some(group) => format!("{} ({group})", k.role.as_str()),
+                None => k.role.as_str().to_owned(),
+            },
+            scope(&k.clusters),
             fingerprint.to_string(),
             if k.revoked.is_some() {
                 "revoked".into()
@@ -252,6 +337,14 @@ async fn show(arguments: ShowArguments) -> anyhow::Result<Exit> {
     }
     if screen::print_table(&rows) {
         println!("Keys are cut to fit: --json shows them whole.");
+    }
+    for (action, clusters, quorum) in trust.rules() {
+        println!(
+            "{action} of {} needs {}, within {}",
+            scope(clusters),
+            approval::people(quorum),
+            screen::span(quorum.valid_ms)
+        );
     }
     Ok(Exit::Done)
 }

@@ -382,14 +382,7 @@ impl LoggedEntry {
             Entry::Population(p) if p.draw.is_some() => &[TrustRole::Runner],
             Entry::Heartbeat(_) => &[TrustRole::Coordinator, TrustRole::Runner],
             Entry::Population(_) | Entry::Received(_) | Entry::Coverage(_) => &[TrustRole::Coordinator],
-            Entry::Other => &[
-                TrustRole::Root,
-                TrustRole::Agent,
-                TrustRole::Runner,
-                TrustRole::Coordinator,
-                TrustRole::Approver,
-                TrustRole::Reviewer,
-            ],
+            Entry::Other => &TrustRole::ALL,
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use holdfast_agent::reference;
 use holdfast_agent::restore::relay::Relay;
-use holdfast_agent::restore::{self, FetchBy, Options, Outcome, Target, fetch};
+use holdfast_agent::restore::{self, FetchBy, Options, Outcome, Purpose, Target, fetch};
 use holdfast_proto::Timestamp;
 use holdfast_proto::names::PointId;
 use holdfast_proto::pg::{Lsn, TimelineHistory, TimelineId};
@@ -112,7 +112,8 @@ impl Copy<'_> {
             secrets: self.is_dark().then(|| space.join("secrets")),
             ..Target::default()
         };
-        let options = Options::new(self.fetch_by());
+        let mut options = Options::new(self.fetch_by());
+        options.purpose = Purpose::Drill;
         match restore::execute(&self.sight.plan, &self.sight.access, &target, &options).await {
             Ok(outcome) => {
                 for phase in &outcome.phases {

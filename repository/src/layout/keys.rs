@@ -2,7 +2,7 @@
 
 use holdfast_proto::names::{
     ActorName, BackupId, BundleId, ClusterId, DrillId, Epoch, FilestoreName, KeyKind, Lineage, ObjectKey,
-    PointId, WorkId,
+    PointId, RequestId, WorkId,
 };
 use holdfast_proto::pg::TimelineId;
 use holdfast_proto::record::TrustRole;
@@ -36,6 +36,16 @@ pub fn probe(writer: &ActorName) -> ObjectKey {
 /// Lease `n` of the coordinators.
 pub fn coordinator_lease(n: u64) -> ObjectKey {
     Located::CoordinatorLease { n }.key()
+}
+
+/// A request for approval.
+pub fn request(id: RequestId) -> ObjectKey {
+    Located::Request { id }.key()
+}
+
+/// What the holder of the key `by` says to a request.
+pub fn approval(request: RequestId, by: &Fingerprint) -> ObjectKey {
+    Located::Approval { request, by: *by }.key()
 }
 
 /// Generation `generation` of the wrapping of an epoch key.

@@ -1,12 +1,12 @@
 //! Prefixes to list. Each ends in `/`.
 
 use holdfast_proto::Sha256Digest;
-use holdfast_proto::names::{ClusterId, FilestoreName, KeyKind, Lineage};
+use holdfast_proto::names::{ClusterId, FilestoreName, KeyKind, Lineage, RequestId};
 use holdfast_proto::pg::{SegmentNumber, TimelineId};
 
 use super::{
     AUTHORITIES, BundleKind, COORDINATOR_LEASES, EVIDENCE_CHECKPOINTS, EVIDENCE_ENTRIES, EVIDENCE_PENDING,
-    EVIDENCE_STATEMENTS, TRUSTS,
+    EVIDENCE_STATEMENTS, REQUESTS, TRUSTS,
 };
 
 /// All clusters of all tenants.
@@ -117,6 +117,16 @@ pub fn authorities() -> String {
 /// Leases of the coordinators.
 pub fn coordinator_leases() -> String {
     COORDINATOR_LEASES.to_owned()
+}
+
+/// Requests for approval.
+pub fn requests() -> String {
+    REQUESTS.to_owned()
+}
+
+/// What people say to a request.
+pub fn approvals(request: RequestId) -> String {
+    format!("control/approvals/{request}/")
 }
 
 /// All evidence.

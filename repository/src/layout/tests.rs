@@ -49,14 +49,21 @@ fn repository_wide() -> impl Strategy<Value = Located> {
             writer: w.parse().unwrap()
         }),
         any_number().prop_map(|n| Located::CoordinatorLease { n }),
+        (any_time(), any::<u128>()).prop_map(|(t, r)| Located::Request {
+            id: RequestId::from_parts(t, r)
+        }),
+        (any_time(), any::<u128>(), any::<[u8; 32]>()).prop_map(|(t, r, f)| Located::Approval {
+            request: RequestId::from_parts(t, r),
+            by: Fingerprint::new(f)
+        }),
         any_number().prop_map(|n| Located::EvidenceEntry { n }),
         any_number().prop_map(|size| Located::EvidenceCheckpoint { size }),
         any::<[u8; 32]>().prop_map(|d| Located::EvidenceStatement {
             sha256: Sha256Digest::new(d)
         }),
-        (any::<[u8; 32]>(), 0..ROLES.len()).prop_map(|(d, r)| Located::EvidenceSignature {
+        (any::<[u8; 32]>(), 0..TrustRole::ALL.len()).prop_map(|(d, r)| Located::EvidenceSignature {
             leaf: Sha256Digest::new(d),
-            role: ROLES[r].0
+            role: TrustRole::ALL[r]
         }),
         (any_number(), any::<[u8; 32]>()).prop_map(|(size, f)| Located::EvidenceCosignature {
             size,

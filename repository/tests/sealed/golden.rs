@@ -291,6 +291,7 @@ fn records() -> String {
         key: fingerprint(1),
         public: "MCow…".to_owned(),
         clusters: vec![cluster()],
+        group: None,
     };
     let revoke = TrustAct::Revoke {
         key: fingerprint(1),

@@ -80,23 +80,12 @@ pub(in crate::evidence) fn distinct(signatures: Vec<LooseSignature>) -> Vec<LogF
         .collect()
 }
 
-fn role_word(role: TrustRole) -> &'static str {
-    match role {
-        TrustRole::Root => "root",
-        TrustRole::Agent => "agent",
-        TrustRole::Runner => "runner",
-        TrustRole::Coordinator => "coordinator",
-        TrustRole::Approver => "approver",
-        TrustRole::Reviewer => "reviewer",
-    }
-}
-
 /// Every signature of an export, taken out of the formats that hold it.
 pub(in crate::evidence) fn loose_files(from: &Loose<'_>) -> Result<Vec<LooseSignature>, ExportError> {
     let mut out = Vec::new();
     let known = |what: &'static str, key: Fingerprint| {
         let held = from.trust.key(&key).ok_or(ExportError::Stranger { what, key })?;
-        let by = format!("{}-{}", role_word(held.role), key.short());
+        let by = format!("{}-{}", held.role.as_str(), key.short());
         Ok::<_, ExportError>((by, held.verifying.clone()))
     };
     for (n, record) in from.trust_records.iter().enumerate() {
