@@ -40,15 +40,19 @@ def record_end(lsn, length):
 
 
 def covered(objects, start):
-    """Positions and the moments at which all WAL from `start` to there was stored."""
-    steps, reached, moment = [], start, 0.0
-    for first, last, stored in sorted(objects):
-        if last <= reached:
-            continue
-        if first > reached:
-            raise Failed(f"the repository has a hole from {reached:X} to {first:X}")
-        reached, moment = last, max(moment, stored)
-        steps.append((reached, moment))
+    """Positions and the moments at which all WAL from `start` to there was stored. Objects
+    overlap: what was merged later lies beside what it was made of, and the earlier counts."""
+    steps, reached, waiting = [], start, []
+    for first, last, stored in sorted(objects, key=lambda one: one[2]):
+        waiting.append((first, last))
+        before = reached
+        while (reach := max((end for begin, end in waiting if begin <= reached), default=reached)) > reached:
+            reached = reach
+        waiting = [one for one in waiting if one[1] > reached]
+        if reached > before:
+            steps.append((reached, stored))
+    if waiting:
+        raise Failed(f"the repository has a hole from {reached:X} to {min(waiting)[0]:X}")
     return steps
 
 
