@@ -47,7 +47,7 @@ use holdfast_proto::pg::{Lsn, TimelineId};
 use holdfast_repository::keyring::Wrapped;
 use holdfast_repository::pack::PackError;
 use holdfast_repository::publisher::Publisher;
-use holdfast_repository::seal::EpochKey;
+use holdfast_repository::seal::{EpochKey, IndexKey};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -68,6 +68,7 @@ mod lease;
 pub mod ledger;
 mod line;
 mod merge;
+mod proof;
 pub mod push;
 pub mod runs;
 pub mod seal;
@@ -118,7 +119,10 @@ pub struct WalContext {
     pub slot: SlotName,
     /// What keeps the slot from filling the server's disk.
     pub valve: Valve,
-    /// How WAL is pushed; without it none is, and chunks cannot be known again.
+    /// With what chunks are made known again: to compare a server's WAL with what is
+    /// stored of it.
+    pub index_key: IndexKey,
+    /// How WAL is pushed; without it none is.
     pub pushing: Option<Pushing>,
     /// The line of descent that is written.
     pub lineage: Lineage,
@@ -182,7 +186,7 @@ pub async fn run(mut context: WalContext) -> Result<(), WalError> {
         .pushing
         .as_ref()
         .map_or(Feed::Stream, |pushing| pushing.feed);
-    let index_key = context.pushing.as_ref().map(|pushing| pushing.index_key.clone());
+    let index_key = Some(context.index_key.clone());
     // The tasks end when the set is dropped.
     let mut tasks = JoinSet::new();
     for place in 0..count {

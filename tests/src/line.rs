@@ -145,6 +145,7 @@ impl Line {
             valve,
             lineage,
             followed: None,
+            index_key: vault.index_key().await?.key,
             pushing,
             directives: told,
             frontier: says,

@@ -130,6 +130,7 @@ impl Scene {
             valve: Valve::default(),
             lineage: self.lineage,
             followed: None,
+            index_key: self.vault.index_key().await?.key,
             pushing: None,
             directives: told,
             frontier: says,

@@ -67,6 +67,7 @@ impl Stage {
             valve: Valve::default(),
             lineage,
             followed: None,
+            index_key: vault.index_key().await?.key,
             pushing: None,
             directives: told,
             frontier: publishing,

@@ -13,7 +13,7 @@ use holdfast_agent::restore::execute;
 use holdfast_plan::restore::{Request, Target};
 use holdfast_repository::clock::now;
 use holdfast_tests::line::{Line, NEVER};
-use holdfast_tests::postgres::{Options, TestPostgres};
+use holdfast_tests::postgres::{Options, TestPostgres, wait_until};
 use holdfast_tests::scene::Scene;
 use holdfast_tests::vault::Vault;
 
@@ -136,14 +136,19 @@ async fn remote_apply_is_refused_with_an_explanation() -> Result<()> {
         .context("a commit that waits for nobody")?;
     line.until_safe(&pg).await?;
 
-    // Put right, it stands in again at its next connection.
-    pg.psql("alter system set synchronous_commit = 'on'")?;
-    pg.psql("select pg_reload_conf()")?;
-    pg.psql("select pg_terminate_backend(pid) from pg_stat_replication")?;
-    line.until("it lost its connection", |state| !state.connected)
-        .await?;
-    line.until("it streams", |state| state.connected).await?;
-    assert_eq!(pg.psql(standing)?, "1");
+    // Put right, it stands in again by itself, and commits end.
+    let set = |to: &str| {
+        pg.psql(&format!("alter system set synchronous_commit = '{to}'"))?;
+        pg.psql("select pg_reload_conf()")
+    };
+    set("on")?;
+    wait_until("it stands in", || Ok(pg.psql(standing)? == "1"))?;
+    pg.psql("insert into t values (1)")
+        .context("a commit that waits for it")?;
     assert!(!line.findings.holds("remote-apply-refused", "acme/erp"));
+    // Changed again while it streams, it steps back by itself.
+    set("remote_apply")?;
+    wait_until("it stands back", || Ok(pg.psql(standing)? == "0"))?;
+    line.until_finding("remote-apply-refused").await?;
     line.stop().await
 }

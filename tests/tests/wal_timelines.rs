@@ -106,6 +106,63 @@ async fn a_copy_of_the_past_is_refused() -> Result<()> {
     line.stop().await
 }
 
+/// The copy goes on writing, and soon stands where the archive ends, on the same
+/// timeline: only its WAL is another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_the_past_that_wrote_on_is_refused() -> Result<()> {
+    for restarted in [true, false] {
+        let vault = Vault::new(2).await?;
+        let options = Options::default().initdb("--wal-segsize=1");
+        let mut pg = TestPostgres::start(&vault.dir().join("a"), options)?;
+        let old = vault.dir().join("old");
+        pg.pg_basebackup(&old, &["-X", "stream", "-c", "fast"])?;
+        let mut line = Line::start(&vault, &pg, 2, QUICK).await?;
+        write_rows(&pg, 5_000)?;
+        let archived = line.until_safe(&pg).await?.acknowledged;
+        if restarted {
+            line.stop().await?;
+        }
+        let lineage = lineage(&pg)?;
+        pg.stop(StopMode::Fast)?;
+
+        // Its disk is set back, and it is written to until it is past the archive.
+        let data = pg.data_dir().to_owned();
+        std::fs::rename(&data, vault.dir().join("true"))?;
+        std::fs::rename(&old, &data)?;
+        pg.start_again()?;
+        let mut round = 0;
+        while position(&pg)?.1 <= Lsn::new(archived.get() + (2 << 20)) {
+            pg.psql(&format!(
+                "create table other_{round} as select generate_series(1, 20000) n"
+            ))?;
+            round += 1;
+        }
+        if restarted {
+            line = Line::start(&vault, &pg, 2, QUICK).await?;
+        }
+        let detail = line.until_finding("history-diverged").await?;
+        assert!(detail.contains("older copy"), "{detail}");
+        let before = names(&vault.repository, &vault, lineage).await?;
+        pg.psql("create table more as select generate_series(1, 20000) n")?;
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+        let after = names(&vault.repository, &vault, lineage).await?;
+        assert_eq!(after.len(), before.len(), "not a byte of it is stored");
+        assert!(line.findings.holds("history-diverged", "acme/erp"), "it stands");
+
+        // The true server comes back and is followed again.
+        pg.stop(StopMode::Fast)?;
+        std::fs::rename(&data, vault.dir().join("false"))?;
+        std::fs::rename(vault.dir().join("true"), &data)?;
+        pg.start_again()?;
+        write_rows(&pg, 1_000)?;
+        let safe = line.until_safe(&pg).await?.acknowledged;
+        check_regions(&vault, &pg, &[0, 1], safe).await?;
+        assert_eq!(line.findings.snapshot(), []);
+        line.stop().await?;
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn wal_that_is_gone_is_a_gap_with_a_name() -> Result<()> {
     let vault = Vault::new(2).await?;

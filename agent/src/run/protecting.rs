@@ -139,6 +139,7 @@ async fn session_of(
                 },
                 lineage: session.lineage,
                 followed,
+                index_key: session.keys.index.key.clone(),
                 pushing: Some(Pushing {
                     feed: session.config.feed,
                     index_key: session.keys.index.key.clone(),

@@ -11,11 +11,11 @@
 //! Everything that is not an answer (no agent, half a line) is a failure, and
 //! PostgreSQL asks again.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use holdfast_proto::finding::Severity;
 use holdfast_proto::names::{ClusterId, SystemId};
+use rustix::fs::OFlags;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
@@ -348,6 +349,21 @@ pub enum HandOverError {
     },
 }
 
+/// Opens a regular file. A pipe would be waited for, for ever.
+fn regular(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0))
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is not a regular file",
+        ));
+    }
+    Ok(file)
+}
+
 /// Hands the file at `path` to the agent at `socket` and waits until it is safe.
 /// Blocks.
 pub fn hand_over(socket: &Path, path: &Path, cluster: Option<&ClusterId>) -> Result<Taken, HandOverError> {
@@ -355,7 +371,7 @@ pub fn hand_over(socket: &Path, path: &Path, cluster: Option<&ClusterId>) -> Res
         .file_name()
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();
-    let file = File::open(path).map_err(|source| HandOverError::File {
+    let file = regular(path).map_err(|source| HandOverError::File {
         path: path.to_owned(),
         source,
     })?;

@@ -14,7 +14,7 @@ use holdfast_proto::Sha256Digest;
 use holdfast_proto::envelope::{self, Header, Link, Record};
 use holdfast_proto::names::{ClusterId, KeyKind, Lineage, ObjectKey, RepositoryId};
 use holdfast_proto::pg::{Lsn, SegmentSize, TimelineId};
-use holdfast_proto::record::{HistoryBody, KeyBody, WalBody};
+use holdfast_proto::record::{HistoryBody, KeyBody, WalBody, WalChunk};
 use holdfast_repository::layout::{self, Located, WalName};
 use holdfast_repository::signing::SigningKey;
 use holdfast_repository::{Replica, StoreError};
@@ -266,7 +266,7 @@ impl Archive {
         };
         for replica in replicas {
             match self.chain_on(replica, timeline, size, Lsn::new(last_byte)).await {
-                Ok(Some(chain)) => return chain,
+                Ok(Some((chain, _))) => return chain,
                 Ok(None) => {}
                 Err(error) => {
                     tracing::debug!(region = %replica.region(), err = %error, "the end of the chain is not readable here");
@@ -276,13 +276,35 @@ impl Archive {
         Chain::default()
     }
 
+    /// The last chunk of what is stored up to `end`, on whichever of `replicas` has
+    /// it. `None` when none has.
+    pub async fn last_chunk(
+        &self,
+        replicas: &[Replica],
+        timeline: TimelineId,
+        size: SegmentSize,
+        end: Lsn,
+    ) -> Option<WalChunk> {
+        let last_byte = Lsn::new(end.get().checked_sub(1)?);
+        for replica in replicas {
+            match self.chain_on(replica, timeline, size, last_byte).await {
+                Ok(Some((_, chunk @ Some(_)))) => return chunk,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::debug!(region = %replica.region(), err = %error, "the last chunk is not readable here");
+                }
+            }
+        }
+        None
+    }
+
     async fn chain_on(
         &self,
         replica: &Replica,
         timeline: TimelineId,
         size: SegmentSize,
         last_byte: Lsn,
-    ) -> Result<Option<Chain>, ArchiveError> {
+    ) -> Result<Option<(Chain, Option<WalChunk>)>, ArchiveError> {
         let names = self.segment(replica, timeline, size, last_byte).await?;
         let ends = |name: &&WalName| name.end.get() == last_byte.get() + 1;
         // The shortest: a merged object ends there as well, and is not what the
@@ -298,12 +320,14 @@ impl Archive {
         let key = layout::wal(&self.cluster, self.lineage, name);
         let bytes = replica.get(&key).await?;
         let header: Header<WalBody> = self.inspect(&key, &bytes)?;
-        Ok(Some(Chain {
+        let last = header.body.chunks.last();
+        let chain = Chain {
             previous: Some(Link {
                 key,
                 sha256: Sha256Digest::of(&bytes),
             }),
-            follows: header.body.chunks.last().map(|chunk| chunk.sha256),
-        }))
+            follows: last.map(|chunk| chunk.sha256),
+        };
+        Ok(Some((chain, last.cloned())))
     }
 }

@@ -18,6 +18,8 @@ use holdfast_proto::names::SystemId;
 use holdfast_proto::pg::{BadWal, Lsn, SegmentSize, TimelineId, WalEvent, WalReader};
 use holdfast_proto::record::{CommitMark, RestorePointMark};
 
+use super::proof::TAIL;
+
 /// The most WAL that one chunk holds.
 pub const MAX_CHUNK: usize = 4 << 20;
 
@@ -100,6 +102,8 @@ pub struct Cutter {
     /// growing into it by steps would copy it several times.
     before: usize,
     facts: ChunkFacts,
+    /// The last bytes that were taken, up to a page.
+    tail: Vec<u8>,
 }
 
 impl Cutter {
@@ -117,6 +121,7 @@ impl Cutter {
             open: BytesMut::new(),
             before: 0,
             facts: ChunkFacts::default(),
+            tail: Vec::new(),
         }
     }
 
@@ -155,6 +160,7 @@ impl Cutter {
     /// they complete. The second value says why the bytes could not be
     /// understood, when they could not: they are in the chunks all the same.
     pub fn take(&mut self, bytes: &[u8]) -> (Vec<Chunk>, Option<BadWal>) {
+        self.remember(bytes);
         let mut chunks = Vec::new();
         let mut trouble = None;
         let mut rest = bytes;
@@ -175,6 +181,24 @@ impl Cutter {
             }
         }
         (chunks, trouble)
+    }
+
+    fn remember(&mut self, bytes: &[u8]) {
+        let new = &bytes[bytes.len().saturating_sub(TAIL)..];
+        let spare = (self.tail.len() + new.len()).saturating_sub(TAIL);
+        self.tail.drain(..spare);
+        self.tail.extend_from_slice(new);
+    }
+
+    /// The last bytes that were taken, and where they begin; `None` before the first.
+    pub fn tail(&self) -> Option<(Lsn, &[u8])> {
+        let start = self.position.get() - self.tail.len() as u64;
+        (!self.tail.is_empty()).then(|| (Lsn::new(start), &self.tail[..]))
+    }
+
+    /// Forgets the last bytes: there is nothing to compare them with.
+    pub fn forget_tail(&mut self) {
+        self.tail.clear();
     }
 
     /// How much more the open chunk takes. Never zero between two calls.

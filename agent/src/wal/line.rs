@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use holdfast_proto::finding::Severity;
 use holdfast_proto::pg::{Lsn, SegmentSize, TimelineId};
-use holdfast_repository::Deadlines;
 use holdfast_repository::clock::now;
 use holdfast_repository::pack::PackError;
 use holdfast_repository::replica::explained;
 use holdfast_repository::seal::IndexKey;
+use holdfast_repository::{Deadlines, Replica};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -25,12 +25,13 @@ use super::backoff::Backoff;
 use super::chunk::Cutter;
 use super::histories::Histories;
 use super::lease;
+use super::proof::{Expected, Proof};
 use super::seal::{Chain, Origin};
 use super::sealer::Sealer;
 use super::shared::{Followed, Shared};
 use super::start::{self, Place, Refusal, Server, Start};
-use super::stream::{End, Flow};
-use super::trouble::{SERVER_FINDINGS, Trouble};
+use super::stream::{End, Flow, StreamError};
+use super::trouble::{NOT_COMPARED, PROOF_FINDINGS, SERVER_FINDINGS, Trouble};
 use super::{WalContext, WalError};
 use crate::postgres::{
     PgError, PgErrorClass, PgTarget, ReplicationConnection, SystemIdentity, received_by_standby, sql_connect,
@@ -50,6 +51,9 @@ struct Session {
     cutter: Cutter,
     sealer: Sealer,
     streamed: bool,
+    /// The last chunk that was stored before this stream; taken away once the server
+    /// has shown it, or cannot.
+    expected: Option<Expected>,
 }
 
 pub(super) struct Line {
@@ -65,6 +69,8 @@ pub(super) struct Line {
     followed: Option<(TimelineId, Lsn)>,
     /// With what chunks are made known again.
     index_key: Option<IndexKey>,
+    /// Whether it is connected under the name that commits may wait for.
+    as_standby: bool,
 }
 
 impl Line {
@@ -82,6 +88,7 @@ impl Line {
             listing_until: Instant::now() + LISTING_PATIENCE,
             followed,
             index_key,
+            as_standby: true,
         }
     }
 
@@ -102,6 +109,11 @@ impl Line {
                     if !self.settle().await? {
                         return self.stop().await;
                     }
+                    continue;
+                }
+                Ok(End::NotCompared) => continue,
+                Ok(End::StandsOtherwise) => {
+                    tracing::info!("what commits wait for has changed, the line connects anew");
                     continue;
                 }
                 Ok(End::Full) => {
@@ -158,9 +170,24 @@ impl Line {
             } => prepared?,
         };
         let (connection, slot) = prepared;
+        let subject = self.subject();
         let session = self.session.as_mut().expect("prepare has made a session");
+        // Until the chunk from before is shown, it is what counts; from then on the
+        // bytes that were received last.
+        let received = || {
+            session
+                .cutter
+                .tail()
+                .map(|(at, bytes)| Expected::Bytes(at, bytes.to_vec()))
+        };
+        let proof = session.expected.clone().or_else(received).map(Proof::new);
         let at = session.cutter.position();
-        let starting = connection.start_physical(Some(&self.context.slot), at, session.timeline);
+        if proof.is_none() {
+            // Nothing is archived that it could contradict.
+            self.shared.findings.clear(PROOF_FINDINGS[0], &subject);
+        }
+        let begins = proof.as_ref().map_or(at, |proof| proof.begins().min(at));
+        let starting = connection.start_physical(Some(&self.context.slot), begins, session.timeline);
         let mut stream = starting.await?;
         self.shared.connected(true);
         let mut flow = Flow {
@@ -170,8 +197,35 @@ impl Line {
             directives: &mut self.directives,
             cancel: &cancel,
             slot,
+            proof,
         };
-        let end = flow.run(&mut stream).await;
+        let as_standby = self.as_standby;
+        let end = tokio::select! {
+            end = flow.run(&mut stream) => end,
+            () = until_stands_otherwise(&self.context.target, as_standby) => Ok(End::StandsOtherwise),
+        };
+        let proven = flow.proof.as_ref().is_some_and(Proof::is_done);
+        if proven {
+            session.expected = None;
+        }
+        if let Err(StreamError::Postgres(error)) = &end
+            && error.class() == PgErrorClass::Gap
+            && begins < gone(at, session.size)
+        {
+            // It ends with a segment that the server has removed: all that can be
+            // compared is its position.
+            session.expected = None;
+            session.cutter.forget_tail();
+            let detail = format!(
+                "the server has removed its WAL before {at}, where the archive ends, so that cannot be compared: if it \
+                 was set back to an older copy of its disk, take a base backup and give the cluster a new lineage \
+                 generation"
+            );
+            self.shared
+                .findings
+                .raise(Severity::Warning, NOT_COMPARED, subject, detail);
+            return Ok(End::NotCompared);
+        }
         session.streamed |= session.cutter.position() > at;
         if session.streamed {
             self.removed.clear();
@@ -241,23 +295,17 @@ impl Line {
     /// How to connect: under the name that `synchronous_standby_names` may have,
     /// unless commits are to wait until a standby shows them (`remote_apply`). An
     /// archive shows nothing, and must not say that it does.
-    async fn standing(&self) -> Result<PgTarget, PgError> {
-        let client = sql_connect(&self.context.target).await?;
-        let row = client
-            .query_one(
-                "SELECT pg_catalog.current_setting('synchronous_commit'), \
-                 pg_catalog.current_setting('synchronous_standby_names')",
-                &[],
-            )
-            .await?;
-        let (commit, names): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+    async fn standing(&mut self) -> Result<PgTarget, PgError> {
+        let refused = shown_standby(&self.context.target).await?;
         let mut target = self.context.target.clone();
         let subject = self.subject();
-        if commit == "remote_apply" && names_standby(&names, &target.application_name) {
+        self.as_standby = refused.is_none();
+        if let Some(names) = refused {
             let detail = format!(
                 "synchronous_commit is remote_apply and synchronous_standby_names ({names}) names this agent: commits \
                  would wait until it shows them, and an archive shows nothing. It streams under another name, so they \
-                 wait for others. Set synchronous_commit to on, which means durable on the tier's replicas"
+                 wait for others. Set synchronous_commit to on, which means durable on the tier's replicas, and reload: \
+                 within seconds it streams under its own name again"
             );
             self.shared
                 .findings
@@ -321,6 +369,7 @@ impl Line {
             index_key: self.index_key.clone(),
         };
         let chain = self.chain(timeline, size, place).await;
+        let expected = self.expected(timeline, size, place).await;
         self.shared.begin(timeline, place, size, identity.flush);
         let keys = self.context.keys.clone();
         self.session = Some(Session {
@@ -329,6 +378,7 @@ impl Line {
             cutter: Cutter::new(timeline, size, self.context.lineage.system, place.from),
             sealer: Sealer::start(self.shared.clone(), origin, keys, chain),
             streamed: false,
+            expected,
         });
         tracing::info!(%timeline, lsn = %place.from, "the WAL line takes up");
         Ok(())
@@ -381,12 +431,7 @@ impl Line {
     /// The objects that the first new one continues.
     async fn chain(&self, timeline: TimelineId, size: SegmentSize, place: Place) -> Chain {
         let archive = &self.shared.archive;
-        let short: Vec<_> = self
-            .shared
-            .replicas
-            .iter()
-            .map(|r| r.with_deadlines(Deadlines::short()))
-            .collect();
+        let short = self.quick_replicas();
         let chain = archive.chain_at(&short, timeline, size, place.from).await;
         if chain.previous.is_some() {
             return chain;
@@ -404,6 +449,41 @@ impl Line {
             },
             None => Chain::default(),
         }
+    }
+
+    /// The last chunk that is stored before a place, which the server must show.
+    async fn expected(&self, timeline: TimelineId, size: SegmentSize, place: Place) -> Option<Expected> {
+        if place.from <= place.anchor {
+            // Nothing of this timeline lies before it.
+            return None;
+        }
+        let short = self.quick_replicas();
+        let archive = &self.shared.archive;
+        let chunk = archive.last_chunk(&short, timeline, size, place.from).await;
+        let known = chunk.as_ref().and_then(|chunk| {
+            let key = self.index_key.clone()?;
+            let id = chunk.id.filter(|id| id.key == key.fingerprint())?.content;
+            let (start, end) = (chunk.start, chunk.end);
+            Some(Expected::Chunk { start, end, id, key })
+        });
+        if known.is_none() {
+            let detail = format!(
+                "what is archived before {} cannot be compared with the server's WAL: no replica within reach has it \
+                 with an identity that this agent's index key makes. If the server was set back to an older copy of \
+                 its disk, take a base backup and give the cluster a new lineage generation",
+                place.from
+            );
+            self.shared
+                .findings
+                .raise(Severity::Warning, NOT_COMPARED, self.subject(), detail);
+        }
+        known
+    }
+
+    /// The replicas, with little patience.
+    fn quick_replicas(&self) -> Vec<Replica> {
+        let replicas = self.shared.replicas.iter();
+        replicas.map(|r| r.with_deadlines(Deadlines::short())).collect()
     }
 
     async fn version_num(&self) -> Result<u32, PgError> {
@@ -488,6 +568,37 @@ impl Line {
             tracing::info!(at = %now(), "stopped before all was stored: the slot keeps it");
         }
         Ok(())
+    }
+}
+
+/// How often it is looked at what commits wait for.
+const STANDING_EVERY: Duration = Duration::from_secs(3);
+
+/// `synchronous_standby_names`, when it names the agent and commits wait until that
+/// standby shows them.
+async fn shown_standby(target: &PgTarget) -> Result<Option<String>, PgError> {
+    let client = sql_connect(target).await?;
+    let row = client
+        .query_one(
+            "SELECT pg_catalog.current_setting('synchronous_commit'), \
+             pg_catalog.current_setting('synchronous_standby_names')",
+            &[],
+        )
+        .await?;
+    let (commit, names): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+    let shown = commit == "remote_apply" && names_standby(&names, &target.application_name);
+    Ok(shown.then_some(names))
+}
+
+/// Returns when the server's settings ask for another standing than the stream's:
+/// both can be changed while it runs. A server that does not answer says nothing new.
+async fn until_stands_otherwise(target: &PgTarget, as_standby: bool) {
+    loop {
+        sleep(STANDING_EVERY).await;
+        match shown_standby(target).await {
+            Ok(refused) if refused.is_none() != as_standby => return,
+            _ => {}
+        }
     }
 }
 

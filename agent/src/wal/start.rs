@@ -91,6 +91,18 @@ pub enum Refusal {
         /// How far it reaches.
         archive: Lsn,
     },
+    /// The server's WAL is not what was archived of it.
+    #[error(
+        "the server's WAL between {from} and {to} is not what is archived there: it was set back to an older copy, and \
+         has gone on from that. Stop it, or give the cluster a new lineage generation if its present state is the one \
+         to keep"
+    )]
+    Rewritten {
+        /// The first byte that was compared.
+        from: Lsn,
+        /// The first byte after.
+        to: Lsn,
+    },
 }
 
 impl Refusal {
@@ -98,7 +110,7 @@ impl Refusal {
     pub fn finding(&self) -> &'static str {
         match self {
             Refusal::Behind { .. } => "server-behind-archive",
-            Refusal::Diverged { .. } => "history-diverged",
+            Refusal::Diverged { .. } | Refusal::Rewritten { .. } => "history-diverged",
         }
     }
 }

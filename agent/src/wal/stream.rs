@@ -24,8 +24,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::LineDirectives;
 use super::chunk::{Chunk, Cutter};
+use super::proof::{Differs, Proof};
 use super::sealer::Sealer;
 use super::shared::Shared;
+use super::trouble::PROOF_FINDINGS;
 use crate::postgres::{PgError, StreamEvent, WalStream};
 use holdfast_proto::finding::Severity;
 
@@ -60,6 +62,10 @@ pub(super) enum End {
     Full,
     /// The disk valve gives the slot up.
     GivenUp,
+    /// The server has nothing any more of what it has to show.
+    NotCompared,
+    /// Commits are to wait, or to wait no longer, for this agent.
+    StandsOtherwise,
 }
 
 /// Why a stream ended with an error.
@@ -71,6 +77,8 @@ pub(super) enum StreamError {
     Silent,
     #[error("WAL could not be sealed")]
     Sealer,
+    #[error("WAL from {} to {} is another than is archived", .0.from, .0.to)]
+    Differs(Differs),
 }
 
 /// What outlives a connection.
@@ -82,6 +90,8 @@ pub(super) struct Flow<'a> {
     pub cancel: &'a CancellationToken,
     /// The slot is not moved back behind this position.
     pub slot: Option<Lsn>,
+    /// What the server has to show first.
+    pub proof: Option<Proof>,
 }
 
 /// What belongs to one connection.
@@ -160,7 +170,28 @@ impl Flow<'_> {
 
     fn take(&mut self, event: StreamEvent, pace: &mut Pace) -> Result<Option<End>, StreamError> {
         match event {
-            StreamEvent::Wal { end_of_wal, data, .. } => {
+            StreamEvent::Wal {
+                start,
+                end_of_wal,
+                data,
+                ..
+            } => {
+                // Nothing is taken of a message before what is in it was compared.
+                if let Some(proof) = &mut self.proof {
+                    let before = proof.is_done();
+                    proof.take(start, &data).map_err(StreamError::Differs)?;
+                    if proof.is_done() && !before {
+                        let subject = self.shared.publisher.cluster.to_string();
+                        for name in PROOF_FINDINGS {
+                            self.shared.findings.clear(name, &subject);
+                        }
+                    }
+                }
+                let known = self.cutter.position().bytes_since(start).unwrap_or(0);
+                let data = data.slice(usize::try_from(known).unwrap_or(usize::MAX).min(data.len())..);
+                if data.is_empty() {
+                    return Ok(None);
+                }
                 let before = self.cutter.open_bytes();
                 let (chunks, trouble) = self.cutter.take(&data);
                 let closed: usize = chunks.iter().map(|chunk| chunk.bytes.len()).sum();

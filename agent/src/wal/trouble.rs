@@ -7,16 +7,22 @@ use holdfast_proto::pg::{Lsn, TimelineId};
 
 use super::WalError;
 use super::archive::ArchiveError;
+use super::proof::Differs;
 use super::start::Refusal;
 use super::stream::StreamError;
 use crate::postgres::{PgError, PgErrorClass};
 
-/// Findings about the server that end when a stream runs.
-pub(super) const SERVER_FINDINGS: [&str; 8] = [
+/// The finding that a server's WAL could not be compared with what is archived.
+pub(super) const NOT_COMPARED: &str = "wal-not-compared";
+
+/// Findings about the server that end when its WAL was found to be the archive's.
+pub(super) const PROOF_FINDINGS: [&str; 2] = ["history-diverged", NOT_COMPARED];
+
+/// Findings about the server that end when it can be followed.
+pub(super) const SERVER_FINDINGS: [&str; 7] = [
     "server-unreachable",
     "server-in-recovery",
     "server-behind-archive",
-    "history-diverged",
     "wrong-system",
     "wal-start-unknown",
     "replicas-unlisted",
@@ -70,6 +76,7 @@ impl From<StreamError> for Trouble {
     fn from(error: StreamError) -> Self {
         match error {
             StreamError::Postgres(error) => Trouble::Postgres(error),
+            StreamError::Differs(Differs { from, to }) => Trouble::Refused(Refusal::Rewritten { from, to }),
             other => Trouble::Stream(other),
         }
     }

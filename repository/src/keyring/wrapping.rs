@@ -58,7 +58,9 @@ pub async fn ensure_epoch_key(
         if let Ok(recipient) = body.recipient.parse::<Recipient>()
             && recipient.fingerprint() == body.fingerprint
         {
-            let stored = spread(publisher, object.link, object.bytes).await?;
+            // It was stored as asked when it was made. Whoever seals to it has each
+            // replica hold it before anything that needs it.
+            let stored = spread(publisher, object.link, object.bytes, 1).await?;
             return Ok(stored.with(EpochKey::new(recipient, epoch, kind)));
         }
     }
@@ -75,7 +77,7 @@ pub async fn ensure_epoch_key(
         sealed_to: recipients.to_vec(),
     };
     let (link, bytes) = wrap(publisher, &sealed_to, &secret, &body)?;
-    Ok(spread(publisher, link, bytes).await?.with(key))
+    Ok(spread(publisher, link, bytes, publisher.copies).await?.with(key))
 }
 
 /// The cluster's index key: the one in the state file at `path`, or a new one.
@@ -99,7 +101,7 @@ pub async fn ensure_index_key(
         .into_iter()
         .next()
     {
-        Some((_, object)) => spread(publisher, object.link, object.bytes).await?,
+        Some((_, object)) => spread(publisher, object.link, object.bytes, 1).await?,
         None => {
             let body = KeyBody {
                 kind: KeyKind::Index,
@@ -111,7 +113,7 @@ pub async fn ensure_index_key(
             };
             let secret = Zeroizing::new(format!("{}\n", &*key.secret_text()));
             let (link, bytes) = wrap(publisher, &sealed_to, &secret, &body)?;
-            spread(publisher, link, bytes).await?
+            spread(publisher, link, bytes, publisher.copies).await?
         }
     };
     if fresh {
@@ -208,8 +210,13 @@ impl Spread {
     }
 }
 
-/// Creates the key object on every replica; enough of them must take it.
-async fn spread(publisher: &Publisher, object: Link, bytes: Bytes) -> Result<Spread, KeyError> {
+/// Creates the key object on every replica; so many of them must take it.
+async fn spread(
+    publisher: &Publisher,
+    object: Link,
+    bytes: Bytes,
+    copies: usize,
+) -> Result<Spread, KeyError> {
     let replicas = publisher.repository.replicas();
     let outcomes = join_all(replicas.iter().map(|r| r.create(&object.key, bytes.clone()))).await;
     let (mut on, mut behind) = (Vec::new(), Vec::new());
@@ -219,7 +226,7 @@ async fn spread(publisher: &Publisher, object: Link, bytes: Bytes) -> Result<Spr
             Err(error) => behind.push((replica.region().clone(), explained(&error))),
         }
     }
-    let copies = publisher.copies.max(1);
+    let copies = copies.max(1);
     if on.len() < copies {
         let reasons = behind
             .iter()

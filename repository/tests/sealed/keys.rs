@@ -132,8 +132,25 @@ async fn nothing_is_sealed_before_the_key_object_is_on_enough_replicas() {
             ..
         }
     ));
+    // An agent that starts anew while a replica is away goes on with a key that is
+    // there: what is sealed to it waits, on each replica, for the key object.
+    let here = ensure_epoch_key(&scene.publisher, KeyKind::Data, Epoch::of(NOW), &scene.recipients)
+        .await
+        .unwrap();
+    assert_eq!(here.on, ["a".parse().unwrap()]);
+    assert!(
+        here.findings
+            .iter()
+            .any(|f| f.name == "replica-behind" && f.subject == "b")
+    );
+    let publication = Publication::begin(&scene.publisher, std::slice::from_ref(&here.object)).await;
+    assert!(
+        publication.is_err(),
+        "two copies are asked for, and one can be made"
+    );
     scene.mend("b");
     let key = scene.epoch_key().await;
+    assert_eq!(key.key, here.key);
 
     // A replica that lost the key object gets it back before anything sealed to it.
     std::fs::remove_file(scene.path("b", &key.object.key)).unwrap();
