@@ -1,7 +1,7 @@
 //! One file per command.
 
 mod agent;
-mod config;
+pub mod config;
 mod coordinator;
 mod drill;
 mod evidence;
@@ -81,7 +81,7 @@ impl Command {
             Command::Keys(c) => c.run(),
             Command::Trust(c) => c.run().await,
             Command::Repo(c) => c.run().await,
-            Command::Config(c) => c.run(),
+            Command::Config(c) => c.run().await,
         }
     }
 }
