@@ -36,9 +36,14 @@ use std::time::Duration;
 
 use globset::Glob;
 use holdfast_plan::policy::Tier;
+use holdfast_plan::shape::Shape;
 use holdfast_proto::Fingerprint;
-use holdfast_proto::names::{ActorName, ClusterId, FilestoreName, RecipientRole, Region, TierName};
+use holdfast_proto::labels::{LabelText, Labels};
+use holdfast_proto::names::{
+    ActorName, ClusterId, FilestoreName, ProviderName, RecipientRole, Region, TierName,
+};
 use holdfast_proto::record::SealedTo;
+use holdfast_proto::residency::{Place, Residency, Use};
 use holdfast_repository::config::{ReplicaConfig, RepositoryConfig};
 
 use crate::postgres::{PgTarget, SlotName};
@@ -112,6 +117,10 @@ pub struct ClusterConfig {
     pub id: ClusterId,
     /// Its tier: what counts without a coordinator.
     pub tier: TierName,
+    /// What a coordinator's policy may decide by, when it does not name the cluster.
+    pub labels: Labels,
+    /// Where its data may lie, whatever a coordinator says.
+    pub residency: Option<Residency>,
     /// How to reach it.
     pub postgres: PgTarget,
     /// Its data directory, when the agent sees it under another path than the
@@ -219,6 +228,15 @@ impl AgentConfig {
         }
     }
 
+    /// What the reader asks for in a file: every key that an agent knows, when the
+    /// text has every section.
+    pub fn shape(text: &str) -> Shape {
+        let mut beside = Gathered::default();
+        let path = PathBuf::from("agent.toml");
+        let (_, gathered) = Document::read(path, text, |top| read_agent(top, &mut beside));
+        gathered.shape
+    }
+
     /// Every effective setting and where it comes from.
     pub fn settings(&self) -> &[Setting] {
         &self.settings
@@ -275,6 +293,10 @@ fn read_agent(top: Section<'_, '_>, beside: &mut Gathered) -> Option<AgentConfig
     };
     let coordinator = top.section("coordinator").map(read_coordinator);
     let coordinated = coordinator.is_some();
+    let places = repository
+        .as_ref()
+        .map(RepositoryConfig::places)
+        .unwrap_or_default();
     let sections = top.sections("cluster");
     if sections.is_empty() {
         top.complain(
@@ -284,7 +306,7 @@ fn read_agent(top: Section<'_, '_>, beside: &mut Gathered) -> Option<AgentConfig
     }
     let clusters: Vec<Option<ClusterConfig>> = sections
         .into_iter()
-        .map(|section| read_cluster(section, coordinated))
+        .map(|section| read_cluster(section, coordinated, &places))
         .collect();
     let mut seen = BTreeSet::new();
     for cluster in clusters.iter().flatten() {
@@ -339,8 +361,9 @@ fn read_replica(section: Section<'_, '_>) -> Option<ReplicaConfig> {
     );
     let region = section.required::<Region>("region", "name the region, for example \"eu-1\"");
     let accept_without_conditional_create = section.or("accept_without_conditional_create", false);
+    let provider = section.optional::<ProviderName>("provider");
     let options = section.section("options").map(|options| {
-        let pairs = options.free_strings();
+        let pairs = options.free_texts::<String>();
         options.finish(&[]);
         pairs.into_iter().collect()
     });
@@ -350,6 +373,7 @@ fn read_replica(section: Section<'_, '_>) -> Option<ReplicaConfig> {
         region: region?,
         options: options.unwrap_or_default(),
         accept_without_conditional_create,
+        provider,
     })
 }
 
@@ -438,7 +462,7 @@ fn read_coordinator(section: Section<'_, '_>) -> Option<CoordinatorConfig> {
     })
 }
 
-fn read_cluster(section: Section<'_, '_>, coordinated: bool) -> Option<ClusterConfig> {
+fn read_cluster(section: Section<'_, '_>, coordinated: bool, places: &[Place]) -> Option<ClusterConfig> {
     let id = section.required::<ClusterId>("cluster", "write it as TENANT/CLUSTER, for example \"acme/erp\"");
     let tier = section.required::<TierName>("tier", "name the tier, for example \"gold\"");
     // A coordinator's policy may have tiers of its own; alone, the agent knows
@@ -460,6 +484,8 @@ fn read_cluster(section: Section<'_, '_>, coordinated: bool) -> Option<ClusterCo
         "postgres",
         "write how to connect, for example \"host=/run/postgresql user=holdfast dbname=postgres\"",
     );
+    let labels = section.section("labels").map(read_labels);
+    let residency = read_residency(&section, places);
     let data_directory = section.optional("data_directory");
     let feed = match section.or("wal", "stream".to_owned()).as_str() {
         "stream" => Some(Feed::Stream),
@@ -510,6 +536,8 @@ fn read_cluster(section: Section<'_, '_>, coordinated: bool) -> Option<ClusterCo
     Some(ClusterConfig {
         id: id?,
         tier: tier?,
+        labels: labels.unwrap_or_default(),
+        residency,
         postgres: postgres?,
         data_directory,
         feed: feed?,
@@ -523,6 +551,40 @@ fn read_cluster(section: Section<'_, '_>, coordinated: bool) -> Option<ClusterCo
         references: references?,
         reference_interval,
     })
+}
+
+/// Where a cluster's data may lie; a replica that lies elsewhere is a problem.
+fn read_residency(cluster: &Section<'_, '_>, places: &[Place]) -> Option<Residency> {
+    let section = cluster.section("residency")?;
+    let name = section.or("zone", "configured".parse().expect("it is a zone's name"));
+    let residency = Residency {
+        name,
+        regions: section.list::<Region>("regions").into_iter().collect(),
+        providers: section.list::<ProviderName>("providers").into_iter().collect(),
+    };
+    if residency.regions.is_empty() {
+        section.complain("regions", "allows no region: write regions = [\"eu-west\"]");
+    }
+    section.finish(&[]);
+    for outside in places
+        .iter()
+        .filter_map(|place| residency.admits(Use::Bind, place).err())
+    {
+        cluster.complain("residency", outside.to_string());
+    }
+    Some(residency)
+}
+
+fn read_labels(section: Section<'_, '_>) -> Labels {
+    let mut labels = Vec::new();
+    for (key, value) in section.free_texts::<LabelText>() {
+        match key.parse::<LabelText>() {
+            Ok(name) => labels.push((name, value)),
+            Err(why) => section.complain(&key, why.to_string()),
+        }
+    }
+    section.finish(&[]);
+    labels.into_iter().collect()
 }
 
 fn read_valve(section: Section<'_, '_>) -> Option<ValveLimits> {

@@ -40,6 +40,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use holdfast_proto::finding::Severity;
 use holdfast_proto::message::{ClusterFacts, Work};
 use holdfast_proto::names::ClusterId;
+use holdfast_proto::residency::{Outside, Use};
 use holdfast_proto::{Fingerprint, Timestamp};
 use holdfast_repository::probe::ProbeError;
 use holdfast_repository::replica::explained;
@@ -228,11 +229,27 @@ impl Agent {
         self.clusters.iter().find(|c| c.config.id == *id)
     }
 
+    /// Whether a cluster's data may lie in every replica of the repository: by the
+    /// agent's own configuration, and by what the coordinator says of the policy.
+    pub fn admitted(&self, at: usize) -> Result<(), Outside> {
+        let cluster = &self.clusters[at];
+        let zones = [cluster.config.residency.clone(), cluster.numbers.residency()];
+        for place in self.config.repository.places() {
+            for zone in zones.iter().flatten() {
+                zone.admits(Use::Bind, &place)?;
+            }
+        }
+        Ok(())
+    }
+
     /// What it knows of all clusters.
     pub fn facts(&self, now: Timestamp) -> Vec<ClusterFacts> {
         self.clusters
             .iter()
-            .map(|c| c.board.facts(&c.config.id, &c.numbers.tier(), &c.findings, now))
+            .map(|c| {
+                let (id, labels) = (&c.config.id, &c.config.labels);
+                c.board.facts(id, &c.numbers.tier(), labels, &c.findings, now)
+            })
             .collect()
     }
 

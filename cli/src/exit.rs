@@ -149,6 +149,7 @@ fn told_by(e: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             RunError::Cache(CacheError::Taken(_)) => Some(Exit::TryAgain),
             RunError::Key(_)
             | RunError::KeyKind { .. }
+            | RunError::Residency(_)
             | RunError::Tls(_)
             | RunError::Cache(_)
             | RunError::Listen { .. } => Some(Exit::Usage),

@@ -12,6 +12,7 @@ mod commands;
 mod demo;
 mod exit;
 mod operator;
+mod residency;
 mod screen;
 
 use std::panic::AssertUnwindSafe;

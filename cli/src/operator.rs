@@ -5,16 +5,16 @@
 //! paths in it count from its directory. Everything that is wrong with it is said
 //! at once.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
+use holdfast_coordinator::repository_section::read_repository;
 use holdfast_drills::evidence::tlog::NoteKey;
 use holdfast_plan::document::{self, Problem, Section};
+use holdfast_plan::shape::Shape;
 use holdfast_proto::Fingerprint;
-use holdfast_proto::names::{ActorName, Region};
-use holdfast_repository::config::ReplicaConfig;
+use holdfast_proto::names::{ActorName, ProviderName, Region};
 use holdfast_repository::seal::Identities;
 use holdfast_repository::trust::Trust;
 use holdfast_repository::{Repository, RepositoryConfig};
@@ -46,22 +46,19 @@ pub struct OperatorArguments {
 #[derive(Debug, Clone)]
 pub struct OperatorFile {
     /// Replicas and trust root.
-    pub repository: RepositorySection,
+    pub repository: RepositoryConfig,
     /// An age identity file.
     pub identity: Option<PathBuf>,
     /// The coordinator's address for people, `http://…`.
     pub coordinator: Option<String>,
+    /// Where this machine is, for rules of residency.
+    pub region: Option<Region>,
+    /// Who runs it.
+    pub provider: Option<ProviderName>,
+    /// The policy's file: what residency allows is refused by it.
+    pub policy_file: Option<PathBuf>,
     /// The drill runner's signing key and the place where drills work.
     pub runner: Option<RunnerSection>,
-}
-
-/// `[repository]`
-#[derive(Debug, Clone)]
-pub struct RepositorySection {
-    /// The replicas, best first.
-    pub replicas: Vec<ReplicaConfig>,
-    /// The root key's fingerprint.
-    pub trust_root: Option<Fingerprint>,
 }
 
 /// `[runner]`
@@ -108,6 +105,12 @@ impl OperatorFile {
             .or_usage()
     }
 
+    /// What the reader asks for in a file: every key that it knows, when the text
+    /// has every section.
+    pub fn shape(text: &str) -> Shape {
+        document::read_with_shape(text, "", |mut root| read_file(&mut root, Path::new(""))).1
+    }
+
     /// Reads a text. `path` is for messages, and relative paths count from its
     /// directory.
     pub fn parse(path: &Path, text: &str) -> Result<Self, Vec<Problem>> {
@@ -124,6 +127,9 @@ fn read_file(root: &mut Section<'_>, base: &Path) -> Option<OperatorFile> {
     let at = |path: PathBuf| base.join(path);
     let identity = root.optional("identity").map(at);
     let coordinator = root.optional("coordinator");
+    let region = root.optional("region");
+    let provider = root.optional("provider");
+    let policy_file = root.optional("policy").map(at);
     let runner = root.section("runner").map(|mut section| {
         let name = section.required("name", "runner-1");
         let signing_key = section.required("signing_key", "keys/runner-1.key").map(at);
@@ -139,59 +145,18 @@ fn read_file(root: &mut Section<'_>, base: &Path) -> Option<OperatorFile> {
             witnesses,
         })
     });
-    let repository = match root.section("repository") {
-        Some(section) => read_repository(section),
-        None => {
-            root.problem("needs a [repository] section with trust_root and replicas");
-            None
-        }
-    };
+    let repository = read_repository(root);
     Some(OperatorFile {
         repository: repository?,
         identity,
         coordinator,
+        region,
+        provider,
+        policy_file,
         runner: match runner {
             Some(runner) => Some(runner?),
             None => None,
         },
-    })
-}
-
-fn read_repository(mut section: Section<'_>) -> Option<RepositorySection> {
-    let trust_root = section.optional::<Fingerprint>("trust_root");
-    let replicas: Vec<Option<ReplicaConfig>> = section
-        .list("replicas")
-        .into_iter()
-        .map(|mut replica| {
-            let url = replica.required::<String>("url", "file:///srv/backup-a");
-            let region = replica.required::<Region>("region", "eu-1");
-            let options = replica
-                .has("options")
-                .then(|| replica.deserialize::<BTreeMap<String, String>>("options"));
-            let accepts = replica.optional_bool("accept_without_conditional_create");
-            replica.finish();
-            Some(ReplicaConfig {
-                url: url?,
-                region: region?,
-                options: options.unwrap_or_else(|| Some(BTreeMap::new()))?,
-                accept_without_conditional_create: accepts.unwrap_or(false),
-            })
-        })
-        .collect();
-    let replicas = replicas.into_iter().collect::<Option<Vec<_>>>();
-    if let Some(replicas) = &replicas {
-        let config = RepositoryConfig {
-            replicas: replicas.clone(),
-            trust_root,
-        };
-        for problem in config.problems() {
-            section.problem(problem.to_string());
-        }
-    }
-    section.finish();
-    Some(RepositorySection {
-        replicas: replicas?,
-        trust_root,
     })
 }
 

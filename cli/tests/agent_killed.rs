@@ -87,6 +87,7 @@ impl House {
             copies: 2,
             fence_interval_ms: 500,
             attest_interval_ms: 1000,
+            residency: None,
             policy: "test".to_owned(),
         };
         let memory = dir.join("state/clusters/acme/erp");

@@ -33,11 +33,15 @@ use std::str::FromStr;
 
 use holdfast_plan::document::{self, Problem, Section};
 use holdfast_plan::period::Period;
-use holdfast_plan::policy::Policy;
+use holdfast_plan::policy::{Policy, ResidencyRefused};
 use holdfast_plan::schedule::Patience;
+use holdfast_plan::shape::Shape;
 use holdfast_proto::Fingerprint;
 use holdfast_proto::names::ActorName;
+use holdfast_proto::residency::Use;
 use holdfast_repository::RepositoryConfig;
+
+use crate::repository_section::read_repository;
 
 /// What a coordinator works by.
 #[derive(Debug, Clone)]
@@ -96,12 +100,20 @@ pub enum ConfigError {
     /// What stands in it is wrong.
     #[error("{}", lines(.0))]
     Problems(Vec<Problem>),
+    /// The policy does not let data be where the replicas are.
+    #[error("{}: {}", file.display(), lines(refused))]
+    Residency {
+        /// The configuration.
+        file: PathBuf,
+        /// Whose data, and where.
+        refused: Vec<ResidencyRefused>,
+    },
 }
 
-fn lines(problems: &[Problem]) -> String {
+fn lines(problems: &[impl ToString]) -> String {
     problems
         .iter()
-        .map(Problem::to_string)
+        .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join("\n")
 }
@@ -144,7 +156,18 @@ impl CoordinatorConfig {
         let text = read_file(&read.policy_file)?;
         let policy =
             Policy::parse(&text, &read.policy_file.display().to_string()).map_err(ConfigError::Problems)?;
+        let refused = policy.refusals(Use::Bind, &read.repository.places());
+        if !refused.is_empty() {
+            let file = file.to_owned();
+            return Err(ConfigError::Residency { file, refused });
+        }
         Ok(Self { policy, ..read })
+    }
+
+    /// What the reader asks for in a file: every key that a coordinator knows, when
+    /// the text has every section.
+    pub fn shape(text: &str) -> Shape {
+        document::read_with_shape(text, "", |mut root| read_root(&mut root, Path::new(""))).1
     }
 
     /// Reads the text of a configuration; the policy in the result is empty.
@@ -217,7 +240,7 @@ fn read_root(root: &mut Section<'_>, directory: &Path) -> Option<CoordinatorConf
         }
     };
     let replicate_after = root.optional::<Period>("replicate_after");
-    let (repository, trust_root) = read_repository(root);
+    let (repository, trust_root) = read_believed(root);
     Some(CoordinatorConfig {
         name: name?,
         listen_agents,
@@ -235,23 +258,14 @@ fn read_root(root: &mut Section<'_>, directory: &Path) -> Option<CoordinatorConf
     })
 }
 
-fn read_repository(root: &mut Section<'_>) -> (Option<RepositoryConfig>, Option<Fingerprint>) {
-    if !root.has("repository") {
-        root.problem("needs a [repository] section with trust_root and replicas");
-        return (None, None);
-    }
-    let repository = root.deserialize::<RepositoryConfig>("repository");
-    let Some(repository) = repository else {
-        return (None, None);
-    };
-    for problem in repository.problems() {
-        root.problem(problem.to_string());
-    }
-    if repository.trust_root.is_none() {
+/// The repository, with the trust root that a coordinator cannot be without.
+fn read_believed(root: &mut Section<'_>) -> (Option<RepositoryConfig>, Option<Fingerprint>) {
+    let repository = read_repository(root);
+    let trust_root = repository.as_ref().and_then(|repository| repository.trust_root);
+    if repository.is_some() && trust_root.is_none() {
         root.problem("repository.trust_root is missing: it is printed by `holdfast keys generate`");
     }
-    let trust_root = repository.trust_root;
-    (Some(repository), trust_root)
+    (repository, trust_root)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use holdfast_plan::policy::Policy;
 use holdfast_plan::rpo::Witness;
 use holdfast_plan::schedule::{Book, Patience};
 use holdfast_proto::Timestamp;
@@ -21,6 +22,7 @@ use tokio::sync::Notify;
 
 use crate::config::CoordinatorConfig;
 use crate::findings::Standing;
+use crate::governing::{Approvals, Governing, NothingApproved};
 use crate::meters::Meters;
 use crate::survey::{Proven, Survey};
 
@@ -28,10 +30,14 @@ use crate::survey::{Proven, Survey};
 const WITNESSES: usize = 128;
 
 /// Everything that loops and listeners share.
-#[derive(Debug)]
 pub struct Desk {
-    /// The configuration, with the policy.
+    /// The configuration, with the policy of the start; the one in force is
+    /// [`Desk::policy`].
     pub config: CoordinatorConfig,
+    /// The policy in force.
+    pub governing: Governing,
+    /// What people approved.
+    pub approvals: Box<dyn Approvals + Send + Sync>,
     /// The repository, with deadlines for reading that is soon repeated.
     pub repository: Repository,
     /// How long things are waited for.
@@ -58,6 +64,8 @@ pub struct Wake {
     pub findings: Arc<Notify>,
     /// A replica was found behind.
     pub replicate: Arc<Notify>,
+    /// The policy's file may have changed.
+    pub policy: Arc<Notify>,
     /// Something is worth remembering.
     pub remember: Arc<Notify>,
 }
@@ -155,17 +163,30 @@ pub struct LoopHealth {
 }
 
 impl Desk {
-    /// An empty desk.
-    pub fn new(config: CoordinatorConfig, repository: Repository, state: State, started: Timestamp) -> Self {
+    /// A desk with what is remembered on it.
+    pub fn new(
+        config: CoordinatorConfig,
+        governing: Governing,
+        repository: Repository,
+        state: State,
+        started: Timestamp,
+    ) -> Self {
         Self {
             patience: config.patience,
             config,
+            governing,
+            approvals: Box::new(NothingApproved),
             repository,
             started,
             wake: Wake::default(),
             meters: Meters::default(),
             state: Mutex::new(state),
         }
+    }
+
+    /// The policy in force. One decision is made by one of them.
+    pub fn policy(&self) -> Arc<Policy> {
+        self.governing.policy()
     }
 
     /// The facts. Held for moments only.

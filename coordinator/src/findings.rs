@@ -13,10 +13,12 @@ use holdfast_proto::Timestamp;
 use holdfast_proto::finding::{Finding, Severity};
 use holdfast_proto::message::Work;
 use holdfast_proto::names::ClusterId;
+use holdfast_proto::residency::Use;
 
 use crate::desk::{Desk, Report, State};
 use crate::facts;
 use crate::fleet::{FindingStatus, RpoStatus, StandingWord, measure};
+use crate::governing::WaitsFor;
 use crate::survey::Survey;
 
 /// Under what a finding is the same one seen again.
@@ -162,12 +164,27 @@ pub fn derive(state: &State, desk: &Desk, now: Timestamp) -> Vec<Derived> {
         derived: Vec::new(),
         now,
     };
+    let governing = desk.policy();
+    let ambiguous = desk.governing.ambiguous();
     whole(&mut sheet, state, desk);
-    for cluster in facts::clusters(state, &desk.config.policy) {
+    waiting(&mut sheet, desk);
+    for cluster in facts::clusters(state, &governing) {
         sheet.cluster = Some(cluster.clone());
         let report = state.reports.get(&cluster);
         let survey = state.surveys.get(&cluster);
-        let Some(policy) = desk.config.policy.cluster(&cluster) else {
+        residency(&mut sheet, &cluster, desk);
+        if let Some(several) = ambiguous.iter().find(|several| several.cluster == cluster) {
+            let detail = format!("Nothing is asked for it: {several}.");
+            sheet.add(
+                "policy-ambiguous",
+                &cluster.to_string(),
+                Severity::Critical,
+                None,
+                detail,
+            );
+            continue;
+        }
+        let Some(policy) = &governing.cluster_at(&cluster, now) else {
             let since = state.strangers.get(&cluster).copied();
             sheet.add(
                 "cluster-without-policy",
@@ -198,12 +215,60 @@ pub fn derive(state: &State, desk: &Desk, now: Timestamp) -> Vec<Derived> {
     sheet.derived
 }
 
+/// A policy in the file that is not in force.
+fn waiting(sheet: &mut Sheet, desk: &Desk) {
+    let Some(waiting) = desk.governing.waiting() else {
+        return;
+    };
+    let running = desk.governing.written().digest();
+    let (name, detail) = match &waiting.why {
+        WaitsFor::Repair(problems) => {
+            let detail = format!(
+                "The policy {running} stays in force. Correct the file: {}",
+                problems.join("; ")
+            );
+            ("policy-invalid", detail)
+        }
+        WaitsFor::Approval {
+            plan,
+            rule,
+            weakenings,
+        } => {
+            let detail = format!(
+                "The policy {running} stays in force, all of it, because the one in the file asks for less. It needs \
+                 the approval of {rule}, over the digest {plan}: {}",
+                weakenings.join("; ")
+            );
+            ("policy-weakening-waits", detail)
+        }
+    };
+    let subject = desk.config.policy_file.display().to_string();
+    sheet.add(name, &subject, Severity::Warning, Some(waiting.since), detail);
+}
+
+/// Replicas in which a cluster's data may not be.
+fn residency(sheet: &mut Sheet, cluster: &ClusterId, desk: &Desk) {
+    let policy = desk.policy();
+    for place in desk.config.repository.places() {
+        if let Err(refused) = policy.admit(cluster, Use::Replicate, &place) {
+            let detail = format!("Nothing of it is copied: {}.", refused.outside);
+            sheet.add(
+                "residency-refused",
+                &place.to_string(),
+                Severity::Critical,
+                None,
+                detail,
+            );
+        }
+    }
+}
+
 fn whole(sheet: &mut Sheet, state: &State, desk: &Desk) {
     for finding in &state.evidence {
         sheet.pass_on(finding);
     }
     let replicas = desk.repository.replicas().len();
-    for tier in desk.config.policy.clusters().map(|c| &c.tier) {
+    for tier in desk.policy().clusters().map(|c| &c.tier) {
         if tier.copies as usize > replicas {
             let detail = format!(
                 "Tier {} asks for {} copies and the repository has {replicas} replicas: add replicas or lower copies.",

@@ -7,15 +7,16 @@
 use holdfast_plan::policy::ClusterPolicy;
 use holdfast_plan::rpo::{self, Rpo, Standing};
 use holdfast_plan::schedule::{self, Act, Decision};
-use holdfast_proto::Timestamp;
 use holdfast_proto::finding::Finding;
 use holdfast_proto::message::Work;
 use holdfast_proto::names::{ActorName, BackupId, ClusterId, DrillId, Lineage, PointId, Region, TierName};
 use holdfast_proto::pg::{Lsn, TimelineId};
+use holdfast_proto::{Sha256Digest, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::desk::{Desk, State};
 use crate::facts;
+use crate::governing::Waiting;
 use crate::survey::DrillSeen;
 
 /// The whole fleet at one moment.
@@ -195,15 +196,42 @@ pub struct FindingStatus {
     pub finding: Finding,
 }
 
+/// The policy in force, as `/v1/policy` says it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// SHA-256 of its text.
+    pub digest: Sha256Digest,
+    /// The text. There is no secret in a policy.
+    pub text: String,
+    /// What stands in the policy's file and is not in force.
+    pub waiting: Option<Waiting>,
+}
+
+impl PolicyStatus {
+    /// Looks at the desk.
+    pub(crate) fn of(desk: &Desk) -> Self {
+        let policy = desk.governing.written();
+        Self {
+            digest: policy.digest(),
+            text: policy.text().to_owned(),
+            waiting: desk.governing.waiting(),
+        }
+    }
+}
+
 impl Fleet {
     /// Looks at the desk.
     pub fn of(desk: &Desk, now: Timestamp) -> Fleet {
         let state = desk.state();
-        let decisions = schedule::plan(&facts::schedule(&state), &desk.config.policy, &desk.patience, now);
-        let names = facts::clusters(&state, &desk.config.policy);
+        let policy = desk.policy();
+        let decisions = schedule::plan(&facts::schedule(&state), &policy, &desk.patience, now);
+        let names = facts::clusters(&state, &policy);
         let mut clusters: Vec<ClusterStatus> = names
             .iter()
-            .map(|cluster| status_of(cluster, &state, desk, &decisions, now))
+            .map(|cluster| {
+                let policy = policy.cluster_at(cluster, now);
+                status_of(cluster, policy.as_ref(), &state, desk, &decisions, now)
+            })
             .collect();
         let rank = |c: &ClusterStatus| {
             let standing = match c.rpo.standing {
@@ -227,7 +255,7 @@ impl Fleet {
             at: now,
             coordinator: desk.config.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            policy: desk.config.policy.digest().to_string(),
+            policy: policy.digest().to_string(),
             trust_records: state.trust.as_ref().map(|trust| trust.length()),
             clusters,
             replicas: replicas.collect(),
@@ -291,12 +319,12 @@ pub fn measure(
 
 fn status_of(
     cluster: &ClusterId,
+    policy: Option<&ClusterPolicy>,
     state: &State,
     desk: &Desk,
     decisions: &[Decision],
     now: Timestamp,
 ) -> ClusterStatus {
-    let policy = desk.config.policy.cluster(cluster);
     let report = state.reports.get(cluster);
     let survey = state.surveys.get(cluster);
     let (critical, warnings) = state.standing.count(cluster);

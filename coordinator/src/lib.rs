@@ -15,6 +15,7 @@
 //! - [`server`]: the two listeners. [`fleet`]: what `/v1/status` says.
 //! - `loops`: what it does by itself, one file for each.
 //! - `survey`: what it sees in the repository. `findings`: what stands out.
+//! - `governing`: the policy in force, and one that waits to be.
 //! - `desk`: what lies between them. `cache`, `memory`: what is remembered.
 
 pub mod cache;
@@ -23,16 +24,18 @@ mod desk;
 mod facts;
 mod findings;
 pub mod fleet;
+pub mod governing;
 mod loops;
 mod memory;
 mod meters;
 mod page;
 pub mod pki;
+pub mod repository_section;
 mod run;
 pub mod server;
 mod supervise;
 mod survey;
 
-pub use loops::evidence::{EvidenceKeeping, Turn};
+pub use loops::evidence::{EvidenceKeeping, Given, Turn};
 pub use run::{Coordinator, Evidence, RunError};
 pub use server::evidence::{EvidenceAnswer, EvidenceDocument, EvidenceQuestion, EvidenceShowing};

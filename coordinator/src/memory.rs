@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use holdfast_plan::policy::Policy;
 use holdfast_plan::schedule::{Line, WORKS};
 use holdfast_proto::Timestamp;
 use holdfast_proto::message::Work;
@@ -15,6 +16,7 @@ use crate::desk::{Report, State};
 const REPORT: &str = "report/";
 const LEASE: &str = "lease/";
 const SEEN: &str = "seen";
+const POLICY: &str = "policy";
 
 /// One finding that stood, and since when.
 type Seen = (Option<ClusterId>, String, String, Timestamp);
@@ -28,8 +30,9 @@ fn word(work: Work) -> &'static str {
 }
 
 /// The rows that hold what is worth remembering.
-pub fn rows(state: &State) -> Rows {
+pub fn rows(state: &State, policy: &Policy) -> Rows {
     let mut rows = BTreeMap::new();
+    rows.insert(POLICY.to_owned(), encode(&policy.text()));
     for (cluster, report) in &state.reports {
         rows.insert(format!("{REPORT}{cluster}"), encode(report));
     }
@@ -44,6 +47,23 @@ pub fn rows(state: &State) -> Rows {
         .collect();
     rows.insert(SEEN.to_owned(), encode(&seen));
     rows
+}
+
+/// The policy that was in force. `None` when there was none, or when this program
+/// cannot read it any more.
+pub fn policy(rows: &Rows) -> Option<Policy> {
+    let text: String = decode(rows.get(POLICY)?)?;
+    match Policy::parse(&text, "the policy that was in force") {
+        Ok(policy) => Some(policy),
+        Err(problems) => {
+            let err = problems.first().map(ToString::to_string);
+            tracing::warn!(
+                err,
+                "the policy that was in force cannot be read; the file's is taken"
+            );
+            None
+        }
+    }
 }
 
 /// Puts rows back. A row that cannot be read is left out: it is only a memory.

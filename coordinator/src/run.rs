@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_plan::policy::ResidencyRefused;
 use holdfast_proto::finding::Severity;
 use holdfast_proto::record::KeyAlgorithm;
+use holdfast_proto::residency::Use;
 use holdfast_repository::probe::ProbeError;
 use holdfast_repository::signing::{SigningError, SigningKey};
 use holdfast_repository::{Deadlines, OpenError, Repository};
@@ -15,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cache::{Cache, CacheError};
 use crate::config::CoordinatorConfig;
 use crate::desk::{Desk, State, now};
+use crate::governing::Governing;
 use crate::loops::evidence::EvidenceKeeping;
 use crate::server::evidence::EvidenceShowing;
 use crate::server::tls::TlsError;
@@ -45,6 +48,9 @@ pub enum RunError {
         /// What it must be.
         wanted: &'static str,
     },
+    /// Data may not be in every region of the repository.
+    #[error("{}", lines(.0))]
+    Residency(Vec<ResidencyRefused>),
     /// Certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -67,6 +73,15 @@ pub enum RunError {
     /// A defect.
     #[error("the cache could not be opened: {0}")]
     Panicked(String),
+}
+
+fn lines(refused: &[ResidencyRefused]) -> String {
+    let lines: Vec<String> = refused.iter().map(ToString::to_string).collect();
+    format!(
+        "the repository cannot be bound, because of where its replicas are: correct the replicas, or the policy's \
+         [[residency]]\n{}",
+        lines.join("\n")
+    )
 }
 
 /// The coordinator's process.
@@ -141,14 +156,21 @@ impl Coordinator {
         }
         let mut state = State::default();
         memory::restore(&opened.rows, &mut state);
+        // The file may say another policy by now: the loop decides about it.
+        let policy = memory::policy(&opened.rows).unwrap_or_else(|| config.policy.clone());
+        let refused = policy.refusals(Use::Bind, &config.repository.places());
+        if !refused.is_empty() {
+            return Err(RunError::Residency(refused));
+        }
+        let governing = Governing::of(policy);
         let agents = listen("agents", config.listen_agents).await?;
         let people = listen("page, status and metrics", config.listen_http).await?;
         tracing::info!(
-            coordinator = %config.name, repository = %repository.id(), policy = %config.policy.digest(),
-            clusters = config.policy.clusters().count(), agents = %config.listen_agents, http = %config.listen_http,
+            coordinator = %config.name, repository = %repository.id(), policy = %governing.written().digest(),
+            clusters = governing.policy().clusters().count(), agents = %config.listen_agents, http = %config.listen_http,
             "coordinator started"
         );
-        let desk = Arc::new(Desk::new(config, repository, state, now()));
+        let desk = Arc::new(Desk::new(config, governing, repository, state, now()));
         Ok(Self {
             desk,
             cache: opened.cache,

@@ -2,6 +2,7 @@
 //! a real repository on two directories, real signatures.
 
 mod house;
+mod policy;
 
 use std::time::Duration;
 

@@ -27,6 +27,7 @@ use holdfast_repository::trust::Trust;
 mod duties;
 
 use duties::Duties;
+pub use duties::InForce;
 
 /// The keys that the coordinator signs evidence with.
 #[derive(Debug)]
@@ -102,6 +103,11 @@ impl EvidenceKeeper {
         }
     }
 
+    /// Takes note of what policy asks for now, and of the policy that does.
+    pub fn asks(&mut self, population: BTreeMap<TenantName, Vec<Member>>, policy: InForce) {
+        self.duties.ask(population, policy);
+    }
+
     /// One pass.
     ///
     /// # Errors
@@ -174,6 +180,7 @@ impl EvidenceKeeper {
             Entry::Heartbeat(_)
             | Entry::Population(_)
             | Entry::Received(_)
+            | Entry::Policy(_)
             | Entry::Coverage(_)
             | Entry::Other => self.duties.note(n, &entry),
         }

@@ -151,7 +151,7 @@ async fn statement(
             legal_entity: governing.and_then(|g| g.legal_entity.clone()),
             environment: None,
             tier: governing.map(|g| g.tier.clone()),
-            residency_zone: None,
+            residency_zone: governing.and_then(|g| Some(g.residency.as_ref()?.to_string())),
             business_services: Vec::new(),
         },
         actors: Actors {

@@ -347,6 +347,21 @@ impl Zone {
         self.0
     }
 
+    /// The moment at which clocks in the zone show `face`: the first of two when
+    /// they show it twice, the first minute after the jump when they skip it.
+    pub(crate) fn at(self, face: NaiveDateTime) -> Option<Timestamp> {
+        match self.0.from_local_datetime(&face).earliest() {
+            Some(t) => Some(t.to_utc()),
+            None => after_gap(self.0, face),
+        }
+        .map(Timestamp::from_chrono)
+    }
+
+    /// What clocks in the zone show at a moment.
+    pub(crate) fn face(self, at: Timestamp) -> NaiveDateTime {
+        at.to_chrono().with_timezone(&self.0).naive_local()
+    }
+
     /// `2026-11-22 01:30 CET`: a moment as people in the zone write it.
     pub fn show(self, at: Timestamp) -> String {
         let t = at.to_chrono().with_timezone(&self.0);

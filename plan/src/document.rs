@@ -7,6 +7,7 @@
 //! value that is wrong is a [`Problem`] and `None`, and the caller decides at
 //! the end whether what it has is a configuration.
 
+use std::any::type_name;
 use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
@@ -16,6 +17,8 @@ use std::str::FromStr;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
+
+use crate::shape::{self, Kind, Shape};
 
 /// One thing wrong with a document.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,6 +53,7 @@ struct Ledger {
     text: Rc<str>,
     file: Rc<str>,
     problems: Rc<RefCell<Vec<Problem>>>,
+    shape: Rc<RefCell<Shape>>,
 }
 
 impl Ledger {
@@ -77,24 +81,30 @@ pub fn read<T>(
     file: &str,
     read: impl FnOnce(Section<'_>) -> Option<T>,
 ) -> Result<T, Vec<Problem>> {
+    read_with_shape(text, file, read).0
+}
+
+/// As [`read`], with what `read` asked for.
+pub fn read_with_shape<T>(
+    text: &str,
+    file: &str,
+    read: impl FnOnce(Section<'_>) -> Option<T>,
+) -> (Result<T, Vec<Problem>>, Shape) {
     let ledger = Ledger {
         text: text.into(),
         file: file.into(),
         problems: Rc::default(),
+        shape: Rc::default(),
     };
     let (table, errors) = DeTable::parse_recoverable(text);
+    let mut made = None;
     if errors.is_empty() {
-        let root = Section {
-            ledger: ledger.clone(),
-            path: String::new(),
-            span: 0..0,
-            table: table.into_inner(),
-            asked: Vec::new(),
-        };
-        let made = read(root);
-        if let (Some(made), true) = (made, ledger.problems.borrow().is_empty()) {
-            return Ok(made);
-        }
+        let root = Section::new(&ledger, String::new(), String::new(), 0..0, table.into_inner());
+        made = read(root);
+    }
+    let shape = ledger.shape.take();
+    if let (Some(made), true) = (made, ledger.problems.borrow().is_empty() && errors.is_empty()) {
+        return (Ok(made), shape);
     }
     for error in errors {
         ledger.add(
@@ -103,35 +113,50 @@ pub fn read<T>(
             format!("this is not TOML: {}", error.message()),
         );
     }
-    let mut problems = std::mem::take(&mut *ledger.problems.borrow_mut());
-    if problems.is_empty() {
+    if ledger.problems.borrow().is_empty() {
         ledger.add(0..0, "", "the document is incomplete");
-        problems = std::mem::take(&mut *ledger.problems.borrow_mut());
     }
+    let mut problems = ledger.problems.take();
     problems.sort_by_key(|p| (p.line, p.column));
     problems.dedup();
-    Err(problems)
+    (Err(problems), shape)
 }
 
 /// A table of the document that is being read.
 pub struct Section<'d> {
     ledger: Ledger,
     path: String,
+    /// The path without the numbers and names that the writer chose.
+    place: String,
     span: Range<usize>,
     table: DeTable<'d>,
     asked: Vec<&'static str>,
 }
 
 impl<'d> Section<'d> {
-    fn path_of(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.path)
+    fn new(ledger: &Ledger, path: String, place: String, span: Range<usize>, table: DeTable<'d>) -> Self {
+        ledger.shape.borrow_mut().visit(&place);
+        Section {
+            ledger: ledger.clone(),
+            path,
+            place,
+            span,
+            table,
+            asked: Vec::new(),
         }
     }
 
-    fn take(&mut self, key: &'static str) -> Option<Spanned<DeValue<'d>>> {
+    fn path_of(&self, key: &str) -> String {
+        shape::below(&self.path, key)
+    }
+
+    fn note(&self, key: &str, kind: Kind, required: bool) {
+        let mut shape = self.ledger.shape.borrow_mut();
+        shape.ask(&self.place, key, kind, required);
+    }
+
+    fn take(&mut self, key: &'static str, kind: Kind) -> Option<Spanned<DeValue<'d>>> {
+        self.note(key, kind, false);
         self.asked.push(key);
         let found = self.table.keys().find(|k| k.get_ref() == key).cloned()?;
         self.table.remove(&found)
@@ -152,6 +177,17 @@ impl<'d> Section<'d> {
         self.ledger.add(self.span.clone(), &self.path, what);
     }
 
+    /// Whether a key that must be there is; reported when it is not.
+    fn demand(&mut self, key: &'static str, kind: Kind, example: &str) -> bool {
+        self.note(key, kind, true);
+        if self.has(key) {
+            return true;
+        }
+        self.asked.push(key);
+        self.missing(key, example);
+        false
+    }
+
     fn missing(&self, key: &str, example: &str) {
         self.ledger.add(
             self.span.clone(),
@@ -166,7 +202,7 @@ impl<'d> Section<'d> {
         T: FromStr,
         T::Err: fmt::Display,
     {
-        let value = self.take(key)?;
+        let value = self.take(key, Kind::Value(type_name::<T>()))?;
         self.text_as(&self.path_of(key), &value)
     }
 
@@ -177,7 +213,7 @@ impl<'d> Section<'d> {
         T: FromStr,
         T::Err: fmt::Display,
     {
-        let value = self.take(key)?;
+        let value = self.take(key, Kind::Value(type_name::<T>()))?;
         let at = At {
             span: value.span(),
             path: self.path_of(key),
@@ -215,12 +251,24 @@ impl<'d> Section<'d> {
         T: FromStr,
         T::Err: fmt::Display,
     {
-        if !self.has(key) {
-            self.asked.push(key);
-            self.missing(key, &format!("{example:?}"));
+        let kind = Kind::Value(type_name::<T>());
+        if !self.demand(key, kind, &format!("{example:?}")) {
             return None;
         }
         self.optional(key)
+    }
+
+    /// As [`Section::required`], with where it stands.
+    pub fn required_at<T>(&mut self, key: &'static str, example: &str) -> Option<(T, At)>
+    where
+        T: FromStr,
+        T::Err: fmt::Display,
+    {
+        let kind = Kind::Value(type_name::<T>());
+        if !self.demand(key, kind, &format!("{example:?}")) {
+            return None;
+        }
+        self.optional_at(key)
     }
 
     /// A whole number within `range`.
@@ -229,7 +277,7 @@ impl<'d> Section<'d> {
         key: &'static str,
         range: std::ops::RangeInclusive<u64>,
     ) -> Option<u64> {
-        let value = self.take(key)?;
+        let value = self.take(key, Kind::Number(*range.start(), *range.end()))?;
         let number = value
             .get_ref()
             .as_integer()
@@ -251,9 +299,8 @@ impl<'d> Section<'d> {
         key: &'static str,
         range: std::ops::RangeInclusive<u64>,
     ) -> Option<u64> {
-        if !self.has(key) {
-            self.asked.push(key);
-            self.missing(key, &range.start().to_string());
+        let kind = Kind::Number(*range.start(), *range.end());
+        if !self.demand(key, kind, &range.start().to_string()) {
             return None;
         }
         self.optional_number(key, range)
@@ -261,7 +308,7 @@ impl<'d> Section<'d> {
 
     /// `true` or `false`.
     pub fn optional_bool(&mut self, key: &'static str) -> Option<bool> {
-        let value = self.take(key)?;
+        let value = self.take(key, Kind::Bool)?;
         let read = value.get_ref().as_bool();
         if read.is_none() {
             self.ledger
@@ -276,7 +323,7 @@ impl<'d> Section<'d> {
         T: FromStr,
         T::Err: fmt::Display,
     {
-        let value = self.take(key)?;
+        let value = self.take(key, Kind::Values(type_name::<T>()))?;
         let path = self.path_of(key);
         let Some(array) = value.get_ref().as_array() else {
             self.ledger.add(
@@ -295,20 +342,14 @@ impl<'d> Section<'d> {
 
     /// A table below this one. Whoever gets it must [`Section::finish`] it.
     pub fn section(&mut self, key: &'static str) -> Option<Section<'d>> {
-        let value = self.take(key)?;
-        self.below(self.path_of(key), value)
+        let value = self.take(key, Kind::Table)?;
+        self.below(self.path_of(key), shape::below(&self.place, key), value)
     }
 
-    fn below(&self, path: String, value: Spanned<DeValue<'d>>) -> Option<Section<'d>> {
+    fn below(&self, path: String, place: String, value: Spanned<DeValue<'d>>) -> Option<Section<'d>> {
         let span = value.span();
         match value.into_inner() {
-            DeValue::Table(table) => Some(Section {
-                ledger: self.ledger.clone(),
-                path,
-                span,
-                table,
-                asked: Vec::new(),
-            }),
+            DeValue::Table(table) => Some(Section::new(&self.ledger, path, place, span, table)),
             other => {
                 self.ledger.add(
                     span,
@@ -333,11 +374,16 @@ impl<'d> Section<'d> {
         let Some(section) = self.section(key) else {
             return Vec::new();
         };
+        section.note(shape::ANY, Kind::Table, false);
+        let place = shape::below(&section.place, shape::ANY);
         let mut out = Vec::new();
         for (name, value) in section.table {
             let path = format!("{}.{}", section.path, name.get_ref());
             match name.get_ref().parse::<T>() {
-                Ok(parsed) => out.extend(self.below(path, value).map(|below| (parsed, below))),
+                Ok(parsed) => {
+                    let below = self.below(path, place.clone(), value);
+                    out.extend(below.map(|below| (parsed, below)));
+                }
                 Err(e) => self.ledger.add(name.span(), &path, e.to_string()),
             }
         }
@@ -345,12 +391,36 @@ impl<'d> Section<'d> {
         out
     }
 
+    /// A table whose keys the writer chose, with texts as values.
+    pub fn pairs<K, V>(&mut self, key: &'static str) -> Option<Vec<(K, V)>>
+    where
+        K: FromStr,
+        K::Err: fmt::Display,
+        V: FromStr,
+        V::Err: fmt::Display,
+    {
+        let section = self.section(key)?;
+        section.note(shape::ANY, Kind::Value(type_name::<V>()), false);
+        let mut pairs = Vec::new();
+        for (name, value) in section.table.iter() {
+            let path = format!("{}.{}", section.path, name.get_ref());
+            let parsed = name
+                .get_ref()
+                .parse::<K>()
+                .map_err(|e| self.ledger.add(name.span(), &path, e.to_string()));
+            let value = self.text_as::<V>(&path, value);
+            pairs.extend(parsed.ok().zip(value));
+        }
+        Some(pairs)
+    }
+
     /// A list of tables: `[[cluster]]`.
     pub fn list(&mut self, key: &'static str) -> Vec<Section<'d>> {
-        let Some(value) = self.take(key) else {
+        let Some(value) = self.take(key, Kind::Tables) else {
             return Vec::new();
         };
         let path = self.path_of(key);
+        let place = format!("{}[]", shape::below(&self.place, key));
         let span = value.span();
         let DeValue::Array(array) = value.into_inner() else {
             self.ledger.add(
@@ -363,13 +433,13 @@ impl<'d> Section<'d> {
         array
             .into_iter()
             .enumerate()
-            .filter_map(|(n, item)| self.below(format!("{path}[{n}]"), item))
+            .filter_map(|(n, item)| self.below(format!("{path}[{n}]"), place.clone(), item))
             .collect()
     }
 
     /// A value that serde reads. It reports its first problem only.
     pub fn deserialize<T: DeserializeOwned>(&mut self, key: &'static str) -> Option<T> {
-        let value = self.take(key)?;
+        let value = self.take(key, Kind::Value(type_name::<T>()))?;
         let (span, path) = (value.span(), self.path_of(key));
         T::deserialize(ValueDeserializer::from(value))
             .map_err(|e| self.ledger.add(e.span().unwrap_or(span), &path, e.message()))

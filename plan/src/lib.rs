@@ -9,6 +9,7 @@
 //! - [`rpo`]: how much would be lost now, from what the repository holds.
 //! - [`cron`]: when a schedule fires, across changes of clocks.
 //! - [`document`]: TOML with every problem at its line.
+//! - [`schema`]: what readers of documents know, for editors.
 
 pub mod cron;
 pub mod document;
@@ -16,5 +17,7 @@ pub mod period;
 pub mod policy;
 pub mod rpo;
 pub mod schedule;
+pub mod schema;
+pub mod shape;
 
 pub mod restore;

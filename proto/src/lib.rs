@@ -13,6 +13,7 @@
 //! - [`reference`]: what the source's databases said at a fence.
 //! - [`manifest`]: how a backup maps files to extents in packs.
 //! - [`message`]: what an agent and the coordinator say to each other.
+//! - [`residency`]: where data may lie.
 //! - [`finding`]: how a departure from what should be is reported.
 //!
 //! The byte-level specification is `docs/FORMAT.md`.
@@ -21,12 +22,14 @@ pub mod approval;
 pub mod digest;
 pub mod envelope;
 pub mod finding;
+pub mod labels;
 pub mod manifest;
 pub mod message;
 pub mod names;
 pub mod pg;
 pub mod record;
 pub mod reference;
+pub mod residency;
 pub mod time;
 
 pub use digest::{Blake3Digest, ContentId, Fingerprint, Sha256Digest, Sha256Hasher};

@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::Timestamp;
 use crate::finding::Finding;
+use crate::labels::Labels;
 use crate::names::{ActorName, BackupId, ClusterId, FilestoreName, Lineage, PointId, TierName, WorkId};
 use crate::pg::{Lsn, TimelineId};
 use crate::record::ReplicaFrontier;
+use crate::residency::Residency;
 
 /// The path an agent posts its heartbeat to.
 pub const HEARTBEAT_PATH: &str = "/v1/heartbeat";
@@ -37,6 +39,9 @@ pub struct ClusterFacts {
     pub cluster: ClusterId,
     /// The tier in the agent's configuration.
     pub tier: TierName,
+    /// The labels in the agent's configuration: a policy may decide by them.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
     /// The lineage it writes, once known.
     pub lineage: Option<Lineage>,
     /// The WAL line, once streaming.
@@ -177,6 +182,9 @@ pub struct Directives {
     pub fence_interval_ms: u64,
     /// Milliseconds between frontier attestations in the repository.
     pub attest_interval_ms: u64,
+    /// Where the cluster's data may lie; absent when the policy leaves it open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub residency: Option<Residency>,
     /// Digest of the policy that they come from.
     pub policy: String,
 }

@@ -118,6 +118,27 @@ name!(
     /// A service tier: platinum, gold, or one that policy defines.
     TierName, "tier name"
 );
+name!(
+    /// A calendar of the policy: payroll, month end.
+    CalendarName, "calendar name"
+);
+name!(
+    /// A residency zone of the policy: where data may lie.
+    ResidencyName, "residency zone"
+);
+name!(
+    /// Who runs a store or a machine: `aws`, `google`, `azure`, `local`, or a name
+    /// that the configuration gives.
+    ProviderName, "provider"
+);
+name!(
+    /// A group of people who may approve.
+    GroupName, "group name"
+);
+name!(
+    /// Where alerts are sent.
+    RouteName, "alert route"
+);
 
 /// A cluster within its tenant: `tenant/cluster`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

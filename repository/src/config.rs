@@ -27,7 +27,8 @@ use std::fmt;
 use std::path::{Component, PathBuf};
 
 use holdfast_proto::Fingerprint;
-use holdfast_proto::names::Region;
+use holdfast_proto::names::{ProviderName, Region};
+use holdfast_proto::residency::Place;
 use serde::{Deserialize, Serialize};
 
 use crate::store;
@@ -60,6 +61,9 @@ pub struct ReplicaConfig {
     /// only versions of the bucket and signatures show it.
     #[serde(default)]
     pub accept_without_conditional_create: bool,
+    /// Who runs the store, when its location does not say it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub provider: Option<ProviderName>,
 }
 
 impl fmt::Debug for ReplicaConfig {
@@ -73,6 +77,7 @@ impl fmt::Debug for ReplicaConfig {
                 "accept_without_conditional_create",
                 &self.accept_without_conditional_create,
             )
+            .field("provider", &self.provider)
             .finish()
     }
 }
@@ -163,6 +168,11 @@ pub enum ConfigError {
 }
 
 impl RepositoryConfig {
+    /// Where its replicas are, for rules of residency.
+    pub fn places(&self) -> Vec<Place> {
+        self.replicas.iter().map(ReplicaConfig::place).collect()
+    }
+
     /// All that is wrong with it, without contacting a store. References to
     /// files and variables are followed.
     pub fn problems(&self) -> Vec<ConfigError> {
@@ -247,6 +257,32 @@ impl ReplicaConfig {
             region,
             options: BTreeMap::new(),
             accept_without_conditional_create: false,
+            provider: None,
+        }
+    }
+
+    /// Where it is, for rules of residency. Without a `provider` of its own a
+    /// location tells: `local` for a directory, `aws`, `google` and `azure` for
+    /// their services; who runs a service at another endpoint is not known.
+    pub fn place(&self) -> Place {
+        let elsewhere = self.options.keys().any(|key| {
+            let key = key.to_ascii_lowercase();
+            key.contains("endpoint") || key.contains("base_url") || key.contains("emulator")
+        });
+        let told = match self.location() {
+            Ok(Location::File(_)) => Some("local"),
+            _ if elsewhere => None,
+            Ok(Location::S3 { .. }) => Some("aws"),
+            Ok(Location::Gcs { .. }) => Some("google"),
+            Ok(Location::Azure { .. }) => Some("azure"),
+            Err(_) => None,
+        };
+        Place {
+            region: Some(self.region.clone()),
+            provider: self
+                .provider
+                .clone()
+                .or_else(|| told.and_then(|name| name.parse().ok())),
         }
     }
 
@@ -307,7 +343,27 @@ mod tests {
                 .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
                 .collect(),
             accept_without_conditional_create: false,
+            provider: None,
         }
+    }
+
+    #[test]
+    fn a_location_tells_who_runs_it_or_nothing_does() {
+        let provider = |url: &str, options: &[(&str, &str)]| {
+            let place = replica("eu", url, options).place();
+            assert_eq!(place.region, "eu".parse().ok());
+            place.provider.map(|p| p.to_string())
+        };
+        assert_eq!(provider("file:///srv/a", &[]).as_deref(), Some("local"));
+        assert_eq!(provider("s3://b", &[("aws_region", "x")]).as_deref(), Some("aws"));
+        assert_eq!(provider("gs://b", &[]).as_deref(), Some("google"));
+        assert_eq!(provider("az://b", &[]).as_deref(), Some("azure"));
+        assert_eq!(provider("s3://b", &[("aws_endpoint", "https://minio")]), None);
+        assert_eq!(provider("s3://b", &[("AWS_ENDPOINT_URL_env", "E")]), None);
+        assert_eq!(provider("nowhere", &[]), None);
+        let mut named = replica("eu", "s3://b", &[("aws_endpoint", "https://minio")]);
+        named.provider = "hetzner".parse().ok();
+        assert_eq!(named.place().provider, "hetzner".parse().ok());
     }
 
     #[test]

@@ -59,6 +59,7 @@ pub fn hurry(vault: &Vault, name: &str, tip: Duration, fences: Duration) -> Resu
         copies: 2,
         fence_interval_ms: millis(fences)?,
         attest_interval_ms: 1000,
+        residency: None,
         policy: "test".to_owned(),
     };
     let state = vault.dir().join(name);

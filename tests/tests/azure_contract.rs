@@ -49,6 +49,7 @@ async fn azure_blob_storage_keeps_the_contract() -> Result<()> {
         region: "azure".parse()?,
         options: [("azure_storage_use_emulator".to_owned(), "true".to_owned())].into(),
         accept_without_conditional_create: false,
+        provider: None,
     };
     let config = RepositoryConfig {
         replicas: vec![replica],

@@ -13,12 +13,12 @@ use holdfast_drills::evidence::entry::{Entry, LoggedEntry};
 use holdfast_drills::evidence::export;
 use holdfast_drills::evidence::tlog::tiles::LogFile;
 use holdfast_drills::evidence::verify::verify_export;
-use holdfast_drills::keeper::EvidenceKeeper;
+use holdfast_drills::keeper::{EvidenceKeeper, InForce};
 use holdfast_drills::log::{DrillLog, LogError};
 use holdfast_drills::pages::EvidencePages;
 use holdfast_drills::publish;
 use holdfast_drills::witness::{Witness, WitnessError};
-use holdfast_proto::Timestamp;
+use holdfast_proto::{Sha256Digest, Timestamp};
 use holdfast_repository::signing::SigningKey;
 use holdfast_tests::evidence::{EvidenceScene, day, policy};
 use serde_json::json;
@@ -43,6 +43,55 @@ async fn the_keeper_logs_each_day_and_each_change_of_policy_once() -> Result<()>
     assert_eq!(count(&entries, |e| matches!(e, Entry::Population(_))), 2);
     let head = scene.log().await?.checkpoint().await?.context("no checkpoint")?;
     assert_eq!(head.checkpoint().size, entries.len() as u64);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_policy_is_named_when_it_comes_into_force() -> Result<()> {
+    let mut scene = EvidenceScene::new().await?;
+    let digest = |text: &str| Sha256Digest::of(text.as_bytes());
+    let in_force = |text: &str, changes: &[&str]| InForce {
+        digest: digest(text),
+        changes: changes.iter().map(|c| (*c).to_owned()).collect(),
+    };
+    scene.keeper.asks(policy(&["acme/erp"]), in_force("one", &[]));
+    scene.pass(day("10-01")).await?;
+    scene.pass(day("10-01")).await?;
+    let change = "acme/erp: rpo from 1min to 30s (strengthens)";
+    scene
+        .keeper
+        .asks(policy(&["acme/erp"]), in_force("two", &[change]));
+    scene.pass(day("10-02")).await?;
+    // Another process with the same policy, then with far too much to say.
+    scene.keeper = EvidenceKeeper::default();
+    scene.keeper.asks(policy(&["acme/erp"]), in_force("two", &[]));
+    scene.pass(day("10-02")).await?;
+    let many = vec![change; 5_000];
+    scene.keeper.asks(policy(&["acme/erp"]), in_force("three", &many));
+    scene.pass(day("10-02")).await?;
+    let entries = scene.log().await?.entries().await?;
+    let named: Vec<_> = entries
+        .iter()
+        .filter_map(|entry| match &entry.entry {
+            Entry::Policy(taken) => Some(taken.clone()),
+            _ => None,
+        })
+        .collect();
+    let steps: Vec<_> = named.iter().map(|taken| (taken.from, taken.to)).collect();
+    assert_eq!(
+        steps,
+        [
+            (None, digest("one")),
+            (Some(digest("one")), digest("two")),
+            (Some(digest("two")), digest("three"))
+        ]
+    );
+    assert_eq!(named[1].changes, [change]);
+    let last = named[2].changes.last().context("no sentence")?;
+    assert_eq!(
+        *last,
+        format!("and {} more", 5_000 - (named[2].changes.len() - 1))
+    );
     Ok(())
 }
 

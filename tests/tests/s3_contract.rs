@@ -35,6 +35,7 @@ fn replica_of(
         region: region.parse()?,
         options: options.into(),
         accept_without_conditional_create: false,
+        provider: None,
     })
 }
 

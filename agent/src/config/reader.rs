@@ -6,11 +6,13 @@
 //! what nobody asked for. The reader also remembers each effective value and
 //! where it came from, for `holdfast config show`.
 
+use std::any::type_name;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 
+use holdfast_plan::shape::{self, Kind, Shape};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -80,6 +82,7 @@ impl fmt::Display for Setting {
 pub(super) struct Gathered {
     pub(super) problems: Vec<Problem>,
     pub(super) settings: Vec<Setting>,
+    pub(super) shape: Shape,
 }
 
 /// One file that is being read.
@@ -107,14 +110,13 @@ impl<'t> Document<'t> {
             let at = error.span().map_or(0, |span| span.start);
             document.problem(at, String::new(), error.message().to_owned());
         }
-        let section = Section {
-            document: &document,
-            table: table.get_ref(),
-            path: String::new(),
-            at: 0,
-            asked: RefCell::default(),
-        };
-        let value = read(section);
+        let value = read(Section::new(
+            &document,
+            table.get_ref(),
+            String::new(),
+            String::new(),
+            0,
+        ));
         let mut gathered = document.gathered.into_inner();
         gathered.problems.sort_by_key(|p| p.line);
         (value, gathered)
@@ -144,20 +146,39 @@ pub(super) struct Section<'d, 't> {
     document: &'d Document<'t>,
     table: &'d DeTable<'t>,
     path: String,
+    /// The path without the numbers of lists.
+    place: String,
     at: usize,
     asked: RefCell<BTreeSet<String>>,
 }
 
 impl<'d, 't> Section<'d, 't> {
-    fn path_of(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.path)
+    fn new(
+        document: &'d Document<'t>,
+        table: &'d DeTable<'t>,
+        path: String,
+        place: String,
+        at: usize,
+    ) -> Self {
+        document.gathered.borrow_mut().shape.visit(&place);
+        Section {
+            document,
+            table,
+            path,
+            place,
+            at,
+            asked: RefCell::default(),
         }
     }
 
-    fn get(&self, key: &str) -> Option<&'d Spanned<DeValue<'t>>> {
+    fn path_of(&self, key: &str) -> String {
+        shape::below(&self.path, key)
+    }
+
+    fn get(&self, key: &str, kind: Kind, required: bool) -> Option<&'d Spanned<DeValue<'t>>> {
+        let mut gathered = self.document.gathered.borrow_mut();
+        gathered.shape.ask(&self.place, key, kind, required);
+        drop(gathered);
         self.asked.borrow_mut().insert(key.to_owned());
         self.table.get(key)
     }
@@ -196,7 +217,7 @@ impl<'d, 't> Section<'d, 't> {
 
     /// A setting that must be there; `hint` says what to write.
     pub(super) fn required<T: FromValue>(&self, key: &str, hint: &str) -> Option<T> {
-        match self.get(key) {
+        match self.get(key, Kind::Value(type_name::<T>()), true) {
             Some(value) => self.parse(self.path_of(key), value),
             None => {
                 self.document
@@ -208,13 +229,13 @@ impl<'d, 't> Section<'d, 't> {
 
     /// A setting that may be left out.
     pub(super) fn optional<T: FromValue>(&self, key: &str) -> Option<T> {
-        self.get(key)
+        self.get(key, Kind::Value(type_name::<T>()), false)
             .and_then(|value| self.parse(self.path_of(key), value))
     }
 
     /// A setting with a default.
     pub(super) fn or<T: FromValue>(&self, key: &str, default: T) -> T {
-        match self.get(key) {
+        match self.get(key, Kind::Value(type_name::<T>()), false) {
             Some(value) => self.parse(self.path_of(key), value).unwrap_or(default),
             None => {
                 self.show(self.path_of(key), default.show(), Source::Default);
@@ -225,7 +246,7 @@ impl<'d, 't> Section<'d, 't> {
 
     /// A list of values; empty when left out.
     pub(super) fn list<T: FromValue>(&self, key: &str) -> Vec<T> {
-        let Some(value) = self.get(key) else {
+        let Some(value) = self.get(key, Kind::Values(type_name::<T>()), false) else {
             return Vec::new();
         };
         let Some(array) = value.get_ref().as_array() else {
@@ -239,7 +260,7 @@ impl<'d, 't> Section<'d, 't> {
 
     /// The table `key`, when it is there.
     pub(super) fn section(&self, key: &str) -> Option<Section<'d, 't>> {
-        let value = self.get(key)?;
+        let value = self.get(key, Kind::Table, false)?;
         let Some(table) = value.get_ref().as_table() else {
             self.complain(
                 key,
@@ -247,28 +268,26 @@ impl<'d, 't> Section<'d, 't> {
             );
             return None;
         };
-        Some(Section {
-            document: self.document,
+        Some(Section::new(
+            self.document,
             table,
-            path: self.path_of(key),
-            at: value.span().start,
-            asked: RefCell::default(),
-        })
+            self.path_of(key),
+            shape::below(&self.place, key),
+            value.span().start,
+        ))
     }
 
     /// The tables of the list `key`.
     pub(super) fn sections(&self, key: &str) -> Vec<Section<'d, 't>> {
-        let Some(value) = self.get(key) else {
+        let Some(value) = self.get(key, Kind::Tables, false) else {
             return Vec::new();
         };
+        let place = format!("{}[]", shape::below(&self.place, key));
         let tables = value.get_ref().as_array().map(|array| {
             (array.iter().enumerate()).map(|(i, v)| {
-                v.get_ref().as_table().map(|table| Section {
-                    document: self.document,
-                    table,
-                    path: format!("{}[{i}]", self.path_of(key)),
-                    at: v.span().start,
-                    asked: RefCell::default(),
+                v.get_ref().as_table().map(|table| {
+                    let path = format!("{}[{i}]", self.path_of(key));
+                    Section::new(self.document, table, path, place.clone(), v.span().start)
                 })
             })
         });
@@ -285,12 +304,16 @@ impl<'d, 't> Section<'d, 't> {
     }
 
     /// The keys of a table whose names are free, with their values as text.
-    pub(super) fn free_strings(&self) -> Vec<(String, String)> {
+    pub(super) fn free_texts<T: FromValue>(&self) -> Vec<(String, T)> {
+        let mut gathered = self.document.gathered.borrow_mut();
+        let kind = Kind::Value(type_name::<T>());
+        gathered.shape.ask(&self.place, shape::ANY, kind, false);
+        drop(gathered);
         (self.table.iter())
             .filter_map(|(key, value)| {
                 let key = key.get_ref().as_ref();
-                self.get(key);
-                Some((key.to_owned(), self.parse::<String>(self.path_of(key), value)?))
+                self.asked.borrow_mut().insert(key.to_owned());
+                Some((key.to_owned(), self.parse::<T>(self.path_of(key), value)?))
             })
             .collect()
     }

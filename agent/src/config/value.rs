@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use globset::Glob;
 use holdfast_proto::Fingerprint;
-use holdfast_proto::names::{ActorName, ClusterId, FilestoreName, Region, TierName};
+use holdfast_proto::labels::LabelText;
+use holdfast_proto::names::{
+    ActorName, ClusterId, FilestoreName, ProviderName, Region, ResidencyName, TierName,
+};
 use toml::de::DeValue;
 
 use crate::postgres::{PgTarget, SlotName};
@@ -51,8 +54,11 @@ from_text!(
     ActorName,
     ClusterId,
     FilestoreName,
+    ProviderName,
     Region,
+    ResidencyName,
     TierName,
+    LabelText,
     Fingerprint,
     PgTarget,
     SlotName

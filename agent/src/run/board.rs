@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use holdfast_proto::Timestamp;
+use holdfast_proto::labels::Labels;
 use holdfast_proto::message::{BaseFacts, ClusterFacts, FilestoreFacts, PointFacts, Progress, Work};
 use holdfast_proto::names::{ClusterId, Lineage, TierName, WorkId};
 
@@ -99,6 +100,7 @@ impl Board {
         &self,
         cluster: &ClusterId,
         tier: &TierName,
+        labels: &Labels,
         findings: &Findings,
         now: Timestamp,
     ) -> ClusterFacts {
@@ -106,6 +108,7 @@ impl Board {
         ClusterFacts {
             cluster: cluster.clone(),
             tier: tier.clone(),
+            labels: labels.clone(),
             lineage: known.lineage,
             wal: known.wal.as_ref().and_then(|wal| Some(wal.current()?.facts(now))),
             filestores: known.filestores.clone(),

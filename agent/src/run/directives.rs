@@ -10,6 +10,7 @@ use std::time::Duration;
 use holdfast_plan::policy::Tier;
 use holdfast_proto::message::Directives;
 use holdfast_proto::names::{ClusterId, TierName};
+use holdfast_proto::residency::Residency;
 use tokio::sync::watch;
 
 use crate::durable::LocalFileError;
@@ -60,6 +61,16 @@ impl Numbers {
         Ok(())
     }
 
+    /// All of them, as they change.
+    pub fn watch(&self) -> watch::Receiver<Directives> {
+        self.all.subscribe()
+    }
+
+    /// Where the policy lets the cluster's data lie; `None` when it leaves that open.
+    pub fn residency(&self) -> Option<Residency> {
+        self.all.borrow().residency.clone()
+    }
+
     /// For the WAL line.
     pub fn line(&self) -> watch::Receiver<LineDirectives> {
         self.line.subscribe()
@@ -89,6 +100,7 @@ fn of_tier(cluster: &ClusterId, tier: &Tier) -> Directives {
         copies: tier.copies_before_ack,
         fence_interval_ms: tier.fence_interval.millis(),
         attest_interval_ms: tier.attest_interval.millis(),
+        residency: None,
         policy: "shipped".to_owned(),
     }
 }
@@ -102,6 +114,7 @@ fn careful(cluster: &ClusterId, tier: &TierName, replicas: usize) -> Directives 
         copies: u32::try_from(replicas.min(2)).unwrap_or(1),
         fence_interval_ms: 60_000,
         attest_interval_ms: 10_000,
+        residency: None,
         policy: "unknown".to_owned(),
     }
 }

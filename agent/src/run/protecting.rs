@@ -60,6 +60,20 @@ pub async fn protect(agent: Arc<Agent>, at: usize, scheduled: bool, shutdown: Ca
     }
 }
 
+/// Ends a session whose repository lies where its cluster's data may no longer be.
+async fn residency(agent: Arc<Agent>, at: usize, cancel: CancellationToken) -> Result<(), Failure> {
+    let mut numbers = agent.clusters[at].numbers.watch();
+    loop {
+        agent
+            .admitted(at)
+            .map_err(|outside| Failure::Final(outside.to_string()))?;
+        tokio::select! {
+            changed = numbers.changed() => if changed.is_err() { return Ok(()) },
+            () = cancel.cancelled() => return Ok(()),
+        }
+    }
+}
+
 /// How often an agent looks whether its standby was promoted.
 const STANDBY_EVERY: Duration = Duration::from_secs(1);
 
@@ -94,6 +108,9 @@ async fn session_of(
     cancel: CancellationToken,
 ) -> Result<(), Ended> {
     let cluster = &agent.clusters[at];
+    if let Err(outside) = agent.admitted(at) {
+        return Err(Ended::Refused(outside.to_string()));
+    }
     let beginning = Session::begin(
         agent.clone(),
         cluster.config.clone(),
@@ -181,6 +198,10 @@ async fn session_of(
             let (keys, cancel) = (session.keys.clone(), cancel.clone());
             async move { keys.renew(cancel).await.map_err(|e| Failure::again(&e)) }
         });
+    }
+    {
+        let (agent, cancel) = (agent.clone(), cancel.clone());
+        group.keep("residency", move || residency(agent.clone(), at, cancel.clone()));
     }
     let ended = group.join().await;
     match (ended, fenced.get()) {

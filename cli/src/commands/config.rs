@@ -1,6 +1,9 @@
 //! `holdfast config`: configuration files, before they are used.
 
+mod comparison;
+mod schema;
 mod shown;
+mod words;
 
 use std::path::{Path, PathBuf};
 
@@ -21,6 +24,8 @@ pub enum ConfigCommand {
     Check(CheckArguments),
     /// Show the values in force and where each comes from.
     Show(ShowArguments),
+    /// Print the JSON Schema of a kind of file, for editors.
+    Schema(SchemaArguments),
 }
 
 /// What a file configures.
@@ -34,6 +39,12 @@ enum Kind {
     Policy,
     /// Whoever restores, drills and looks: holdfast.toml.
     Operator,
+}
+
+#[derive(Debug, Args)]
+pub struct SchemaArguments {
+    /// The kind of file.
+    kind: schema::SchemaKind,
 }
 
 #[derive(Debug, Args)]
@@ -54,6 +65,24 @@ pub struct CheckArguments {
     /// that it names.
     #[arg(long)]
     elsewhere: bool,
+    /// Also say what the policy would change against the one in this file.
+    #[arg(long, value_name = "FILE", conflicts_with = "running")]
+    against: Option<PathBuf>,
+    /// Also say what the policy would change against the one that the coordinator
+    /// enforces.
+    #[arg(long)]
+    running: bool,
+    /// Print what would change as JSON.
+    #[arg(long)]
+    json: bool,
+    /// The operator's configuration, which names the coordinator.
+    #[arg(
+        long,
+        env = "HOLDFAST_CONFIG",
+        default_value = "holdfast.toml",
+        value_name = "FILE"
+    )]
+    config: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -63,6 +92,12 @@ pub struct ShowArguments {
     /// Print as JSON.
     #[arg(long)]
     json: bool,
+}
+
+impl CheckArguments {
+    fn compares(&self) -> bool {
+        self.running || self.against.is_some()
+    }
 }
 
 impl FileArguments {
@@ -128,8 +163,17 @@ struct Read {
 
 impl ConfigCommand {
     /// Runs the command.
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub async fn run(self) -> anyhow::Result<Exit> {
         match self {
+            ConfigCommand::Check(arguments) if arguments.compares() => {
+                let new = policy(&arguments.file.file)?;
+                let old = match &arguments.against {
+                    Some(file) => policy(file)?,
+                    None => comparison::running(&arguments.config).await?,
+                };
+                comparison::print(&arguments.file.file, &old, &new, arguments.json)?;
+            }
+            ConfigCommand::Schema(arguments) => print!("{}", arguments.kind.schema()),
             ConfigCommand::Check(arguments) => {
                 let read = arguments.file.read()?;
                 if !arguments.elsewhere {

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use holdfast_coordinator::config::CoordinatorConfig;
-use holdfast_coordinator::{Coordinator, Evidence, EvidenceDocument, EvidenceKeeping, EvidenceShowing};
-use holdfast_drills::keeper::{EvidenceKeeper, EvidenceKeys};
+use holdfast_coordinator::{
+    Coordinator, Evidence, EvidenceDocument, EvidenceKeeping, EvidenceShowing, Given,
+};
+use holdfast_drills::keeper::{EvidenceKeeper, EvidenceKeys, InForce};
 use holdfast_drills::pages::EvidencePages;
 use holdfast_drills::population;
 use holdfast_repository::signing::SigningKey;
@@ -63,6 +65,18 @@ fn pages() -> EvidenceShowing {
     })
 }
 
+/// The policy in force, as the log names it.
+fn in_force(given: &Given) -> InForce {
+    let digest = given.policy.digest();
+    let taken = given.taken.as_ref().filter(|taken| taken.to == digest);
+    InForce {
+        digest,
+        changes: taken.map_or(Vec::new(), |taken| {
+            taken.changes.iter().map(ToString::to_string).collect()
+        }),
+    }
+}
+
 /// The keeper of the evidence log, when a log key is configured.
 fn keeper(config: &CoordinatorConfig) -> anyhow::Result<Option<EvidenceKeeping>> {
     let Some(log_key) = &config.log_key else {
@@ -74,14 +88,14 @@ fn keeper(config: &CoordinatorConfig) -> anyhow::Result<Option<EvidenceKeeping>>
             .or_usage()?,
         log: SigningKey::load(log_key).context("the log key").or_usage()?,
     });
-    let keeper = EvidenceKeeper::of(population::of_policy(&config.policy));
-    let keeper = Arc::new(Mutex::new(keeper));
-    Ok(Some(Arc::new(move |repository, trust, now| {
+    let keeper = Arc::new(Mutex::new(EvidenceKeeper::default()));
+    Ok(Some(Arc::new(move |given| {
         let (keys, keeper) = (Arc::clone(&keys), Arc::clone(&keeper));
         Box::pin(async move {
             let mut keeper = keeper.lock().await;
+            keeper.asks(population::of_policy(&given.policy), in_force(&given));
             let done = keeper
-                .pass(&repository, &trust, &keys, now)
+                .pass(&given.repository, &given.trust, &keys, given.at)
                 .await
                 .map_err(|e| e.to_string())?;
             Ok(done.findings)

@@ -297,6 +297,7 @@ async fn open(
 
 async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
     let operator = arguments.operator.load()?;
+    operator.admit_drill(&arguments.cluster)?;
     let scenario = Scenario::named(&arguments.scenario).or_usage()?;
     if arguments.writer.is_some() && !scenario.attack {
         return Err(Failure::usage(format!(

@@ -15,6 +15,7 @@ use holdfast_proto::names::DrillId;
 
 use crate::exit::{Exit, Failure, OrExit};
 use crate::operator::{OperatorArguments, OperatorFile};
+use crate::residency::Destination;
 use crate::screen;
 
 mod coverage;
@@ -73,6 +74,8 @@ pub struct ExportArguments {
     /// A new zip file.
     #[arg(long, value_name = "FILE", conflicts_with = "directory")]
     zip: Option<PathBuf>,
+    #[command(flatten)]
+    destination: Destination,
 }
 
 #[derive(Debug, Args)]
@@ -184,7 +187,7 @@ async fn list(arguments: ListArguments) -> anyhow::Result<Exit> {
                 "".into(),
                 format!("coverage of {}", c.predicate.month),
             ],
-            Entry::Heartbeat(_) | Entry::Population(_) | Entry::Other => continue,
+            Entry::Heartbeat(_) | Entry::Population(_) | Entry::Policy(_) | Entry::Other => continue,
         };
         rows.push([vec![n.to_string()], row].concat());
     }
@@ -232,6 +235,10 @@ async fn show(arguments: ShowArguments) -> anyhow::Result<Exit> {
 async fn export_drill(arguments: ExportArguments) -> anyhow::Result<Exit> {
     let (log, entries) = open(&arguments.operator).await?;
     let (index, _, _) = find(&entries, arguments.drill)?;
+    if let Some(cluster) = entries[usize::try_from(index)?].cluster() {
+        let operator = arguments.operator.load()?;
+        operator.admit_export(&cluster, &arguments.destination)?;
+    }
     let input = publish::gather(&log, &entries, index).await.or_no()?;
     let files = export::files(&input).or_no()?;
     write_out(&files, arguments.directory.as_deref(), arguments.zip.as_deref())

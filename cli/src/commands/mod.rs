@@ -2,7 +2,7 @@
 
 mod agent;
 mod approve;
-mod config;
+pub mod config;
 mod coordinator;
 mod drill;
 mod evidence;
@@ -86,7 +86,7 @@ impl Command {
             Command::Trust(c) => c.run().await,
             Command::Approve(c) => c.run().await,
             Command::Repo(c) => c.run().await,
-            Command::Config(c) => c.run(),
+            Command::Config(c) => c.run().await,
         }
     }
 }

@@ -81,6 +81,7 @@ impl RepoCommand {
 
 async fn init(arguments: InitArguments) -> anyhow::Result<Exit> {
     let operator = arguments.operator.load()?;
+    operator.admit_repository()?;
     let root = SigningKey::load(&arguments.root_key)
         .context("the root key")
         .or_usage()?;
@@ -127,6 +128,7 @@ async fn init(arguments: InitArguments) -> anyhow::Result<Exit> {
 
 async fn replicate_cluster(arguments: ReplicateArguments) -> anyhow::Result<Exit> {
     let operator = arguments.operator.load()?;
+    operator.admit_replication(&arguments.cluster)?;
     let repository = operator.open().await?;
     let trust = operator.trust(&repository).await?;
     let result = replicate::replicate_cluster(&repository, &arguments.cluster, &trust)

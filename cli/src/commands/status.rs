@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 
 use crate::exit::{Exit, Failure, OrExit};
-use crate::operator::OperatorArguments;
+use crate::operator::{OperatorArguments, OperatorFile};
 use crate::screen;
 
 /// The fleet: tier, RPO now against its target, last proven restore, findings.
@@ -25,9 +25,7 @@ impl StatusArguments {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<Exit> {
         let operator = self.operator.load()?;
-        let url = operator.file.coordinator.clone().ok_or_else(|| {
-            Failure::usage("the configuration names no coordinator: add coordinator = \"http://HOST:PORT\"")
-        })?;
+        let url = coordinator_of(&operator.file)?;
         let body = get(&url, "/v1/status").await.or_unavailable()?;
         if self.json {
             println!("{body}");
@@ -46,7 +44,15 @@ impl StatusArguments {
     }
 }
 
-async fn get(url: &str, path: &str) -> anyhow::Result<String> {
+/// The coordinator's address for people.
+pub fn coordinator_of(operator: &OperatorFile) -> anyhow::Result<String> {
+    operator.coordinator.clone().ok_or_else(|| {
+        Failure::usage("the configuration names no coordinator: add coordinator = \"http://HOST:PORT\"")
+    })
+}
+
+/// What the coordinator answers to a path.
+pub async fn get(url: &str, path: &str) -> anyhow::Result<String> {
     let authority = url
         .strip_prefix("http://")
         .with_context(|| format!("{url}: the coordinator's address for people is http://HOST:PORT"))?

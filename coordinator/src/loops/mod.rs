@@ -8,6 +8,7 @@
 
 pub mod evidence;
 mod findings;
+mod policy;
 mod proven;
 mod remember;
 mod replicate;
@@ -19,6 +20,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +47,17 @@ pub fn start(
         &Arc::default(),
         trust::run,
     );
+    spawn.spawn(
+        supervisor,
+        "policy",
+        Duration::from_secs(3),
+        &wake.policy,
+        policy::run,
+    );
+    let (wake_policy, until) = (Arc::clone(&wake.policy), stop.clone());
+    supervisor.spawn("hangup", Exit::Restart, move || {
+        hangup(Arc::clone(&wake_policy), until.clone())
+    });
     spawn.spawn(
         supervisor,
         "schedule",
@@ -99,6 +112,20 @@ pub fn start(
         &wake.remember,
         move |desk| remember::run(cache.clone(), desk),
     );
+}
+
+/// Looks at the policy's file at once when the process is told to (SIGHUP).
+async fn hangup(wake: Arc<Notify>, stop: CancellationToken) -> Result<(), String> {
+    let mut hangups = signal(SignalKind::hangup()).map_err(|e| e.to_string())?;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            told = hangups.recv() => match told {
+                Some(()) => wake.notify_one(),
+                None => return Err("no signal can be received any more".to_owned()),
+            },
+        }
+    }
 }
 
 /// Writes down, at the end, what is worth remembering.

@@ -5,12 +5,14 @@
 //! that answers has lacked something for a while, so that an agent in the
 //! middle of a backup is not overtaken, and now and then in any case, because
 //! the survey looks at the newest objects only. Copying verifies every object
-//! and needs no key; it can be cut off anywhere and is repeated.
+//! and needs no key; it can be cut off anywhere and is repeated. A cluster whose
+//! data may not be in every region of the repository is not copied at all.
 
 use std::sync::Arc;
 
 use holdfast_proto::Timestamp;
 use holdfast_proto::names::ClusterId;
+use holdfast_proto::residency::Use;
 use holdfast_repository::replicate::replicate_cluster;
 
 use crate::desk::{Desk, now};
@@ -35,7 +37,15 @@ pub async fn run(desk: Arc<Desk>) -> Result<(), String> {
         wanted.map(|(cluster, _)| cluster.clone()).collect()
     };
     let mut problems = Vec::new();
+    let (policy, places) = (desk.policy(), desk.config.repository.places());
     for cluster in behind {
+        // Said by a finding of the cluster.
+        if places
+            .iter()
+            .any(|place| policy.admit(&cluster, Use::Replicate, place).is_err())
+        {
+            continue;
+        }
         match replicate_cluster(&desk.repository, &cluster, &trust).await {
             Ok(done) => {
                 let objects = done.objects();

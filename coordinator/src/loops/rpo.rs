@@ -42,10 +42,9 @@ struct Post {
 /// How often a cluster is looked at, in milliseconds.
 fn rhythm(cluster: &ClusterId, desk: &Desk) -> i64 {
     let rpo = desk
-        .config
-        .policy
-        .cluster(cluster)
-        .map_or(60_000, |policy| policy.tier.rpo.signed_millis());
+        .policy()
+        .in_force(cluster, now())
+        .map_or(60_000, |in_force| in_force.rpo.signed_millis());
     (rpo / 5).clamp(1_000, 30_000)
 }
 
@@ -78,7 +77,7 @@ pub async fn run(surveyors: Surveyors, desk: Arc<Desk>) -> Result<(), String> {
             })
             .map(|((cluster, _), _)| cluster.clone())
             .collect();
-        (facts::clusters(&state, &desk.config.policy), changed)
+        (facts::clusters(&state, &desk.policy()), changed)
     };
     posts.posts.retain(|cluster, _| wanted.contains(cluster));
     for cluster in wanted {
@@ -139,6 +138,7 @@ async fn strangers(desk: &Desk) -> Result<(), String> {
         .children(&layout::clusters())
         .await
         .map_err(|e| e.to_string())?;
+    let policy = desk.policy();
     let mut found = BTreeMap::new();
     for tenant in tenants
         .names
@@ -159,7 +159,7 @@ async fn strangers(desk: &Desk) -> Result<(), String> {
                 tenant: tenant.clone(),
                 cluster,
             };
-            if desk.config.policy.cluster(&id).is_none() {
+            if policy.cluster(&id).is_none() {
                 found.insert(id, now());
             }
         }

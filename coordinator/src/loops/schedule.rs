@@ -16,7 +16,7 @@ use crate::facts;
 pub async fn run(desk: Arc<Desk>) -> Result<(), String> {
     let at = now();
     let mut state = desk.state();
-    let decisions = plan(&facts::schedule(&state), &desk.config.policy, &desk.patience, at);
+    let decisions = plan(&facts::schedule(&state), &desk.policy(), &desk.patience, at);
     let mut given = false;
     for decision in decisions {
         match decision.act {

@@ -180,16 +180,16 @@ fn hear(desk: &Desk, agent: &ActorName, heartbeat: Heartbeat) -> Orders {
             report(agent, &heartbeat.version, at, skew, facts, before),
         );
     }
-    let policy = &desk.config.policy;
+    let policy = desk.policy();
     let directives: Vec<_> = heartbeat
         .clusters
         .iter()
-        .filter_map(|f| policy.directives(&f.cluster))
+        .filter_map(|f| policy.directives(&f.cluster, at))
         .collect();
     let rhythm = heartbeat
         .clusters
         .iter()
-        .filter_map(|f| Some(policy.cluster(&f.cluster)?.tier.rpo.millis() / 5))
+        .filter_map(|f| Some(policy.in_force(&f.cluster, at)?.rpo.millis() / 5))
         .min();
     let orders = Orders {
         at,

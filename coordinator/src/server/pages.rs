@@ -21,7 +21,7 @@ use tower_http::timeout::TimeoutLayer;
 use super::agents::Refusal;
 use super::evidence::{self, EvidenceShowing};
 use crate::desk::{Desk, now};
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, PolicyStatus};
 use crate::page::FleetPage;
 
 /// The style sheet.
@@ -40,12 +40,13 @@ pub fn router(desk: Arc<Desk>, showing: Option<EvidenceShowing>) -> Router {
         .route("/", get(page))
         .route("/style.css", get(style))
         .route("/v1/status", get(status))
+        .route("/v1/policy", get(policy))
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .fallback(|| async {
             Refusal::new(
                 StatusCode::NOT_FOUND,
-                "known are /, /evidence, /v1/status, /metrics and /healthz",
+                "known are /, /evidence, /v1/status, /v1/policy, /metrics and /healthz",
             )
         })
         .with_state(desk)
@@ -65,7 +66,7 @@ pub fn router(desk: Arc<Desk>, showing: Option<EvidenceShowing>) -> Router {
 async fn page(State(desk): State<Arc<Desk>>) -> Result<Response, Refusal> {
     let at = now();
     let fleet = Fleet::of(&desk, at);
-    let page = FleetPage::of(&fleet, &desk.config.policy).render();
+    let page = FleetPage::of(&fleet, &desk.policy()).render();
     let page = page.map_err(|e| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
     Ok(Html(page).into_response())
 }
@@ -83,6 +84,10 @@ async fn style() -> Response {
 
 async fn status(State(desk): State<Arc<Desk>>) -> Json<Fleet> {
     Json(Fleet::of(&desk, now()))
+}
+
+async fn policy(State(desk): State<Arc<Desk>>) -> Json<PolicyStatus> {
+    Json(PolicyStatus::of(&desk))
 }
 
 async fn metrics(State(desk): State<Arc<Desk>>) -> Response {

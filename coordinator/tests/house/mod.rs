@@ -452,6 +452,7 @@ pub fn facts() -> ClusterFacts {
     ClusterFacts {
         cluster: cluster(),
         tier: "platinum".parse().unwrap(),
+        labels: Default::default(),
         lineage: Some(lineage()),
         wal: Some(WalFacts {
             timeline: TimelineId::FIRST,

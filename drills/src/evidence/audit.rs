@@ -103,7 +103,11 @@ impl Walk {
                     self.add(index, "it names no earlier restore");
                 }
             }
-            Entry::Heartbeat(_) | Entry::Population(_) | Entry::Coverage(_) | Entry::Other => {}
+            Entry::Heartbeat(_)
+            | Entry::Population(_)
+            | Entry::Policy(_)
+            | Entry::Coverage(_)
+            | Entry::Other => {}
         }
     }
 

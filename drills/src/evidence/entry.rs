@@ -244,6 +244,27 @@ impl EntryBody for Received {
     const PAYLOAD_TYPE: &'static str = "application/vnd.holdfast.received+json";
 }
 
+/// Another policy came into force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyTaken {
+    /// SHA-256 of the policy that the log named before; absent for the first.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub from: Option<Sha256Digest>,
+    /// SHA-256 of the policy in force since.
+    pub to: Sha256Digest,
+    /// What that changed, a sentence each, as far as the coordinator that took it
+    /// up knows and an entry holds.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub changes: Vec<String>,
+    /// When it was logged.
+    pub at: Timestamp,
+}
+
+impl EntryBody for PolicyTaken {
+    const PAYLOAD_TYPE: &'static str = "application/vnd.holdfast.policy+json";
+}
+
 /// Bytes that are no entry, or cannot become one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadEntry {
@@ -286,6 +307,8 @@ pub enum Entry {
     Population(Population),
     /// A restore's statement was logged later than it was signed.
     Received(Received),
+    /// Another policy came into force.
+    Policy(PolicyTaken),
     /// How much of a month's drills was done.
     Coverage(Box<CoverageStatement>),
     /// A kind that this program does not know.
@@ -343,6 +366,7 @@ impl LoggedEntry {
             Heartbeat::PAYLOAD_TYPE => Entry::Heartbeat(body(&envelope)?),
             Population::PAYLOAD_TYPE => Entry::Population(body(&envelope)?),
             Received::PAYLOAD_TYPE => Entry::Received(body(&envelope)?),
+            PolicyTaken::PAYLOAD_TYPE => Entry::Policy(body(&envelope)?),
             _ => Entry::Other,
         };
         Ok(Self {
@@ -370,7 +394,7 @@ impl LoggedEntry {
             Entry::Received(r) => Some(r.cluster.clone()),
             Entry::Result(s) => Some(s.predicate.scope.id()),
             Entry::Population(p) => p.draw.as_ref().map(|d| d.cluster.clone()),
-            Entry::Heartbeat(_) | Entry::Coverage(_) | Entry::Other => None,
+            Entry::Heartbeat(_) | Entry::Policy(_) | Entry::Coverage(_) | Entry::Other => None,
         }
     }
 
@@ -381,7 +405,9 @@ impl LoggedEntry {
             Entry::Abandoned(_) => &[TrustRole::Runner, TrustRole::Coordinator],
             Entry::Population(p) if p.draw.is_some() => &[TrustRole::Runner],
             Entry::Heartbeat(_) => &[TrustRole::Coordinator, TrustRole::Runner],
-            Entry::Population(_) | Entry::Received(_) | Entry::Coverage(_) => &[TrustRole::Coordinator],
+            Entry::Population(_) | Entry::Received(_) | Entry::Policy(_) | Entry::Coverage(_) => {
+                &[TrustRole::Coordinator]
+            }
             Entry::Other => &TrustRole::ALL,
         }
     }

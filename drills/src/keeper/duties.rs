@@ -15,9 +15,23 @@ use holdfast_repository::trust::Trust;
 use super::{EvidenceKeeper, EvidenceKeys, EvidencePassError};
 use crate::evidence::coverage::{self, Counted, CoverageStatement, Month};
 use crate::evidence::entry::{
-    BadEntry, Entry, EntryBody, Heartbeat, LoggedEntry, Member, Population, Received,
+    BadEntry, Entry, EntryBody, Heartbeat, LoggedEntry, Member, PolicyTaken, Population, Received,
 };
 use crate::evidence::statement::{DrillKind, Statement};
+
+/// The policy in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InForce {
+    /// SHA-256 of its text.
+    pub digest: Sha256Digest,
+    /// What it changed when it came into force, a sentence each; empty when that
+    /// was before this process began.
+    pub changes: Vec<String>,
+}
+
+/// Bytes of sentences that one entry takes; the log's entries are not longer than
+/// 64 KiB, and base64 makes three bytes four.
+const SENTENCES: usize = 32 * 1024;
 
 /// What is to be logged, and what was.
 #[derive(Debug, Default)]
@@ -25,6 +39,9 @@ pub(super) struct Duties {
     wanted: BTreeMap<TenantName, Vec<Member>>,
     /// The newest population of each tenant, and when its first one was logged.
     populations: BTreeMap<TenantName, (Sha256Digest, Timestamp)>,
+    /// The policy that asks for it, and the one that the log named last.
+    in_force: Option<InForce>,
+    named: Option<Sha256Digest>,
     beat: Option<Timestamp>,
     covered: BTreeSet<(TenantName, Month)>,
     /// Restores that were logged, and nothing says yet how long they had waited.
@@ -43,6 +60,34 @@ impl Duties {
         }
     }
 
+    pub(super) fn ask(&mut self, wanted: BTreeMap<TenantName, Vec<Member>>, policy: InForce) {
+        self.wanted = wanted;
+        self.in_force = Some(policy);
+    }
+
+    /// The policy in force, when the log names another one.
+    fn policy_due(&self, now: Timestamp) -> Option<PolicyTaken> {
+        let policy = self.in_force.as_ref()?;
+        if self.named == Some(policy.digest) {
+            return None;
+        }
+        let mut bytes = 0;
+        let fits = policy.changes.iter().take_while(|change| {
+            bytes += change.len() + 4;
+            bytes <= SENTENCES
+        });
+        let mut changes: Vec<String> = fits.cloned().collect();
+        if changes.len() < policy.changes.len() {
+            changes.push(format!("and {} more", policy.changes.len() - changes.len()));
+        }
+        Some(PolicyTaken {
+            from: self.named,
+            to: policy.digest,
+            changes,
+            at: now,
+        })
+    }
+
     /// An entry was read.
     pub(super) fn note(&mut self, n: u64, entry: &LoggedEntry) {
         match &entry.entry {
@@ -53,6 +98,7 @@ impl Duties {
                     self.populations.insert(tenant.clone(), (p.digest, first));
                 }
             }
+            Entry::Policy(taken) => self.named = Some(taken.to),
             Entry::Received(received) => {
                 self.unreceived.remove(&received.entry);
             }
@@ -202,6 +248,9 @@ impl EvidenceKeeper {
                 Ok(entry) => entries.push(entry),
                 Err(e) => self.note_once("evidence-population-too-long", &population.tenant, &e, now),
             }
+        }
+        if let Some(policy) = self.duties.policy_due(now) {
+            entries.push(signed(&policy, keys)?);
         }
         for received in self.duties.received_due(now) {
             entries.push(signed(&received, keys)?);

@@ -11,7 +11,7 @@ use holdfast_plan::policy::Policy;
 use holdfast_plan::restore::{Attestation, RestorePlan, restorable};
 use holdfast_plan::rpo::{self, ReplicaWal, Witness};
 use holdfast_proto::Timestamp;
-use holdfast_proto::names::{ClusterId, FilestoreName, TierName};
+use holdfast_proto::names::{ClusterId, FilestoreName, ResidencyName, TierName};
 use holdfast_proto::pg::Lsn;
 
 use crate::evidence::statement::Level;
@@ -37,6 +37,8 @@ pub struct Governing {
     pub tier: TierName,
     /// The company that answers for the data, when the policy names it.
     pub legal_entity: Option<String>,
+    /// Where its data may lie, when the policy says that.
+    pub residency: Option<ResidencyName>,
 }
 
 impl Governing {
@@ -57,6 +59,7 @@ impl Governing {
             },
             tier: tier.name.clone(),
             legal_entity: tenant.and_then(|t| t.legal_entity.clone()),
+            residency: policy.residency(cluster).map(|zone| zone.name.clone()),
         })
     }
 }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use holdfast_plan::document::{self, Section};
 use holdfast_plan::period::Period;
+use holdfast_plan::shape::Shape;
 use holdfast_proto::Sha256Digest;
 use holdfast_proto::names::Region;
 use serde::Deserialize;
@@ -36,6 +37,14 @@ impl Scenario {
             scenario
         })
         .map_err(ScenarioError::Problems)
+    }
+}
+
+impl Scenario {
+    /// What the reader asks for in a file: every key that a scenario knows, when
+    /// the text has every section.
+    pub fn shape(text: &str) -> Shape {
+        document::read_with_shape(text, "", |mut root| read(&mut root, text)).1
     }
 }
 

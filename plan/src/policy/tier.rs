@@ -12,6 +12,7 @@ use std::sync::LazyLock;
 use holdfast_proto::names::TierName;
 use serde::{Serialize, Serializer};
 
+use super::retention::{self, Retention};
 use crate::cron::Cron;
 use crate::document::{self, Section};
 use crate::period::Period;
@@ -43,6 +44,8 @@ pub struct Tier {
     pub configuration: Cron,
     /// Between an agent's signed statements of how far it is.
     pub attest_interval: Period,
+    /// How long backups are kept.
+    pub retention: Retention,
     /// The restores that prove it.
     pub drills: Vec<Drill>,
 }
@@ -218,6 +221,7 @@ fn read_tier(section: &mut Section<'_>, name: &TierName, model: Option<Tier>) ->
         m.map(|m| m.configuration.clone()),
     );
     let attest_interval = take(section, "attest_interval", "1min", m.map(|m| m.attest_interval));
+    let retention = retention::read(section, m.map(|m| m.retention.clone()).unwrap_or_default());
     let drills = if section.has("drill") {
         section.list("drill").into_iter().filter_map(read_drill).collect()
     } else {
@@ -236,6 +240,7 @@ fn read_tier(section: &mut Section<'_>, name: &TierName, model: Option<Tier>) ->
         filestore_checkpoint: filestore_checkpoint?,
         configuration: configuration?,
         attest_interval: attest_interval?,
+        retention,
         drills,
     };
     check(section, &tier);

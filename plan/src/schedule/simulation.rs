@@ -236,6 +236,7 @@ impl World {
             let said = message::ClusterFacts {
                 cluster: cluster.clone(),
                 tier: "gold".parse().unwrap(),
+                labels: Default::default(),
                 lineage: None,
                 wal: None,
                 filestores: vec![],

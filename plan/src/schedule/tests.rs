@@ -212,6 +212,7 @@ fn working(id: Option<WorkId>) -> holdfast_proto::message::ClusterFacts {
     holdfast_proto::message::ClusterFacts {
         cluster: erp(),
         tier: "platinum".parse().unwrap(),
+        labels: Default::default(),
         lineage: None,
         wal: None,
         filestores: vec![],

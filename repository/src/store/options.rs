@@ -182,6 +182,7 @@ mod tests {
                 .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
                 .collect(),
             accept_without_conditional_create: false,
+            provider: None,
         }
     }
 

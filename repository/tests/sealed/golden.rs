@@ -509,6 +509,7 @@ async fn a_repository_of_an_earlier_build_reads_as_ever() {
             region: region("a"),
             options: BTreeMap::new(),
             accept_without_conditional_create: false,
+            provider: None,
         }],
         trust_root: None,
     };

@@ -70,6 +70,7 @@ impl Scene {
                     region: region(name),
                     options: Default::default(),
                     accept_without_conditional_create: false,
+                    provider: None,
                 })
                 .collect(),
             trust_root: Some(root.fingerprint()),

@@ -10,7 +10,7 @@ use std::path::Path;
 use anyhow::Context;
 use holdfast_agent::config::{Setting, Source};
 use holdfast_coordinator::config::CoordinatorConfig;
-use holdfast_plan::policy::{Policy, Tier};
+use holdfast_plan::policy::{Policy, Retention, Tier};
 use holdfast_repository::config::ReplicaConfig;
 use serde::Serialize;
 use toml::Spanned;
@@ -177,6 +177,17 @@ impl<'a> Layout<'a> {
         }
     }
 
+    /// What is written and has no place among the others: it is in force as it
+    /// stands.
+    fn written(&mut self) {
+        let lines = self.lines;
+        for (path, (_, written)) in &lines.at {
+            if !self.shown.iter().any(|shown| shown.path == *path) {
+                self.set(path.as_str(), written);
+            }
+        }
+    }
+
     fn replicas(&mut self, replicas: &[ReplicaConfig]) {
         for (n, replica) in replicas.iter().enumerate() {
             let path = format!("repository.replicas[{n}]");
@@ -184,6 +195,7 @@ impl<'a> Layout<'a> {
             self.set(format!("{path}.region"), &replica.region);
             let accepts = replica.accept_without_conditional_create;
             self.set(format!("{path}.accept_without_conditional_create"), accepts);
+            self.maybe(&format!("{path}.provider"), replica.provider.as_ref());
             for (name, value) in &replica.options {
                 self.set(format!("{path}.options.{name}"), value);
             }
@@ -196,6 +208,9 @@ pub fn operator(file: &OperatorFile, lines: &Lines) -> Vec<Shown> {
     let mut out = Layout::new(lines);
     out.maybe("identity", file.identity.as_ref().map(|p| p.display()));
     out.maybe("coordinator", file.coordinator.as_ref());
+    out.maybe("region", file.region.as_ref());
+    out.maybe("provider", file.provider.as_ref());
+    out.maybe("policy", file.policy_file.as_ref().map(|p| p.display()));
     out.maybe("repository.trust_root", file.repository.trust_root);
     out.replicas(&file.repository.replicas);
     if let Some(runner) = &file.runner {
@@ -249,14 +264,15 @@ pub fn policy(policy: &Policy, lines: &Lines) -> Vec<Shown> {
     for tier in policy.tiers() {
         tier_of(&mut out, tier, lines);
     }
-    for n in 0.. {
+    for n in 0..policy.clusters().count() + policy.patterns().count() {
         let path = format!("cluster[{n}]");
         let named = lines.written(&format!("{path}.cluster"));
+        // A pattern shows what is written of it, below.
         let Some(cluster) = named
             .and_then(|name| name.parse().ok())
             .and_then(|id| policy.cluster(&id))
         else {
-            break;
+            continue;
         };
         let tier = &cluster.tier;
         out.set(format!("{path}.cluster"), &cluster.cluster);
@@ -272,8 +288,25 @@ pub fn policy(policy: &Policy, lines: &Lines) -> Vec<Shown> {
             let otherwise = Origin::From(format!("tiers.{}.{key}", tier.name));
             out.set_or(format!("{path}.schedule.{key}"), cron.as_str(), otherwise);
         }
+        retention_of(&mut out, &path, &tier.retention, |key| {
+            Origin::From(format!("tiers.{}.retention.{key}", tier.name))
+        });
     }
+    out.written();
     out.shown
+}
+
+fn retention_of(out: &mut Layout<'_>, path: &str, retention: &Retention, otherwise: impl Fn(&str) -> Origin) {
+    let mut set = |key: &str, value: Option<String>| {
+        if let Some(value) = value {
+            out.set_or(format!("{path}.retention.{key}"), value, otherwise(key));
+        }
+    };
+    set("backups", retention.backups.map(|n| n.to_string()));
+    set("window", retention.window.map(|window| window.to_string()));
+    for (key, n) in retention.generations.named() {
+        set(key, (n > 0).then(|| n.to_string()));
+    }
 }
 
 fn tier_of(out: &mut Layout<'_>, tier: &Tier, lines: &Lines) {
@@ -297,6 +330,17 @@ fn tier_of(out: &mut Layout<'_>, tier: &Tier, lines: &Lines) {
     set("filestore_checkpoint", &tier.filestore_checkpoint.as_str());
     set("configuration", &tier.configuration.as_str());
     set("attest_interval", &tier.attest_interval);
+    retention_of(out, &path, &tier.retention, |key| match &like {
+        Some(other) => Origin::From(format!("tiers.{other}.retention.{key}")),
+        None => Origin::Default,
+    });
+    let mut set = |key: &str, value: &dyn fmt::Display| {
+        let otherwise = match &like {
+            Some(other) => Origin::From(format!("tiers.{other}.{key}")),
+            None => Origin::Default,
+        };
+        out.set_or(format!("{path}.{key}"), value, otherwise);
+    };
     for (n, drill) in tier.drills.iter().enumerate() {
         set(&format!("drill[{n}].scenario"), &drill.scenario);
         set(&format!("drill[{n}].level"), &drill.level);
@@ -327,7 +371,10 @@ pub fn named_by_coordinator(path: &str) -> bool {
 
 /// What an operator's commands need.
 pub fn named_by_operator(path: &str) -> bool {
-    matches!(path, "identity" | "runner.signing_key" | "runner.policy")
+    matches!(
+        path,
+        "identity" | "policy" | "runner.signing_key" | "runner.policy"
+    )
 }
 
 #[cfg(test)]

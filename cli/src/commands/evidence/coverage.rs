@@ -15,6 +15,7 @@ use holdfast_proto::record::TrustRole;
 use super::{open, write_out};
 use crate::exit::{Exit, Failure, OrExit};
 use crate::operator::OperatorArguments;
+use crate::residency::Destination;
 use crate::screen;
 
 #[derive(Debug, Args)]
@@ -34,6 +35,8 @@ pub struct CoverageArguments {
     /// The same into a new zip file.
     #[arg(long, value_name = "FILE", conflicts_with = "directory")]
     zip: Option<PathBuf>,
+    #[command(flatten)]
+    destination: Destination,
     /// Print as JSON.
     #[arg(long)]
     json: bool,
@@ -56,6 +59,8 @@ pub async fn run(arguments: CoverageArguments) -> anyhow::Result<Exit> {
         None => preview(&log, &entries, &tenant, arguments.month),
     };
     if let (Some((index, _)), true) = (&signed, wants_export) {
+        let operator = arguments.operator.load()?;
+        operator.admit_export_of(&tenant, &arguments.destination)?;
         let input = publish::gather_coverage(&log, &entries, *index).await.or_no()?;
         let files = export::coverage_files(&input).or_no()?;
         return write_out(&files, arguments.directory.as_deref(), arguments.zip.as_deref());

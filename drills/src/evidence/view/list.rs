@@ -237,7 +237,11 @@ fn rows(entries: &[LoggedEntry], now: Timestamp) -> Vec<Row> {
                     row.note = format!("logged {} after it ended", span(r.delay_ms));
                 }
             }
-            Entry::Heartbeat(_) | Entry::Population(_) | Entry::Coverage(_) | Entry::Other => {}
+            Entry::Heartbeat(_)
+            | Entry::Population(_)
+            | Entry::Policy(_)
+            | Entry::Coverage(_)
+            | Entry::Other => {}
         }
     }
     rows.into_values().rev().collect()
