@@ -1,7 +1,7 @@
 # Every target is one line that anyone can read. What a target needs is installed
 # by name first (Debian), or named if it is missing (elsewhere).
 
-.PHONY: demo test test-majors test-long fuzz bench bench-wal lint build
+.PHONY: demo test test-majors test-kubernetes test-long fuzz bench bench-wal lint build
 
 # The main job, end to end, under target/demo. SERVE=1 leaves the coordinator's page open.
 demo:
@@ -14,6 +14,10 @@ test:
 # What depends on PostgreSQL's major, on 14, 16, 17 and 18 from npm and PyPI: half an hour.
 test-majors:
 	scripts/need test-majors && scripts/test-majors
+
+# Drills in the pods of a real cluster of one node, as root; what must be built for it takes six minutes once.
+test-kubernetes:
+	scripts/need test-kubernetes && scripts/test-kubernetes
 
 # What chance decides, tried until it can be believed: kills and promotions, half an hour.
 test-long:

@@ -11,6 +11,8 @@ use anyhow::Context;
 use clap::Args;
 use holdfast_coordinator::repository_section::read_repository;
 use holdfast_drills::evidence::tlog::NoteKey;
+use holdfast_drills::scratch::Limits;
+use holdfast_kubernetes::settings::Settings as KubernetesSettings;
 use holdfast_plan::document::{self, Problem, Section};
 use holdfast_plan::shape::Shape;
 use holdfast_proto::Fingerprint;
@@ -74,6 +76,10 @@ pub struct RunnerSection {
     pub policy: Option<PathBuf>,
     /// Whoever outside must have cosigned a drill's intent before it begins.
     pub witnesses: Vec<NoteKey>,
+    /// What a copy may use of this machine.
+    pub limits: Limits,
+    /// How drills run on a Kubernetes cluster.
+    pub kubernetes: Option<KubernetesSettings>,
 }
 
 /// A configuration, read, with paths made absolute.
@@ -136,6 +142,15 @@ fn read_file(root: &mut Section<'_>, base: &Path) -> Option<OperatorFile> {
         let scratch = section.required("scratch", "/var/lib/holdfast/drills").map(at);
         let policy = section.optional("policy").map(at);
         let witnesses = section.texts("witnesses").unwrap_or_default();
+        let limits = Limits {
+            memory: section.optional("memory"),
+            cpu: section.optional("cpu"),
+        };
+        let kubernetes = section.section("kubernetes").map(|mut section| {
+            let settings = KubernetesSettings::read(&mut section, base);
+            section.finish();
+            settings
+        });
         section.finish();
         Some(RunnerSection {
             name: name?,
@@ -143,6 +158,11 @@ fn read_file(root: &mut Section<'_>, base: &Path) -> Option<OperatorFile> {
             scratch: scratch?,
             policy,
             witnesses,
+            limits,
+            kubernetes: match kubernetes {
+                Some(kubernetes) => Some(kubernetes?),
+                None => None,
+            },
         })
     });
     let repository = read_repository(root);

@@ -5,6 +5,7 @@
 //! Where to read next: [`runner`] for the order of a drill, [`evidence`] for what
 //! is said and how it is believed, [`keeper`] for the coordinator's part.
 
+pub mod answer;
 pub mod attack;
 pub mod checks;
 pub mod draw;
@@ -12,6 +13,7 @@ pub mod evidence;
 pub mod keeper;
 pub mod log;
 pub mod pages;
+pub mod place;
 pub mod population;
 pub mod publish;
 pub mod restored;

@@ -291,13 +291,15 @@ impl DrillLog {
             .map(|(fingerprint, _)| *fingerprint)
     }
 
-    async fn append(&self, entry: LoggedEntry) -> Result<Place, LogError> {
+    /// Adds an entry; nobody has sealed it yet.
+    pub(crate) async fn append(&self, entry: LoggedEntry) -> Result<Place, LogError> {
         let digest = entry.digest();
         let index = self.store.append(Bytes::copy_from_slice(entry.bytes())).await?;
         Ok(Place { index, digest })
     }
 
-    async fn wait_checkpoint(&self, index: u64, patience: Duration) -> Result<(), LogError> {
+    /// Waits until a checkpoint covers entry `index`.
+    pub(crate) async fn wait_checkpoint(&self, index: u64, patience: Duration) -> Result<(), LogError> {
         let wait = async {
             let mut tick = tokio::time::interval(Duration::from_millis(250));
             loop {

@@ -15,6 +15,7 @@
 mod choosing;
 mod copy;
 pub(crate) mod objectives;
+mod provision;
 pub(crate) mod report;
 mod sight;
 
@@ -34,19 +35,19 @@ use holdfast_repository::config::RepositoryConfig;
 use holdfast_repository::seal::Identities;
 use holdfast_repository::signing::SigningKey;
 
-use crate::attack;
-use crate::checks::{Check, damage, integrity};
+use crate::checks::{damage, integrity};
 use crate::draw::DrawError;
 use crate::evidence::entry::{IntendedRecovery, Intent};
 use crate::evidence::lint::{LintFinding, lint};
-use crate::evidence::statement::recovery::{EgressProbe as StatedProbe, Phase};
-use crate::evidence::statement::results::CheckClass;
+use crate::evidence::statement::recovery::Phase;
 use crate::evidence::statement::{DrillKind, IntentReference, Level, ScenarioName, Statement};
 use crate::evidence::tlog::NoteKey;
 use crate::evidence::verdict;
 use crate::log::{DrillLog, LogError};
+use crate::place::Place;
 use crate::scenario::{MomentKind, Played, Scenario, ScenarioError};
-use crate::scratch::{EGRESS_PROBE, EGRESS_SCRIPT, EgressProbe, Isolation, ScratchError, ScratchSpace};
+use crate::scratch::{Isolation, Limits, ScratchError, ScratchSpace};
+use crate::{answer, attack};
 
 use choosing::{Chosen, choose};
 pub use report::Measured;
@@ -99,6 +100,12 @@ pub enum DrillError {
     /// There is no place to work.
     #[error(transparent)]
     Scratch(#[from] ScratchError),
+    /// The place was made for a drill that has begun already.
+    #[error(
+        "drill {0} was announced already: this is a second run in its place, which nobody asked for. What the first \
+         came to is in the log"
+    )]
+    Repeated(DrillId),
     /// The statement claims more than its checks show.
     #[error("the statement is not signed: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Lint(Vec<LintFinding>),
@@ -117,6 +124,10 @@ pub struct Runner {
     pub fetch: FetchBy,
     /// Whoever outside must have seen an intent before work starts.
     pub witnesses: Vec<NoteKey>,
+    /// The place that somebody made for one drill, if it is not a machine's own.
+    pub place: Option<Place>,
+    /// What the copy may use of this machine.
+    pub limits: Limits,
 }
 
 impl Runner {
@@ -218,7 +229,14 @@ pub async fn run(
     let log = DrillLog::open(&access.repository, &access.trust)
         .await?
         .witnessed_by(&runner.witnesses);
-    let id = DrillId::from_parts(began, rand::random());
+    let id = match &runner.place {
+        // A Job may start its pod anew after the first was taken away.
+        Some(place) if answer::find(&log, place.drill).await?.is_some() => {
+            return Err(DrillError::Repeated(place.drill));
+        }
+        Some(place) => place.drill,
+        None => DrillId::from_parts(began, rand::random()),
+    };
 
     let chosen = choose(runner, access, request, &log, id, began).await?;
     say(&format!(
@@ -267,13 +285,15 @@ async fn carry_out(
     measured: &mut Measured,
     say: Say<'_>,
 ) {
+    // Before the clock of the recovery time runs: waiting for silence takes a while.
+    if let Some(place) = &runner.place {
+        measured.checks.extend(place.probe().await);
+    }
     measured.begin(Phase::Provision);
-    let isolation = Isolation::detect();
-    let space = match provision(runner, measured.id) {
-        Ok(space) => space,
+    let (space, isolation, cage) = match provision::make(runner, measured) {
+        Ok(made) => made,
         Err(e) => return measured.note_broken("scratch-space", &e),
     };
-    note_isolation(isolation, measured);
     measured.end(Phase::Provision, None, None);
 
     measured.begin(Phase::KeyUnwrap);
@@ -282,12 +302,13 @@ async fn carry_out(
     measured.end(Phase::KeyUnwrap, None, keys);
     if let Some(sight) = sight {
         prove(
-            runner, access, request, chosen, played, isolation, &sight, &space, measured, say,
+            runner, access, request, chosen, played, &isolation, &sight, &space, measured, say,
         )
         .await;
         measured.sight = Some(sight);
     }
 
+    provision::note_killed(cage.as_deref(), measured);
     say("destroying the scratch space");
     measured.begin(Phase::Teardown);
     match space.destroy() {
@@ -295,26 +316,6 @@ async fn carry_out(
         Err(e) => measured.note_broken("scratch-destroyed", &e),
     }
     measured.end(Phase::Teardown, None, None);
-}
-
-fn note_isolation(isolation: Isolation, measured: &mut Measured) {
-    let probe = isolation.probe_egress();
-    measured.isolated(
-        isolation.kind(),
-        match probe {
-            EgressProbe::Blocked => Some(StatedProbe::Blocked),
-            EgressProbe::Open => Some(StatedProbe::Open),
-            EgressProbe::NotProbed => None,
-        },
-    );
-    if probe != EgressProbe::NotProbed {
-        let check = Check::mandatory("egress-closed", CheckClass::Isolation).query(EGRESS_SCRIPT);
-        let blocked = probe == EgressProbe::Blocked;
-        let expected = format!("blocked: {EGRESS_PROBE}");
-        measured
-            .checks
-            .push(check.compared(blocked, expected, report::word(probe)));
-    }
 }
 
 /// Looks at the repository, plays the scenario's damage or attack, and restores.
@@ -325,7 +326,7 @@ async fn prove(
     request: &DrillRequest,
     chosen: &Chosen,
     played: &Played,
-    isolation: Isolation,
+    isolation: &Isolation,
     sight: &Sight,
     space: &ScratchSpace,
     measured: &mut Measured,
@@ -396,13 +397,6 @@ async fn put_right(measured: &mut Measured, say: Say<'_>) {
         say("putting right what was attacked");
         measured.checks.push(attacked.put_right().await);
     }
-}
-
-fn provision(runner: &Runner, id: DrillId) -> Result<ScratchSpace, ScratchError> {
-    for left in ScratchSpace::sweep(&runner.scratch)? {
-        tracing::warn!(path = %left.display(), "an earlier drill died here; its scratch space was removed");
-    }
-    ScratchSpace::create(&runner.scratch, id)
 }
 
 #[expect(

@@ -132,10 +132,6 @@ name!(
     ProviderName, "provider"
 );
 name!(
-    /// A group of people who may approve.
-    GroupName, "group name"
-);
-name!(
     /// Where alerts are sent.
     RouteName, "alert route"
 );

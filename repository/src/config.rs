@@ -30,6 +30,7 @@ use holdfast_proto::Fingerprint;
 use holdfast_proto::names::{ProviderName, Region};
 use holdfast_proto::residency::Place;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::store;
 
@@ -249,7 +250,26 @@ impl Location {
     }
 }
 
+/// An option of a replica, its reference followed.
+#[derive(Clone)]
+pub struct FollowedOption {
+    /// Its name, without `_file` and `_env`.
+    pub name: String,
+    /// Its value, which may be secret unless it stood in the configuration.
+    pub value: Zeroizing<String>,
+    /// Whether it stood in the configuration itself.
+    pub inline: bool,
+}
+
 impl ReplicaConfig {
+    /// Its options, for somebody who takes them to another machine.
+    ///
+    /// # Errors
+    /// The location or an option is none, or a reference cannot be followed.
+    pub fn followed_options(&self) -> Result<Vec<FollowedOption>, ConfigError> {
+        store::options::followed(self, &self.location()?)
+    }
+
     /// A replica in a directory, with nothing else to say about it.
     pub fn directory(region: Region, directory: &std::path::Path) -> Self {
         Self {

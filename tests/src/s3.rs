@@ -305,12 +305,17 @@ pub struct Line {
 impl Line {
     /// A line to `service`.
     pub fn to(service: &Service) -> Result<Self> {
+        Self::at((Ipv4Addr::LOCALHOST, 0).into(), service)
+    }
+
+    /// A line to `service` whose near end is at `address`.
+    pub fn at(address: SocketAddr, service: &Service) -> Result<Self> {
         let remote: SocketAddr = service
             .endpoint
             .strip_prefix("http://")
             .context("a line leads to an endpoint in plain HTTP")?
             .parse()?;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let listener = TcpListener::bind(address)?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             state: Mutex::new(State::Open),

@@ -1,6 +1,10 @@
 //! `holdfast drill`: a disaster on purpose.
 
+mod kubernetes;
+mod scenarios;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,8 +13,10 @@ use clap::{Args, Subcommand};
 use holdfast_agent::config::AgentConfig;
 use holdfast_agent::restore::{Access, AccessError};
 use holdfast_drills::evidence::statement::DrillKind;
+use holdfast_drills::place::Place;
 use holdfast_drills::runner::{self, DrillError, DrillOutcome, DrillRequest, Governing, Runner};
-use holdfast_drills::scenario::{MomentKind, Scenario};
+use holdfast_drills::scenario::Scenario;
+use holdfast_drills::scratch::confine;
 use holdfast_plan::restore::Target;
 use holdfast_proto::Timestamp;
 use holdfast_proto::names::{ClusterId, FilestoreName, Region};
@@ -22,7 +28,7 @@ use holdfast_repository::signing::SigningKey;
 
 use crate::commands::{config, restore};
 use crate::exit::{Exit, Failure, OrExit};
-use crate::operator::{Operator, OperatorArguments};
+use crate::operator::{Operator, OperatorArguments, RunnerSection};
 use crate::screen;
 
 /// Restore drills.
@@ -32,23 +38,22 @@ pub enum DrillCommand {
     Run(Box<RunArguments>),
     /// The scenarios there are, and their parameters.
     #[command(alias = "list")]
-    Scenarios(ListArguments),
+    Scenarios(scenarios::ListArguments),
     /// Report everything that is wrong with a scenario of your own.
-    Check(CheckArguments),
+    Check(scenarios::CheckArguments),
+    /// Delete what dispatchers that died have left on the Kubernetes cluster, and
+    /// answer for it in the log.
+    Sweep(kubernetes::SweepArguments),
+    /// Renounce the network for good and become another program.
+    #[command(hide = true)]
+    Confined(ConfinedArguments),
 }
 
 #[derive(Debug, Args)]
-pub struct CheckArguments {
-    /// The scenario's file.
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub struct ListArguments {
-    /// Print as JSON.
-    #[arg(long)]
-    json: bool,
+pub struct ConfinedArguments {
+    /// The program and its arguments.
+    #[arg(last = true, required = true)]
+    line: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -90,6 +95,12 @@ pub struct RunArguments {
     /// Say in the evidence that a schedule began this drill, not a person.
     #[arg(long)]
     scheduled: bool,
+    /// Run it in a pod of the Kubernetes cluster that [runner.kubernetes] describes.
+    #[arg(long, conflicts_with = "writer")]
+    kubernetes: bool,
+    /// The place that a dispatcher made for this drill.
+    #[arg(long, hide = true, value_name = "FILE", conflicts_with = "kubernetes")]
+    placed: Option<PathBuf>,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -130,73 +141,14 @@ impl DrillCommand {
     pub async fn run(self) -> anyhow::Result<Exit> {
         match self {
             DrillCommand::Run(arguments) => run(*arguments).await,
-            DrillCommand::Scenarios(arguments) => list(&arguments),
-            DrillCommand::Check(arguments) => check(&arguments.file),
+            DrillCommand::Scenarios(arguments) => scenarios::list(&arguments),
+            DrillCommand::Check(arguments) => scenarios::check(&arguments),
+            DrillCommand::Sweep(arguments) => kubernetes::sweep(arguments).await,
+            DrillCommand::Confined(ConfinedArguments { line }) => {
+                Err(confine::become_program(&line[0], &line[1..])).or_usage()
+            }
         }
     }
-}
-
-fn list(arguments: &ListArguments) -> anyhow::Result<Exit> {
-    let shipped = Scenario::shipped();
-    if arguments.json {
-        let rows: Vec<_> = shipped
-            .iter()
-            .map(|s| {
-                serde_json::json!({
-                    "name": s.name.to_string(), "level": s.level, "title": s.title, "parameters": s.parameters,
-                    "moment": s.moment.to_string(), "attack": s.attack, "only_escrow": s.only_escrow,
-                })
-            })
-            .collect();
-        println!("{}", serde_json::to_string_pretty(&rows)?);
-        return Ok(Exit::Done);
-    }
-    for scenario in shipped {
-        screen::print(&format!(
-            "{}  {}  {}",
-            scenario.name, scenario.level, scenario.title
-        ));
-        for need in needs(&scenario) {
-            screen::print(&format!("    {need}"));
-        }
-    }
-    Ok(Exit::Done)
-}
-
-/// What the command line of a scenario has to say.
-fn needs(scenario: &Scenario) -> Vec<String> {
-    let moment = match scenario.moment {
-        MomentKind::Any | MomentKind::Fence => None,
-        MomentKind::Time => Some("--to-time TIME  just before it happened"),
-        MomentKind::Name => Some("--to-name NAME  the restore point that was named before it"),
-    };
-    let escrow = "--identity FILE  the escrow identity, brought by its custodian";
-    let writer = "--writer FILE  the agent's configuration, whose credentials are turned against the backup";
-    let parts = [
-        moment,
-        scenario.only_escrow.then_some(escrow),
-        scenario.attack.then_some(writer),
-    ];
-    let set = scenario.parameters.iter();
-    parts
-        .into_iter()
-        .flatten()
-        .map(str::to_owned)
-        .chain(set.map(|(name, meaning)| format!("--set {name}=…  {meaning}")))
-        .collect()
-}
-
-fn check(file: &Path) -> anyhow::Result<Exit> {
-    let name = file.display().to_string();
-    let text = std::fs::read_to_string(file)
-        .with_context(|| name.clone())
-        .or_usage()?;
-    let scenario = Scenario::parse(&name, &text).or_usage()?;
-    println!("{name} is sound: {} at {}", scenario.name, scenario.level);
-    for need in needs(&scenario) {
-        screen::print(&format!("    {need}"));
-    }
-    Ok(Exit::Done)
 }
 
 fn pairs(texts: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
@@ -211,10 +163,20 @@ fn pairs(texts: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
         .collect()
 }
 
-fn runner_of(operator: &Operator) -> anyhow::Result<Runner> {
-    let section = operator.file.runner.as_ref().ok_or_else(|| {
+fn runner_section(operator: &Operator) -> anyhow::Result<&RunnerSection> {
+    operator.file.runner.as_ref().ok_or_else(|| {
         Failure::usage("the configuration has no [runner] section: name, signing_key and scratch are needed")
-    })?;
+    })
+}
+
+fn runner_key(section: &RunnerSection) -> anyhow::Result<SigningKey> {
+    SigningKey::load(&section.signing_key)
+        .context("the runner's key")
+        .or_usage()
+}
+
+fn runner_of(operator: &Operator, place: Option<Place>) -> anyhow::Result<Runner> {
+    let section = runner_section(operator)?;
     // The copy's server names its files by their real paths, and nothing outside of
     // the scratch space is handed to it: `..` and links would look like outside.
     let scratch = std::fs::create_dir_all(&section.scratch)
@@ -223,12 +185,26 @@ fn runner_of(operator: &Operator) -> anyhow::Result<Runner> {
         .or_usage()?;
     Ok(Runner {
         name: section.name.clone(),
-        key: SigningKey::load(&section.signing_key)
-            .context("the runner's key")
-            .or_usage()?,
+        key: runner_key(section)?,
         scratch,
         fetch: restore::fetch_by(operator)?,
         witnesses: section.witnesses.clone(),
+        place,
+        limits: section.limits,
+    })
+}
+
+/// The place that a dispatcher made, with the node that this pod is on.
+fn place_of(file: &Path) -> anyhow::Result<Place> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| file.display().to_string())
+        .or_usage()?;
+    let place: Place = serde_json::from_str(&text)
+        .with_context(|| file.display().to_string())
+        .or_usage()?;
+    Ok(Place {
+        node: std::env::var("HOLDFAST_NODE").ok().or(place.node),
+        ..place
     })
 }
 
@@ -305,7 +281,11 @@ async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
             scenario.name
         )));
     }
-    let runner = runner_of(&operator)?;
+    if arguments.kubernetes {
+        return kubernetes::run(&arguments, &operator, &scenario).await;
+    }
+    let place = arguments.placed.as_deref().map(place_of).transpose()?;
+    let runner = runner_of(&operator, place)?;
     let databases = pairs(&arguments.database)?
         .into_iter()
         .map(|(name, database)| Ok((name.parse::<FilestoreName>().or_usage()?, database)))
@@ -327,7 +307,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
         } else {
             DrillKind::OnDemand
         },
-        initiator: std::env::var("USER").ok().filter(|u| !u.is_empty()),
+        initiator: initiator(),
         databases,
         superuser: arguments.superuser,
         limit: Duration::from_secs(arguments.limit * 60),
@@ -345,7 +325,8 @@ async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
             e @ (DrillError::Scenario(_)
             | DrillError::Runner { .. }
             | DrillError::Moment { .. }
-            | DrillError::NoWriter(_)),
+            | DrillError::NoWriter(_)
+            | DrillError::Repeated(_)),
         ) => return Err(e).or_usage(),
         Err(e @ DrillError::Log(_)) => return Err(e).or_unavailable(),
         Err(e) => return Err(e).or_no(),
@@ -360,6 +341,10 @@ async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
     } else {
         Exit::No
     })
+}
+
+fn initiator() -> Option<String> {
+    std::env::var("USER").ok().filter(|u| !u.is_empty())
 }
 
 fn summary(outcome: &DrillOutcome) -> serde_json::Value {

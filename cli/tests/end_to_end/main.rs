@@ -8,11 +8,12 @@
 //! [`place::Place`]: directories, and a real S3 service with users and policies
 //! as the manual has them. What only S3 has (stolen credentials, stores that
 //! stall, stores that do not enforce a conditional create) is in [`attack`] and
-//! [`buckets`].
+//! [`buckets`]; drills in the pods of a real cluster are in [`kubernetes`].
 
 mod attack;
 mod books;
 mod buckets;
+mod kubernetes;
 mod place;
 mod scenarios;
 mod stage;

@@ -56,6 +56,20 @@ impl Place {
         }))))
     }
 
+    /// On the S3 service, behind lines that the pods of a test cluster reach, too.
+    pub fn s3_for_pods(near: [std::net::SocketAddr; 2]) -> Result<Option<Self>> {
+        let Some(service) = Service::from_env() else {
+            return Ok(None);
+        };
+        let names = [service.documented_bucket()?, service.documented_bucket()?];
+        let lines = [Line::at(near[0], &service)?, Line::at(near[1], &service)?];
+        Ok(Some(Place::S3(Box::new(Buckets {
+            service,
+            names,
+            lines,
+        }))))
+    }
+
     /// The replicas as `who` (an S3 user) names them in a configuration file.
     pub fn replicas(&self, root: &Path, who: &str) -> Result<String> {
         let mut entries = Vec::new();

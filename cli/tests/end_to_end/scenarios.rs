@@ -19,19 +19,21 @@ use super::story::{wait_protected, wait_safe};
 
 /// A protected office whose books were closed: the server is gone, the
 /// coordinator goes on, and everything lies in both regions.
-struct Closed {
-    stage: Stage,
-    coordinator: super::stage::Daemon,
+pub struct Closed {
+    /// Where everything lies.
+    pub stage: Stage,
+    /// It goes on.
+    pub coordinator: super::stage::Daemon,
     /// Just before somebody deleted invoices.
-    before: String,
+    pub before: String,
     /// The files of the source, as they were when it was closed.
-    source: Fingerprints,
+    pub source: Fingerprints,
 }
 
 /// The restore point that was named before the "upgrade".
 const NAMED: &str = "before-upgrade";
 
-fn closed_office(place: Place) -> Result<Closed> {
+pub fn closed_office(place: Place) -> Result<Closed> {
     let stage = Stage::set(place)?;
     stage.found()?;
     let office = stage.open_office()?;
@@ -118,10 +120,10 @@ fn close(mut office: Office, stage: &Stage) -> Result<Fingerprints> {
 }
 
 /// Paths of the source with size, time of change and digest.
-type Fingerprints = Vec<(String, u64, std::time::SystemTime, String)>;
+pub type Fingerprints = Vec<(String, u64, std::time::SystemTime, String)>;
 
 /// What lies in the source's data directory, its tablespace and its filestore.
-fn fingerprints(stage: &Stage) -> Result<Fingerprints> {
+pub fn fingerprints(stage: &Stage) -> Result<Fingerprints> {
     let mut found = Vec::new();
     let mut open: Vec<_> = ["primary", "tablespace", "filestore"]
         .map(|d| stage.path(d))
@@ -178,7 +180,7 @@ fn drill(stage: &Stage, scenario: &str, more: &[&str]) -> Result<Value> {
 
 /// The drill's evidence as an export has it: both verifiers draw its moment and its
 /// files again, whatever became of the drill.
-fn drawn_again(stage: &Stage, drill: &Value) -> Result<()> {
+pub fn drawn_again(stage: &Stage, drill: &Value) -> Result<()> {
     let id = drill["id"].as_str().context("the drill has no id")?;
     let export = stage.text(&format!("evidence-{id}"));
     stage.run("restorer", &["evidence", "export", id, "--directory", &export])?;
@@ -203,7 +205,7 @@ fn drawn_again(stage: &Stage, drill: &Value) -> Result<()> {
 }
 
 /// The result of one check: its outcome and what was found.
-fn check<'d>(drill: &'d Value, id: &str) -> Result<(&'d str, &'d str)> {
+pub fn check<'d>(drill: &'d Value, id: &str) -> Result<(&'d str, &'d str)> {
     let found = each(&drill["checks"]).iter().find(|c| c["id"] == id);
     let found = found.with_context(|| format!("there is no check {id} in {drill:#}"))?;
     Ok((
@@ -217,7 +219,7 @@ fn passed(drill: &Value, scenario: &str) -> Result<()> {
     Ok(())
 }
 
-const COUNT: &str = "query=SELECT count(*) FROM account_move";
+pub const COUNT: &str = "query=SELECT count(*) FROM account_move";
 
 fn there_is(stage: &Stage, scenario: &str, more: &[&str]) -> Result<Value> {
     let (database, minimum) = (
@@ -233,7 +235,7 @@ fn identity(stage: &Stage, name: &str) -> String {
 }
 
 /// Writes a scenario of one's own; its path.
-fn own(stage: &Stage, name: &str, text: &str) -> Result<String> {
+pub fn own(stage: &Stage, name: &str, text: &str) -> Result<String> {
     let path = stage.path(&format!("{name}.toml"));
     fs::write(&path, text)?;
     Ok(path.display().to_string())

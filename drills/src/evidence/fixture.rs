@@ -193,6 +193,7 @@ pub fn statement() -> Statement {
                 kind: TargetKind::Local,
                 isolation: Isolation::LinuxNamespaces,
                 namespace: Some("4026532001".to_owned()),
+                node: None,
                 region: None,
                 egress_probe: Some(EgressProbe::Blocked),
                 segregated_from_source: Some(true),

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::sampling::MAX_SELECTED;
 use super::statement::context::{SEEDED_POINT, SEEDED_WINDOW};
-use super::statement::recovery::{EgressProbe, Isolation, Phase};
+use super::statement::recovery::{EgressProbe, Isolation, Phase, TargetKind};
 use super::statement::results::{CheckOutcome, Verdict};
 use super::statement::{DrillKind, Level, Statement, SubjectKind};
 use super::tlog::tiles::MAX_ENTRY;
@@ -340,6 +340,11 @@ fn target(statement: &Statement, found: &mut Findings) {
         !(target.segregated_from_source == Some(true) && probed_open),
         "isolation-broken",
         "it claims to be cut off from the source although the probe got out",
+    );
+    found.require(
+        target.kind != TargetKind::Kubernetes || target.namespace.is_some(),
+        "namespace-missing",
+        "a drill on Kubernetes names its namespace by UID",
     );
 }
 

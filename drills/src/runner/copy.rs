@@ -30,7 +30,7 @@ pub struct Copy<'a> {
     pub runner: &'a Runner,
     pub request: &'a DrillRequest,
     pub sight: &'a Sight,
-    pub isolation: Isolation,
+    pub isolation: &'a Isolation,
     pub played: &'a Played,
     /// The joint recovery point that is restored to, when it is one.
     pub fence: Option<PointId>,
@@ -210,7 +210,7 @@ impl Copy<'_> {
             superuser: self.request.superuser.clone(),
             settings: settings.into_iter().map(|(n, v)| (n.to_owned(), v)).collect(),
         };
-        let mut server = PrivateServer::start(options, self.isolation)?;
+        let mut server = PrivateServer::start(options, self.isolation.clone())?;
         server.wait_ready(true, self.request.limit).await?;
         Ok((server, relay))
     }
@@ -344,7 +344,7 @@ impl Copy<'_> {
         });
         let given = programs::Given {
             server,
-            isolation: self.isolation,
+            isolation: self.isolation.clone(),
             space,
             filestores: filestores.collect(),
         };

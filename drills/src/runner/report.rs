@@ -267,7 +267,7 @@ pub(super) async fn statement(
                 identity: runner.name.clone(),
                 key: runner.key.fingerprint(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
-                image_digest: None,
+                image_digest: runner.place.as_ref().and_then(|p| p.image_digest.clone()),
             },
             backup_writer: writer,
             separation_of_duties: separation,
@@ -277,12 +277,17 @@ pub(super) async fn statement(
         sampling: Some(chosen.drawn.stated(sampled)),
         recovery_point,
         target: measured.isolation.map(|kind| Target {
-            kind: TargetKind::Local,
+            kind: match &runner.place {
+                Some(_) => TargetKind::Kubernetes,
+                None => TargetKind::Local,
+            },
             isolation: match kind {
                 IsolationKind::Namespaces => Isolation::LinuxNamespaces,
+                IsolationKind::SocketFilter => Isolation::SocketFilter,
                 IsolationKind::PrivateDirectory => Isolation::PrivateDirectory,
             },
-            namespace: None,
+            namespace: runner.place.as_ref().map(|p| p.namespace.clone()),
+            node: runner.place.as_ref().and_then(|p| p.node.clone()),
             region: None,
             egress_probe: measured.probe,
             segregated_from_source: measured.probe.map(|p| p == EgressProbe::Blocked),

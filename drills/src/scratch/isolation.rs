@@ -1,10 +1,13 @@
 //! What the machine allows, and programs started inside it.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
+
+use super::Cage;
 
 /// How a copy is cut off from everything else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,6 +15,10 @@ use serde::{Deserialize, Serialize};
 pub enum IsolationKind {
     /// Linux user, mount, pid, network, IPC and UTS namespaces.
     Namespaces,
+    /// A filter of system calls ([`super::confine`]) under which no network
+    /// socket can be made: what is left where the kernel refuses namespaces, as
+    /// in a restricted pod.
+    SocketFilter,
     /// A private directory only: the kernel refuses namespaces here.
     PrivateDirectory,
 }
@@ -29,10 +36,14 @@ pub enum EgressProbe {
 }
 
 /// A way to start programs, found out once.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Isolation {
     kind: IsolationKind,
     map_user: bool,
+    /// The program that confines itself and becomes another.
+    confine: Option<PathBuf>,
+    /// What bounds the memory and processors of what runs inside.
+    cage: Option<Arc<Cage>>,
 }
 
 /// The user and group that a mapped program sees itself as: any but root.
@@ -49,6 +60,19 @@ pub const EGRESS_SCRIPT: &str = "devices=$(tail -n +3 /proc/net/dev | cut -d: -f
                       answer=$( (exec 3<>/dev/tcp/192.0.2.1/9) 2>&1 ) && exit 4; \
                       case \"$answer\" in *'Network is unreachable'*) exit 0;; *) exit 5;; esac";
 
+/// What is tried where a filter of system calls is the wall, in words.
+pub const SOCKET_PROBE: &str = "no socket for TCP or UDP, not even to this host's own address";
+
+/// What is run then. An open network would refuse the connection to our own
+/// address, or let UDP through: "Network is unreachable" is the filter's answer.
+pub const SOCKET_SCRIPT: &str = "export LC_ALL=C; for way in tcp udp; do for to in 127.0.0.1 ::1; do \
+                      answer=$( (exec 3<>/dev/$way/$to/9) 2>&1 ) && exit 4; \
+                      case \"$answer\" in *'Network is unreachable'*) ;; *) exit 5;; esac; done; done";
+
+/// The words after the program's name that make it confine itself: see
+/// [`super::confine::become_program`].
+pub const CONFINE: [&str; 2] = ["drill", "confined"];
+
 const NAMESPACES: &[&str] = &[
     "--net",
     "--pid",
@@ -61,13 +85,27 @@ const NAMESPACES: &[&str] = &[
 ];
 
 impl Isolation {
-    /// The strongest isolation that this machine allows.
-    pub fn detect() -> Self {
+    /// The strongest isolation that this machine allows. `confine` is the
+    /// `holdfast` that puts the filter on itself where there are no namespaces;
+    /// without it that wall is not tried.
+    pub fn detect(confine: Option<&Path>) -> Self {
         let full = Self {
             kind: IsolationKind::Namespaces,
             map_user: true,
+            confine: None,
+            cage: None,
         };
-        if full.works() { full } else { Self::plain() }
+        if full.works() {
+            return full;
+        }
+        let filtered = confine.map(|program| Self {
+            kind: IsolationKind::SocketFilter,
+            confine: Some(program.to_owned()),
+            ..Self::plain()
+        });
+        filtered
+            .filter(|wall| wall.probe_egress() == EgressProbe::Blocked)
+            .unwrap_or_else(Self::plain)
     }
 
     /// A private directory, and a user that is not root: as root, programs run
@@ -77,7 +115,16 @@ impl Isolation {
         Self {
             kind: IsolationKind::PrivateDirectory,
             map_user: rustix::process::geteuid().is_root(),
+            confine: None,
+            cage: None,
         }
+    }
+
+    /// What is started from now on is in this control group.
+    #[must_use]
+    pub fn within(mut self, cage: Option<Arc<Cage>>) -> Self {
+        self.cage = cage;
+        self
     }
 
     fn works(&self) -> bool {
@@ -96,15 +143,35 @@ impl Isolation {
 
     /// A command that runs `program` inside, [`tethered`] to this process.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        if !self.map_user {
-            return tethered(program);
+        let mut words: Vec<OsString> = Vec::new();
+        if let Some(cage) = &self.cage {
+            words.extend(cage.enter().into_iter().map(Into::into));
         }
-        let mut command = tethered("unshare");
-        command.args(["--user", "--map-user", MAPPED_ID, "--map-group", MAPPED_ID]);
-        if self.kind == IsolationKind::Namespaces {
-            command.args(NAMESPACES);
+        if self.map_user {
+            words.extend(
+                [
+                    "unshare",
+                    "--user",
+                    "--map-user",
+                    MAPPED_ID,
+                    "--map-group",
+                    MAPPED_ID,
+                ]
+                .map(Into::into),
+            );
+            if self.kind == IsolationKind::Namespaces {
+                words.extend(NAMESPACES.iter().map(Into::into));
+            }
+            words.push("--".into());
         }
-        command.arg("--").arg(program);
+        if let Some(confine) = &self.confine {
+            words.push(confine.into());
+            words.extend(CONFINE.map(Into::into));
+            words.push("--".into());
+        }
+        words.push(program.as_ref().to_owned());
+        let mut command = tethered(&words[0]);
+        command.args(&words[1..]);
         command
     }
 
@@ -113,21 +180,33 @@ impl Isolation {
     pub fn tool(&self, program: impl AsRef<OsStr>) -> Command {
         Self {
             kind: IsolationKind::PrivateDirectory,
-            ..*self
+            map_user: self.map_user,
+            confine: None,
+            cage: self.cage.clone(),
         }
         .command(program)
     }
 
-    /// Proves that a program inside cannot reach the network: a connection to
-    /// an address of TEST-NET-1 must fail because there is no route, and there
-    /// must be no device but loopback.
-    pub fn probe_egress(&self) -> EgressProbe {
-        if self.kind == IsolationKind::PrivateDirectory {
-            return EgressProbe::NotProbed;
+    /// What [`Isolation::probe_egress`] tries, in words, and what it runs.
+    pub const fn probe(&self) -> Option<(&'static str, &'static str)> {
+        match self.kind {
+            IsolationKind::Namespaces => Some((EGRESS_PROBE, EGRESS_SCRIPT)),
+            IsolationKind::SocketFilter => Some((SOCKET_PROBE, SOCKET_SCRIPT)),
+            IsolationKind::PrivateDirectory => None,
         }
+    }
+
+    /// Proves that a program inside cannot reach the network. In namespaces a
+    /// connection to an address of TEST-NET-1 must fail because there is no route,
+    /// and there must be no device but loopback; under the filter not even a
+    /// connection to our own address may be tried.
+    pub fn probe_egress(&self) -> EgressProbe {
+        let Some((_, script)) = self.probe() else {
+            return EgressProbe::NotProbed;
+        };
         let probe = self
             .command("bash")
-            .args(["-c", EGRESS_SCRIPT])
+            .args(["-c", script])
             .stdin(Stdio::null())
             .output();
         match probe {
@@ -177,7 +256,7 @@ mod tests {
 
     #[test]
     fn what_runs_inside_is_not_root_and_cannot_get_out() {
-        let isolation = Isolation::detect();
+        let isolation = Isolation::detect(None);
         let id = isolation.command("id").arg("-u").output().unwrap();
         assert_ne!(String::from_utf8_lossy(&id.stdout).trim(), "0");
         if isolation.kind() == IsolationKind::Namespaces {
@@ -190,7 +269,7 @@ mod tests {
     #[test]
     fn what_was_started_dies_with_who_started_it() {
         use std::io::Read;
-        for isolation in [Isolation::plain(), Isolation::detect()] {
+        for isolation in [Isolation::plain(), Isolation::detect(None)] {
             let inside = isolation.command("sh");
             let mut line = std::iter::once(inside.get_program())
                 .chain(inside.get_args())

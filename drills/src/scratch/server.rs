@@ -388,14 +388,16 @@ impl PrivateServer {
     }
 
     /// The isolation that it runs in.
-    pub const fn isolation(&self) -> Isolation {
-        self.isolation
+    pub const fn isolation(&self) -> &Isolation {
+        &self.isolation
     }
 
     fn postmaster_pid(&self, child: &Child) -> Option<Pid> {
         match self.isolation.kind() {
             super::IsolationKind::Namespaces => children(child.id()).first().copied(),
-            super::IsolationKind::PrivateDirectory => Pid::from_raw(i32::try_from(child.id()).ok()?),
+            super::IsolationKind::SocketFilter | super::IsolationKind::PrivateDirectory => {
+                Pid::from_raw(i32::try_from(child.id()).ok()?)
+            }
         }
     }
 }
@@ -486,7 +488,7 @@ mod tests {
             settings: vec![("fsync".into(), "off".into())],
         };
         PrivateServer::initdb(&options).unwrap();
-        let mut server = PrivateServer::start(options, Isolation::detect()).unwrap();
+        let mut server = PrivateServer::start(options, Isolation::detect(None)).unwrap();
         server.wait_ready(true, Duration::from_secs(30)).await.unwrap();
         let client = server.connect("postgres").await.unwrap();
         let one: i32 = client.query_one("SELECT 1", &[]).await.unwrap().get(0);

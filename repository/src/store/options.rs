@@ -8,7 +8,9 @@ use object_store::aws::AmazonS3ConfigKey;
 use object_store::azure::AzureConfigKey;
 use object_store::gcp::GoogleConfigKey;
 
-use crate::config::{ConfigError, Location, ReplicaConfig};
+use zeroize::Zeroizing;
+
+use crate::config::{ConfigError, FollowedOption, Location, ReplicaConfig};
 
 /// The options of one back end, resolved: values in place of references.
 #[derive(Clone)]
@@ -162,6 +164,20 @@ fn each<'a>(
 /// The options with references followed; the first that is wrong.
 pub fn resolve(config: &ReplicaConfig, location: &Location) -> Result<Resolved, ConfigError> {
     each(config, location).collect::<Result<_, _>>().map(Resolved)
+}
+
+/// The options with references followed, each with whether its value stood in the
+/// configuration itself.
+pub fn followed(config: &ReplicaConfig, location: &Location) -> Result<Vec<FollowedOption>, ConfigError> {
+    let options = config.options.iter().map(|(option, text)| {
+        let (name, from) = source(config, location, option, text)?;
+        Ok(FollowedOption {
+            name: name.to_owned(),
+            inline: matches!(from, Source::Inline(_)),
+            value: Zeroizing::new(value(config, option, from)?),
+        })
+    });
+    options.collect()
 }
 
 /// All options that are wrong.

@@ -10,6 +10,7 @@ use std::path::Path;
 use anyhow::Context;
 use holdfast_agent::config::{Setting, Source};
 use holdfast_coordinator::config::CoordinatorConfig;
+use holdfast_kubernetes::settings::Settings as KubernetesSettings;
 use holdfast_plan::policy::{Policy, Retention, Tier};
 use holdfast_repository::config::ReplicaConfig;
 use serde::Serialize;
@@ -221,6 +222,11 @@ pub fn operator(file: &OperatorFile, lines: &Lines) -> Vec<Shown> {
         for (n, witness) in runner.witnesses.iter().enumerate() {
             out.set(format!("runner.witnesses[{n}]"), witness);
         }
+        out.maybe("runner.memory", runner.limits.memory);
+        out.maybe("runner.cpu", runner.limits.cpu);
+        if let Some(kubernetes) = &runner.kubernetes {
+            on_kubernetes(&mut out, kubernetes);
+        }
     }
     out.shown
 }
@@ -375,6 +381,34 @@ pub fn named_by_operator(path: &str) -> bool {
         path,
         "identity" | "policy" | "runner.signing_key" | "runner.policy"
     )
+}
+
+fn on_kubernetes(out: &mut Layout<'_>, settings: &KubernetesSettings) {
+    let s = settings;
+    out.maybe(
+        "runner.kubernetes.kubeconfig",
+        s.kubeconfig.as_ref().map(|p| p.display()),
+    );
+    out.set("runner.kubernetes.namespace_prefix", &s.prefix);
+    out.set("runner.kubernetes.image", &s.image);
+    out.set("runner.kubernetes.pull", s.pull);
+    out.set("runner.kubernetes.program", &s.program);
+    out.set("runner.kubernetes.user", s.user);
+    out.set("runner.kubernetes.memory", s.memory);
+    out.set("runner.kubernetes.cpu", &s.cpu);
+    out.set("runner.kubernetes.scratch", s.scratch);
+    for (n, reach) in s.reach.iter().enumerate() {
+        out.set(
+            format!("runner.kubernetes.reach[{n}]"),
+            format!("{}:{}", reach.cidr, reach.port),
+        );
+    }
+    out.set("runner.kubernetes.dns", s.dns);
+    for (n, closed) in s.closed.iter().enumerate() {
+        out.set(format!("runner.kubernetes.closed[{n}]"), closed);
+    }
+    out.set("runner.kubernetes.start", format!("{}s", s.start.as_secs()));
+    out.set("runner.kubernetes.grace", format!("{}s", s.grace.as_secs()));
 }
 
 #[cfg(test)]

@@ -114,6 +114,13 @@ fn a_record_does_not_contradict_itself() {
         rules(|s| s.predicate.target.as_mut().unwrap().egress_probe = Some(EgressProbe::Open)),
         ["isolation-broken", "isolation-broken"]
     );
+    assert_eq!(
+        rules(|s| {
+            let target = s.predicate.target.as_mut().unwrap();
+            (target.kind, target.namespace) = (TargetKind::Kubernetes, None);
+        }),
+        ["namespace-missing"]
+    );
 }
 
 #[test]

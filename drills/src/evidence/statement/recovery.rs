@@ -112,6 +112,9 @@ pub struct Target {
     /// namespace.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub namespace: Option<String>,
+    /// The machine of a Kubernetes cluster that it was on.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub node: Option<String>,
     /// Where it was.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub region: Option<Region>,
@@ -147,6 +150,8 @@ pub enum Isolation {
     NetworkPolicy,
     /// Linux namespaces of its own, without a network.
     LinuxNamespaces,
+    /// A filter of system calls under which no network socket can be made.
+    SocketFilter,
     /// A private directory and a private socket; the network was not closed.
     PrivateDirectory,
 }

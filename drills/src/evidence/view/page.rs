@@ -12,7 +12,7 @@ use super::{STYLE, Shown};
 use crate::evidence::review;
 use crate::evidence::statement::DrillKind;
 use crate::evidence::statement::context::{SEEDED_POINT, Sampling};
-use crate::evidence::statement::recovery::{EgressProbe, Isolation, RecoveryTarget};
+use crate::evidence::statement::recovery::{EgressProbe, Isolation, RecoveryTarget, TargetKind};
 use crate::evidence::statement::results::{CheckOutcome, Verdict};
 
 /// A name and what it is.
@@ -460,10 +460,16 @@ fn place(shown: &Shown<'_>) -> Vec<Fact> {
     let isolation = match t.isolation {
         Isolation::NetworkPolicy => "a Kubernetes namespace that network policy closes",
         Isolation::LinuxNamespaces => "Linux namespaces without a network",
+        Isolation::SocketFilter => "a filter of system calls under which no network socket can be made",
         Isolation::PrivateDirectory => "a private directory; the network was not closed",
     };
     let yes = |b: bool| if b { "yes" } else { "NO" };
     let mut out = vec![fact("Kept apart by", isolation)];
+    if t.kind == TargetKind::Kubernetes {
+        let uid = t.namespace.as_deref().unwrap_or("not said");
+        out.push(fact("Kubernetes namespace", uid));
+        out.extend(t.node.as_deref().map(|node| fact("Node", node)));
+    }
     out.extend(t.egress_probe.map(|probe| {
         fact(
             "An attempt to get out",
