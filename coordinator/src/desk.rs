@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use holdfast_plan::policy::Policy;
 use holdfast_plan::rpo::Witness;
-use holdfast_plan::schedule::{Book, Patience};
+use holdfast_plan::schedule::{Book, Patience, Places};
 use holdfast_proto::Timestamp;
 use holdfast_proto::finding::Finding;
 use holdfast_proto::message::ClusterFacts;
 use holdfast_proto::names::{ActorName, ClusterId, Region};
-use holdfast_repository::Repository;
+use holdfast_repository::{Repository, RepositoryConfig};
 use holdfast_repository::trust::Trust;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -40,6 +40,8 @@ pub struct Desk {
     pub approvals: Box<dyn Approvals + Send + Sync>,
     /// The repository, with deadlines for reading that is soon repeated.
     pub repository: Repository,
+    /// Where the clusters' work falls: on the replicas.
+    pub places: Places,
     /// How long things are waited for.
     pub patience: Patience,
     /// When this process began to listen.
@@ -173,6 +175,7 @@ impl Desk {
     ) -> Self {
         Self {
             patience: config.patience,
+            places: places(&config.repository),
             config,
             governing,
             approvals: Box::new(NothingApproved),
@@ -218,6 +221,23 @@ impl Desk {
                 health.failing = Some((why, since));
             }
         }
+    }
+}
+
+/// Every cluster of a repository writes to every replica. A store is the machine or
+/// service in its address; directories are all on this one.
+fn places(repository: &RepositoryConfig) -> Places {
+    let store = |url: &str| match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let host = rest.split('/').next().unwrap_or_default();
+            format!("{scheme}://{host}")
+        }
+        None => url.to_owned(),
+    };
+    let replicas = || repository.replicas.iter();
+    Places {
+        regions: replicas().map(|replica| replica.region.clone()).collect(),
+        stores: replicas().map(|replica| store(&replica.url)).collect(),
     }
 }
 

@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use holdfast_plan::period::Period;
 use holdfast_plan::policy::{ClusterPolicy, Policy};
 use holdfast_plan::rpo;
-use holdfast_plan::schedule::{ClusterFacts, WORKS, WorkFacts};
+use holdfast_plan::schedule::{ClusterFacts, Places, WORKS, WorkFacts};
+use holdfast_proto::Timestamp;
 use holdfast_proto::message::Work;
 use holdfast_proto::names::ClusterId;
 
-use crate::desk::{State, now};
+use crate::desk::State;
 use crate::survey::{self, Survey};
 
 /// Every cluster that anybody knows of, in order of names.
@@ -47,19 +48,29 @@ pub fn rpo(cluster: &ClusterId, policy: &ClusterPolicy, state: &State) -> rpo::F
     )
 }
 
-/// What the schedule is planned from: clusters that an agent has reported.
-pub fn schedule(state: &State) -> Vec<ClusterFacts> {
-    state
-        .reports
-        .iter()
+/// What the schedule is planned from: all clusters that an agent has reported.
+pub fn schedule(state: &State, places: &Places, now: Timestamp) -> Vec<ClusterFacts> {
+    schedule_of(state, places, state.reports.keys(), now)
+}
+
+/// What the schedule is planned from, for these clusters.
+pub fn schedule_of<'a>(
+    state: &State,
+    places: &Places,
+    clusters: impl Iterator<Item = &'a ClusterId>,
+    now: Timestamp,
+) -> Vec<ClusterFacts> {
+    clusters
+        .filter_map(|cluster| Some((cluster, state.reports.get(cluster)?)))
         .map(|(cluster, report)| {
             let survey = state.surveys.get(cluster);
             ClusterFacts {
                 cluster: cluster.clone(),
                 reporter: Some((report.agent.clone(), report.heard)),
                 lineage: report.facts.lineage,
-                hole: survey.and_then(|survey| survey.lasting_hole(now())),
+                hole: survey.and_then(|survey| survey.lasting_hole(now)),
                 filestores: !report.facts.filestores.is_empty(),
+                places: places.clone(),
                 works: WORKS
                     .into_iter()
                     .map(|work| (work, work_facts(cluster, work, state, survey)))

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_plan::policy::ClusterPolicy;
+use holdfast_plan::policy::{Ambiguous, ClusterPolicy, Policy};
 use holdfast_plan::schedule::WORKS;
 use holdfast_proto::Timestamp;
 use holdfast_proto::finding::{Finding, Severity};
@@ -170,49 +170,74 @@ pub fn derive(state: &State, desk: &Desk, now: Timestamp) -> Vec<Derived> {
     waiting(&mut sheet, desk);
     for cluster in facts::clusters(state, &governing) {
         sheet.cluster = Some(cluster.clone());
-        let report = state.reports.get(&cluster);
-        let survey = state.surveys.get(&cluster);
-        residency(&mut sheet, &cluster, desk);
-        if let Some(several) = ambiguous.iter().find(|several| several.cluster == cluster) {
-            let detail = format!("Nothing is asked for it: {several}.");
-            sheet.add(
-                "policy-ambiguous",
-                &cluster.to_string(),
-                Severity::Critical,
-                None,
-                detail,
-            );
-            continue;
-        }
-        let Some(policy) = &governing.cluster_at(&cluster, now) else {
-            let since = state.strangers.get(&cluster).copied();
-            sheet.add(
-                "cluster-without-policy",
-                &cluster.to_string(),
-                Severity::Warning,
-                since,
-                "The policy does not name it, so nothing is asked for it: name it with a tier, or retire it."
-                    .to_owned(),
-            );
-            continue;
-        };
-        agent(&mut sheet, policy, report, desk);
-        exposure(
-            &mut sheet,
-            policy,
-            &measure(&cluster, Some(policy), state, now),
-            state,
-        );
-        if let Some(survey) = survey {
-            stored(&mut sheet, policy, survey, report);
-        }
-        work(&mut sheet, &cluster, state);
-        drills(&mut sheet, &cluster, policy, state);
-        for finding in state.replication.get(&cluster).into_iter().flatten() {
-            sheet.pass_on(finding);
-        }
+        about(&mut sheet, &cluster, &governing, &ambiguous, state, desk);
     }
     sheet.derived
+}
+
+/// Makes the findings of one cluster.
+#[cfg(test)]
+pub fn derive_of(state: &State, desk: &Desk, cluster: &ClusterId, now: Timestamp) -> Vec<Finding> {
+    let mut sheet = Sheet {
+        cluster: Some(cluster.clone()),
+        derived: Vec::new(),
+        now,
+    };
+    let (governing, ambiguous) = (desk.policy(), desk.governing.ambiguous());
+    about(&mut sheet, cluster, &governing, &ambiguous, state, desk);
+    sheet.derived.into_iter().map(|derived| derived.finding).collect()
+}
+
+fn about(
+    sheet: &mut Sheet,
+    cluster: &ClusterId,
+    governing: &Policy,
+    ambiguous: &[Ambiguous],
+    state: &State,
+    desk: &Desk,
+) {
+    let now = sheet.now;
+    let report = state.reports.get(cluster);
+    let survey = state.surveys.get(cluster);
+    residency(sheet, cluster, desk);
+    if let Some(several) = ambiguous.iter().find(|several| several.cluster == *cluster) {
+        let detail = format!("Nothing is asked for it: {several}.");
+        sheet.add(
+            "policy-ambiguous",
+            &cluster.to_string(),
+            Severity::Critical,
+            None,
+            detail,
+        );
+        return;
+    }
+    let Some(policy) = &governing.cluster_at(cluster, now) else {
+        let since = state.strangers.get(cluster).copied();
+        sheet.add(
+            "cluster-without-policy",
+            &cluster.to_string(),
+            Severity::Warning,
+            since,
+            "The policy does not name it, so nothing is asked for it: name it with a tier, or retire it."
+                .to_owned(),
+        );
+        return;
+    };
+    agent(sheet, policy, report, desk);
+    exposure(
+        sheet,
+        policy,
+        &measure(cluster, Some(policy), state, now),
+        state,
+    );
+    if let Some(survey) = survey {
+        stored(sheet, policy, survey, report);
+    }
+    work(sheet, cluster, state);
+    drills(sheet, cluster, policy, state);
+    for finding in state.replication.get(cluster).into_iter().flatten() {
+        sheet.pass_on(finding);
+    }
 }
 
 /// A policy in the file that is not in force.

@@ -35,6 +35,8 @@ mod run;
 pub mod server;
 mod supervise;
 mod survey;
+#[cfg(test)]
+mod year;
 
 pub use loops::evidence::{EvidenceKeeping, Given, Turn};
 pub use run::{Coordinator, Evidence, RunError};

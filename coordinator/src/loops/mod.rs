@@ -13,7 +13,7 @@ mod proven;
 mod remember;
 mod replicate;
 mod rpo;
-mod schedule;
+pub(crate) mod schedule;
 mod trust;
 
 use std::future::Future;

@@ -145,7 +145,7 @@ fn answer(desk: &Desk, agent: &ActorName, heartbeat: Heartbeat) -> Result<Orders
         );
         return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
     }
-    Ok(hear(desk, agent, heartbeat))
+    Ok(hear(desk, agent, heartbeat, now()))
 }
 
 /// Whether the trust chain lets an agent of that name speak for the cluster, or
@@ -159,8 +159,8 @@ fn enrolled(trust: &Trust, agent: &ActorName, cluster: Option<&ClusterId>) -> bo
     })
 }
 
-fn hear(desk: &Desk, agent: &ActorName, heartbeat: Heartbeat) -> Orders {
-    let at = now();
+/// Takes in what an agent says at a moment, and answers with what it is to do.
+pub(crate) fn hear(desk: &Desk, agent: &ActorName, heartbeat: Heartbeat, at: Timestamp) -> Orders {
     let mut state = desk.state();
     let ended = state.book.ended(agent, &heartbeat.done, at);
     for (cluster, work) in &ended {

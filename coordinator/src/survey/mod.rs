@@ -23,6 +23,8 @@ use holdfast_proto::pg::{Lsn, SegmentSize, TimelineId};
 
 use crate::desk::Desk;
 
+#[cfg(test)]
+pub use proven::DrillResult;
 pub use proven::{DrillSeen, Proven, ProvenReader};
 use wal::WalTail;
 

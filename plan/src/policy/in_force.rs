@@ -101,6 +101,19 @@ impl Policy {
         Some(in_force)
     }
 
+    /// The window that keeps base backups from a cluster at `now`, and when no window
+    /// that is open now keeps them any more.
+    pub(crate) fn base_backups_frozen(
+        &self,
+        policy: &ClusterPolicy,
+        now: Timestamp,
+    ) -> Option<(CalendarName, Timestamp)> {
+        self.calendars()
+            .filter(|calendar| calendar.effects.frozen.base_backup && calendar.covers(policy))
+            .flat_map(|calendar| calendar.open(now).into_iter().map(|w| (calendar.name.clone(), w.end)))
+            .max_by_key(|(_, end)| *end)
+    }
+
     /// What policy asks for a cluster, with the numbers that hold at `now` put into
     /// its tier.
     pub fn cluster_at(&self, cluster: &ClusterId, now: Timestamp) -> Option<ClusterPolicy> {

@@ -170,6 +170,9 @@ impl Book {
         now: Timestamp,
     ) -> Vec<(ClusterId, Work)> {
         let mut closed = Vec::new();
+        if results.is_empty() {
+            return closed;
+        }
         for ((cluster, work), line) in &mut self.lines {
             let ended = line
                 .open

@@ -10,11 +10,14 @@
 //! - at most one open assignment for a cluster and kind of work,
 //! - nothing is given for a cluster whose agent is silent, already works on it,
 //!   or whose backups could not be listed: an unknown is never "there is none",
-//! - a missed schedule is caught up once, not once for each time it was missed.
+//! - a missed schedule is caught up once, not once for each time it was missed,
+//! - no base backup is given out inside a freeze, and no more work than the limits
+//!   allow; what waits is owed since it was due, and comes first by that.
 //!
 //! If the process that holds the [`Book`] dies, the worst is one base backup
 //! more than needed: agents say what they work on, and that holds it back.
 
+mod admission;
 mod book;
 
 use std::collections::BTreeMap;
@@ -22,13 +25,14 @@ use std::fmt;
 
 use holdfast_proto::Timestamp;
 use holdfast_proto::message::Work;
-use holdfast_proto::names::{ActorName, ClusterId, Lineage, WorkId};
+use holdfast_proto::names::{ActorName, CalendarName, ClusterId, Lineage, WorkId};
 use holdfast_proto::pg::Lsn;
 
 use crate::cron::Zone;
 use crate::period::Period;
 use crate::policy::{ClusterPolicy, Policy};
 
+pub use admission::{Places, Resource};
 pub use book::{Book, Failures, Line, Open};
 
 /// Every kind of work, in the order in which it is decided.
@@ -67,6 +71,8 @@ pub struct ClusterFacts {
     pub hole: Option<Lsn>,
     /// Whether it has filestores.
     pub filestores: bool,
+    /// Where its work falls.
+    pub places: Places,
     /// Each kind of work.
     pub works: BTreeMap<Work, WorkFacts>,
 }
@@ -192,6 +198,20 @@ pub enum Held {
     NotListed,
     /// The agent is at it.
     Running,
+    /// A calendar's window keeps it from the cluster.
+    Frozen {
+        /// Of which calendar.
+        calendar: CalendarName,
+        /// When no window that is open now keeps it any more.
+        until: Timestamp,
+    },
+    /// As much is under way as may be.
+    Full {
+        /// Where.
+        resource: Resource,
+        /// How much that is.
+        most: u32,
+    },
     /// It was given out and the lease still runs.
     Leased {
         /// To whom.
@@ -217,6 +237,8 @@ impl fmt::Display for Held {
             Held::NoLineage => f.write_str("its agent does not stream from PostgreSQL yet"),
             Held::NotListed => f.write_str("the repository has not been listed since"),
             Held::Running => f.write_str("the agent is at it"),
+            Held::Frozen { calendar, until } => write!(f, "the calendar {calendar} freezes it until {until}"),
+            Held::Full { resource, most } => write!(f, "{most} are under way on {resource}, which is the most"),
             Held::Leased { agent, until } => write!(f, "{agent} has the lease until {until}"),
             Held::Failed { times, until } => write!(f, "it failed {times} times, tried again at {until}"),
         }
@@ -247,7 +269,8 @@ impl fmt::Display for Act {
     }
 }
 
-/// Decides about every cluster and kind of work, in order of names.
+/// Decides about every cluster and kind of work, in order of names. `facts` must hold
+/// every cluster for which anything may be under way: limits count over them.
 pub fn plan(facts: &[ClusterFacts], policy: &Policy, patience: &Patience, now: Timestamp) -> Vec<Decision> {
     let mut decisions = Vec::new();
     let nothing = WorkFacts::default();
@@ -258,7 +281,7 @@ pub fn plan(facts: &[ClusterFacts], policy: &Policy, patience: &Patience, now: T
                 cluster,
                 work,
                 state,
-                policy.cluster(&cluster.cluster),
+                policy,
                 patience,
                 now,
             );
@@ -269,6 +292,7 @@ pub fn plan(facts: &[ClusterFacts], policy: &Policy, patience: &Patience, now: T
             });
         }
     }
+    admission::admit(facts, &mut decisions, &policy.limits(), now);
     decisions.sort_by(|a, b| (&a.cluster, a.work).cmp(&(&b.cluster, b.work)));
     decisions
 }
@@ -277,12 +301,12 @@ fn decide(
     cluster: &ClusterFacts,
     work: Work,
     state: &WorkFacts,
-    policy: Option<&ClusterPolicy>,
+    whole: &Policy,
     patience: &Patience,
     now: Timestamp,
 ) -> Act {
     let hold = |due, held| Act::Hold { due, held };
-    let Some(policy) = policy else {
+    let Some(policy) = whole.cluster(&cluster.cluster) else {
         return hold(None, Held::NoPolicy);
     };
     // Work that is under way is left alone, whatever else is known.
@@ -311,6 +335,11 @@ fn decide(
             };
         }
     };
+    if work == Work::BaseBackup
+        && let Some((calendar, until)) = whole.base_backups_frozen(policy, now)
+    {
+        return hold(Some(due), Held::Frozen { calendar, until });
+    }
     let Some((agent, _)) = cluster
         .reporter
         .as_ref()
