@@ -22,7 +22,8 @@ use tokio::sync::Notify;
 
 use crate::config::CoordinatorConfig;
 use crate::findings::Standing;
-use crate::governing::{Approvals, Governing, NothingApproved};
+use crate::approved::Approved;
+use crate::governing::Governing;
 use crate::meters::Meters;
 use crate::survey::{Proven, Survey};
 
@@ -37,7 +38,7 @@ pub struct Desk {
     /// The policy in force.
     pub governing: Governing,
     /// What people approved.
-    pub approvals: Box<dyn Approvals + Send + Sync>,
+    pub approvals: Approved,
     /// The repository, with deadlines for reading that is soon repeated.
     pub repository: Repository,
     /// Where the clusters' work falls: on the replicas.
@@ -178,7 +179,7 @@ impl Desk {
             places: places(&config.repository),
             config,
             governing,
-            approvals: Box::new(NothingApproved),
+            approvals: Approved::default(),
             repository,
             started,
             wake: Wake::default(),

@@ -10,31 +10,28 @@
 //! force is remembered over a restart ([`crate::memory`]): starting the process
 //! anew is no way around an approval.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use holdfast_plan::policy::change::{Change, changes, weakenings};
-use holdfast_plan::policy::{Ambiguous, ApprovalRule, ApprovedAct, Policy};
+use holdfast_plan::policy::{Ambiguous, ApprovalRule, Guarded, Policy};
 use holdfast_proto::labels::Labels;
-use holdfast_proto::names::ClusterId;
+use holdfast_proto::names::{ActorName, ClusterId};
 use holdfast_proto::residency::{Place, Use};
 use holdfast_proto::{Sha256Digest, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Whether a plan, by the digest of exactly what it says, was approved.
 pub trait Approvals {
-    /// By enough of those whom the rule names, and not too long ago.
-    fn approved(&self, plan: &Sha256Digest, rule: &ApprovalRule, now: Timestamp) -> bool;
-}
-
-/// Nothing is approved: no approval can be read from the repository yet.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NothingApproved;
-
-impl Approvals for NothingApproved {
-    fn approved(&self, _plan: &Sha256Digest, _rule: &ApprovalRule, _now: Timestamp) -> bool {
-        false
-    }
+    /// By enough of those whom the rule names (`members`; `None`: any approver), and
+    /// not too long ago.
+    fn approved(
+        &self,
+        plan: &Sha256Digest,
+        rule: &ApprovalRule,
+        members: Option<&BTreeSet<&ActorName>>,
+        now: Timestamp,
+    ) -> bool;
 }
 
 /// A policy that took the place of another one.
@@ -91,13 +88,13 @@ pub enum Verdict {
 
 /// What an approver signs for a policy that asks for less: the two policies, by
 /// their digests, and every change that does.
-pub fn plan_digest(from: &Sha256Digest, to: &Sha256Digest, weakenings: &[String]) -> Sha256Digest {
-    let mut text = format!("{}\n{from}\n{to}\n", ApprovedAct::PolicyWeakening);
+pub fn plan_text(from: &Sha256Digest, to: &Sha256Digest, weakenings: &[String]) -> String {
+    let mut text = format!("{}\n{from}\n{to}\n", Guarded::PolicyWeakening);
     for weakening in weakenings {
         text.push_str(weakening);
         text.push('\n');
     }
-    Sha256Digest::of(text.as_bytes())
+    text
 }
 
 /// What is known when a text is considered.
@@ -136,11 +133,12 @@ pub fn consider(current: &Policy, text: &str, file: &str, known: &Circumstances<
     let changes = changes(&before, &after, known.now);
     let weaker: Vec<String> = weakenings(&changes).iter().map(ToString::to_string).collect();
     if !weaker.is_empty() {
-        let plan = plan_digest(&current.digest(), &new.digest(), &weaker);
+        let plan = Sha256Digest::of(plan_text(&current.digest(), &new.digest(), &weaker).as_bytes());
         // The rule in force counts: a policy cannot lower its own threshold.
-        let mut rule = current.approvals().rule(ApprovedAct::PolicyWeakening);
+        let mut rule = current.approvals().rule(Guarded::PolicyWeakening);
         rule.approvers += more_approvers(&before, known.now);
-        if !known.approvals.approved(&plan, &rule, known.now) {
+        let members = current.approvals().members(&rule);
+        if !known.approvals.approved(&plan, &rule, members.as_ref(), known.now) {
             return Verdict::Wait(WaitsFor::Approval {
                 plan,
                 rule: rule.to_string(),
@@ -295,7 +293,13 @@ mod tests {
     struct Signed(Vec<Sha256Digest>);
 
     impl Approvals for Signed {
-        fn approved(&self, plan: &Sha256Digest, _: &ApprovalRule, _: Timestamp) -> bool {
+        fn approved(
+            &self,
+            plan: &Sha256Digest,
+            _: &ApprovalRule,
+            _: Option<&BTreeSet<&ActorName>>,
+            _: Timestamp,
+        ) -> bool {
             self.0.contains(plan)
         }
     }
@@ -321,8 +325,8 @@ mod tests {
     #[test]
     fn what_asks_for_more_is_taken_and_what_asks_for_less_waits() {
         let tight = format!("[tiers.gold]\nrpo = \"30s\"\n{GOLD}");
-        assert!(matches!(verdict(GOLD, GOLD, &NothingApproved), Verdict::Same));
-        let Verdict::Take(new, changes) = verdict(GOLD, &tight, &NothingApproved) else {
+        assert!(matches!(verdict(GOLD, GOLD, &Signed(Vec::new())), Verdict::Same));
+        let Verdict::Take(new, changes) = verdict(GOLD, &tight, &Signed(Vec::new())) else {
             panic!("a tighter policy is taken");
         };
         assert_eq!((new.digest(), changes.len()), (policy(&tight).digest(), 1));
@@ -330,7 +334,7 @@ mod tests {
             plan,
             weakenings,
             rule,
-        }) = verdict(&tight, GOLD, &NothingApproved)
+        }) = verdict(&tight, GOLD, &Signed(Vec::new()))
         else {
             panic!("a looser policy waits");
         };
@@ -350,7 +354,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_used_waits_with_every_reason() {
-        let Verdict::Wait(WaitsFor::Repair(why)) = verdict(GOLD, "teir = 1\n[[cluster]]\n", &NothingApproved)
+        let Verdict::Wait(WaitsFor::Repair(why)) = verdict(GOLD, "teir = 1\n[[cluster]]\n", &Signed(Vec::new()))
         else {
             panic!("it has problems");
         };
@@ -362,7 +366,7 @@ mod tests {
         let far = format!(
             "[[residency]]\nname = \"us\"\nregions = [\"us\"]\n[[tenant]]\nname = \"acme\"\nresidency = \"us\"\n{GOLD}"
         );
-        let Verdict::Wait(WaitsFor::Repair(why)) = verdict(GOLD, &far, &NothingApproved) else {
+        let Verdict::Wait(WaitsFor::Repair(why)) = verdict(GOLD, &far, &Signed(Vec::new())) else {
             panic!("the replica is elsewhere");
         };
         assert_eq!(
@@ -380,7 +384,7 @@ mod tests {
             "{GOLD}[[calendar]]\nname = \"c\"\nbegins = \"2026-01-01T00:00\"\nrecurrence = \"FREQ=DAILY\"\nduration = \
              \"24h\"\nclusters = [\"acme/erp\"]\nmore_approvers = 1\n"
         );
-        let Verdict::Wait(WaitsFor::Approval { rule, .. }) = verdict(&text, "", &NothingApproved) else {
+        let Verdict::Wait(WaitsFor::Approval { rule, .. }) = verdict(&text, "", &Signed(Vec::new())) else {
             panic!("everything was taken away");
         };
         assert_eq!(rule, "2 of all approvers, each for 24h");

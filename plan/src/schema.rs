@@ -100,8 +100,8 @@ fn value(of: &str) -> Value {
         "RouteKind" => words(&["generic", "alertmanager", "slack"]),
         "Freezable" => words(&["base_backup", "drill", "reclaim", "key_rotation"]),
         "Edge" => words(&["start", "end"]),
-        "ApprovedAct" => {
-            let acts = crate::policy::ApprovedAct::ALL.map(crate::policy::ApprovedAct::as_str);
+        "Guarded" => {
+            let acts = crate::policy::Guarded::ALL.map(crate::policy::Guarded::as_str);
             words(&acts)
         }
         "AdapterKind" => words(&["odoo", "none"]),

@@ -24,6 +24,8 @@ pub enum Guarded {
     Deletion,
     /// Less is kept than before.
     RetentionCut,
+    /// What was held for a reason of law is held no longer.
+    HoldRelease,
     /// A policy that asks for less than the one in force.
     PolicyWeakening,
     /// Use of the escrow identity.
@@ -32,10 +34,11 @@ pub enum Guarded {
 
 impl Guarded {
     /// Every action, in the order of their names in documents.
-    pub const ALL: [Guarded; 5] = [
+    pub const ALL: [Guarded; 6] = [
         Guarded::ProductionRestore,
         Guarded::Deletion,
         Guarded::RetentionCut,
+        Guarded::HoldRelease,
         Guarded::PolicyWeakening,
         Guarded::BreakGlass,
     ];
@@ -46,6 +49,7 @@ impl Guarded {
             Guarded::ProductionRestore => "production-restore",
             Guarded::Deletion => "deletion",
             Guarded::RetentionCut => "retention-cut",
+            Guarded::HoldRelease => "hold-release",
             Guarded::PolicyWeakening => "policy-weakening",
             Guarded::BreakGlass => "break-glass",
         }

@@ -1,6 +1,7 @@
 //! `holdfast config`: configuration files, before they are used.
 
 mod comparison;
+mod proposal;
 mod schema;
 mod shown;
 mod words;
@@ -22,6 +23,8 @@ use shown::{Lines, Origin, Shown};
 pub enum ConfigCommand {
     /// Report everything that is wrong with a file, each with its line.
     Check(CheckArguments),
+    /// Ask for approval of a policy that asks for less.
+    Propose(proposal::ProposeArguments),
     /// Show the values in force and where each comes from.
     Show(ShowArguments),
     /// Print the JSON Schema of a kind of file, for editors.
@@ -173,6 +176,7 @@ impl ConfigCommand {
                 };
                 comparison::print(&arguments.file.file, &old, &new, arguments.json)?;
             }
+            ConfigCommand::Propose(arguments) => return proposal::run(arguments).await,
             ConfigCommand::Schema(arguments) => print!("{}", arguments.kind.schema()),
             ConfigCommand::Check(arguments) => {
                 let read = arguments.file.read()?;

@@ -103,7 +103,7 @@ pub struct RequireArguments {
     /// The off-line root key.
     #[arg(long, value_name = "FILE")]
     root_key: PathBuf,
-    /// production-restore, deletion, retention-cut, policy-weakening or break-glass.
+    /// production-restore, deletion, retention-cut, hold-release, policy-weakening or break-glass.
     #[arg(long)]
     action: Guarded,
     /// A cluster that it concerns, as TENANT/CLUSTER; repeat for more. All without any.

@@ -27,10 +27,17 @@ pub async fn run(desk: Arc<Desk>) -> Result<(), String> {
             (None, Verdict::Wait(WaitsFor::Repair(vec![why])))
         }
         Ok(text) => {
+            // Only a text that waits can have been approved.
+            if governing.waiting().is_some()
+                && let Some(trust) = desk.trust()
+            {
+                let looked = desk.approvals.look(&desk.repository, &trust, at).await;
+                looked.map_err(|e| format!("approvals cannot be read, so none counts: {e}"))?;
+            }
             let known = Circumstances {
                 labels: &governing.labels(),
                 places: &desk.config.repository.places(),
-                approvals: desk.approvals.as_ref(),
+                approvals: &desk.approvals,
                 now: at,
             };
             let verdict = consider(&governing.written(), &text, &name, &known);

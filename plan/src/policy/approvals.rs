@@ -6,68 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::str::FromStr;
 
+pub use holdfast_proto::approval::Guarded;
 use holdfast_proto::names::{ActorName, GroupName};
 
 use super::Policy;
 use crate::document::Section;
 use crate::period::Period;
-
-/// Something that does not happen without approval.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ApprovedAct {
-    /// A policy that asks for less than the one in force.
-    PolicyWeakening,
-    /// A restore over a production cluster.
-    RestoreIntoProduction,
-    /// Deleting backups.
-    Reclaim,
-    /// Lifting a legal hold.
-    HoldRelease,
-    /// Opening backups with the recovery or escrow key outside a drill.
-    BreakGlass,
-}
-
-impl ApprovedAct {
-    /// All of them.
-    pub const ALL: [ApprovedAct; 5] = [
-        ApprovedAct::PolicyWeakening,
-        ApprovedAct::RestoreIntoProduction,
-        ApprovedAct::Reclaim,
-        ApprovedAct::HoldRelease,
-        ApprovedAct::BreakGlass,
-    ];
-
-    /// Its word in the policy.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            ApprovedAct::PolicyWeakening => "policy-weakening",
-            ApprovedAct::RestoreIntoProduction => "restore-into-production",
-            ApprovedAct::Reclaim => "reclaim",
-            ApprovedAct::HoldRelease => "hold-release",
-            ApprovedAct::BreakGlass => "break-glass",
-        }
-    }
-}
-
-impl fmt::Display for ApprovedAct {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl FromStr for ApprovedAct {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|act| act.as_str() == text);
-        found.ok_or_else(|| {
-            let all = Self::ALL.map(ApprovedAct::as_str).join(", ");
-            format!("{text:?} is not an act that is approved: known are {all}")
-        })
-    }
-}
 
 /// What an act needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,7 +50,7 @@ impl fmt::Display for ApprovalRule {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Approvals {
     pub(super) groups: BTreeMap<GroupName, BTreeSet<ActorName>>,
-    pub(super) rules: BTreeMap<ApprovedAct, ApprovalRule>,
+    pub(super) rules: BTreeMap<Guarded, ApprovalRule>,
 }
 
 impl Approvals {
@@ -115,7 +60,7 @@ impl Approvals {
     }
 
     /// What an act needs.
-    pub fn rule(&self, act: ApprovedAct) -> ApprovalRule {
+    pub fn rule(&self, act: Guarded) -> ApprovalRule {
         self.rules.get(&act).cloned().unwrap_or_default()
     }
 
@@ -165,7 +110,7 @@ fn read_group(mut section: Section<'_>, groups: &mut BTreeMap<GroupName, BTreeSe
 }
 
 fn read_rule(mut section: Section<'_>, approvals: &mut Approvals) {
-    let acts = section.texts::<ApprovedAct>("acts").unwrap_or_default();
+    let acts = section.texts::<Guarded>("acts").unwrap_or_default();
     if acts.is_empty() {
         section.problem("names no act: write acts = [\"policy-weakening\"]");
     }

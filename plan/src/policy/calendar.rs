@@ -18,7 +18,7 @@ use std::str::FromStr;
 use holdfast_proto::Timestamp;
 use holdfast_proto::names::{CalendarName, ClusterId, TenantName, TierName};
 
-use super::approvals::{Approvals, ApprovedAct};
+use super::approvals::{Approvals, Guarded};
 use super::cluster::{ClusterPolicy, Clusters};
 use super::recurrence::{LocalDate, LocalTime, Recurrence};
 use super::{Tenant, Tier};
@@ -359,7 +359,7 @@ fn read_effects(section: &mut Section<'_>) -> Option<Effects> {
 /// What could never be met, or tightens nothing, is a mistake in one of two places.
 fn check(section: &Section<'_>, calendar: &Calendar, known: &Known<'_>) {
     let more = u64::from(calendar.effects.more_approvers);
-    for act in ApprovedAct::ALL.into_iter().filter(|_| more > 0) {
+    for act in Guarded::ALL.into_iter().filter(|_| more > 0) {
         let rule = known.approvals.rule(act);
         if let Some(members) = known.approvals.members(&rule)
             && (members.len() as u64) < u64::from(rule.approvers) + more

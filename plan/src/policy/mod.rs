@@ -37,7 +37,7 @@ use crate::document::{self, Section};
 use crate::shape::Shape;
 
 pub use crate::document::Problem;
-pub use approvals::{ApprovalRule, Approvals, ApprovedAct};
+pub use approvals::{ApprovalRule, Approvals, Guarded};
 pub use calendar::{Calendar, Covers, Edge, Effects, Frozen, Pin, Window};
 pub use cluster::{Ambiguous, ClusterPolicy, Pattern};
 pub use in_force::{ActiveWindow, InForce};

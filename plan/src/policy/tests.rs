@@ -194,11 +194,11 @@ fn rules_are_read_whole() {
     );
 
     let approvals = policy.approvals();
-    let weakening = approvals.rule(ApprovedAct::PolicyWeakening);
+    let weakening = approvals.rule(Guarded::PolicyWeakening);
     assert_eq!(weakening.to_string(), "2 of dba and security, each for 2d");
     assert_eq!(approvals.members(&weakening).unwrap().len(), 5);
     let bare = Policy::parse("", "p").unwrap();
-    let default = bare.approvals().rule(ApprovedAct::Reclaim);
+    let default = bare.approvals().rule(Guarded::Deletion);
     assert_eq!((default.approvers, bare.approvals().members(&default)), (1, None));
 
     let takes = |tenant: Option<&str>, severity| {
@@ -289,11 +289,11 @@ members = ["anna"]
 acts = ["everything"]
 approvers = 1
 [[approval]]
-acts = ["reclaim"]
+acts = ["deletion"]
 approvers = 2
 groups = ["dba"]
 [[approval]]
-acts = ["reclaim"]
+acts = ["deletion"]
 approvers = 1
 groups = ["dbas"]
 [[route]]

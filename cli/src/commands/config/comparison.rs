@@ -53,7 +53,7 @@ pub fn print(file: &Path, old: &Policy, new: &Policy, json: bool) -> anyhow::Res
     if weaker > 0 {
         let rule = old
             .approvals()
-            .rule(holdfast_plan::policy::ApprovedAct::PolicyWeakening);
+            .rule(holdfast_plan::policy::Guarded::PolicyWeakening);
         println!(
             "{} for less: the coordinator will not take it up without the approval of {rule}.",
             match weaker {

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::{Direction, Found, list, side_by_side};
-use crate::policy::{ApprovalRule, Approvals, ApprovedAct, Policy, Route};
+use crate::policy::{ApprovalRule, Approvals, Guarded, Policy, Route};
 
 pub(super) fn compare(old: &Policy, new: &Policy, found: &mut Found) {
-    for act in ApprovedAct::ALL {
+    for act in Guarded::ALL {
         approval(act, old.approvals(), new.approvals(), found);
     }
     let routes = side_by_side(
@@ -42,7 +42,7 @@ pub(super) fn compare(old: &Policy, new: &Policy, found: &mut Found) {
     }
 }
 
-fn approval(act: ApprovedAct, old: &Approvals, new: &Approvals, found: &mut Found) {
+fn approval(act: Guarded, old: &Approvals, new: &Approvals, found: &mut Found) {
     let subject = format!("approval of {act}");
     let (from, to): (ApprovalRule, ApprovalRule) = (old.rule(act), new.rule(act));
     found.less_weakens(&subject, "approvers", from.approvers, to.approvers);
