@@ -83,6 +83,49 @@ async fn a_replica_elsewhere_is_neither_bound_nor_filled() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_agent_does_not_start_on_a_replica_elsewhere() -> Result<()> {
+    let scene = scene(BOTH, "").await?;
+    let dir = scene.vault.dir().join("agent");
+    std::fs::create_dir(&dir)?;
+    ends(
+        &scene,
+        &[
+            "keys",
+            "generate",
+            "--agent",
+            "agent-1",
+            "--directory",
+            "agent/keys",
+        ],
+        0,
+        "",
+    )?;
+    let text = |regions: &str| {
+        format!(
+            "name = \"agent-1\"\nsigning_key = \"{dir}/keys/agent-1.key\"\nstate_dir = \"{dir}/state\"\n\
+             recipients.file = \"{dir}/keys/recipients.toml\"\n[repository]\ntrust_root = \"{}\"\nreplicas = [{{ url = \
+             \"file://{}\", region = \"region0\" }}, {{ url = \"file://{}\", region = \"region1\" }}]\n[[cluster]]\n\
+             cluster = \"acme/erp\"\ntier = \"gold\"\npostgres = \"host={dir} user=h dbname=d\"\nresidency = {{ regions \
+             = [{regions}] }}\n",
+            scene.vault.root(),
+            scene.vault.place(0).display(),
+            scene.vault.place(1).display(),
+            dir = dir.display(),
+        )
+    };
+    let file = dir.join("agent.toml");
+    let file = file.to_str().expect("a path of letters");
+    std::fs::write(file, text("\"region0\""))?;
+    let outside =
+        "cluster[0].residency: residency zone configured does not allow data to be stored in region region1";
+    ends(&scene, &["agent", "run", "--config", file], 64, outside)?;
+    ends(&scene, &["config", "check", file], 64, outside)?;
+    std::fs::write(file, text(BOTH))?;
+    ends(&scene, &["config", "check", file], 0, "is sound")?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_drill_runs_where_its_data_may_be() -> Result<()> {
     let scene = scene(BOTH, "").await?;
     ends(
