@@ -45,10 +45,9 @@ impl Approved {
         self.set(BTreeMap::new());
         let mut plans: BTreeMap<Sha256Digest, Vec<Granted>> = BTreeMap::new();
         let (requests, _) = approval::list(repository, trust).await?;
-        for request in requests
-            .iter()
-            .filter(|request| request.body.action == Guarded::PolicyWeakening && request.body.clusters.is_empty())
-        {
+        for request in requests.iter().filter(|request| {
+            request.body.action == Guarded::PolicyWeakening && request.body.clusters.is_empty()
+        }) {
             let standing = approval::standing(repository, trust, request, 0, now).await?;
             if standing.state == State::Granted {
                 plans.entry(request.digest).or_default().push(Granted {

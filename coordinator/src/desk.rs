@@ -15,14 +15,14 @@ use holdfast_proto::Timestamp;
 use holdfast_proto::finding::Finding;
 use holdfast_proto::message::ClusterFacts;
 use holdfast_proto::names::{ActorName, ClusterId, Region};
-use holdfast_repository::{Repository, RepositoryConfig};
 use holdfast_repository::trust::Trust;
+use holdfast_repository::{Repository, RepositoryConfig};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use crate::approved::Approved;
 use crate::config::CoordinatorConfig;
 use crate::findings::Standing;
-use crate::approved::Approved;
 use crate::governing::Governing;
 use crate::meters::Meters;
 use crate::survey::{Proven, Survey};

@@ -224,12 +224,7 @@ fn about(
         return;
     };
     agent(sheet, policy, report, desk);
-    exposure(
-        sheet,
-        policy,
-        &measure(cluster, Some(policy), state, now),
-        state,
-    );
+    exposure(sheet, policy, &measure(cluster, Some(policy), state, now), state);
     if let Some(survey) = survey {
         stored(sheet, policy, survey, report);
     }

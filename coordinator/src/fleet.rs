@@ -224,7 +224,12 @@ impl Fleet {
     pub fn of(desk: &Desk, now: Timestamp) -> Fleet {
         let state = desk.state();
         let policy = desk.policy();
-        let decisions = schedule::plan(&facts::schedule(&state, &desk.places, now), &policy, &desk.patience, now);
+        let decisions = schedule::plan(
+            &facts::schedule(&state, &desk.places, now),
+            &policy,
+            &desk.patience,
+            now,
+        );
         let names = facts::clusters(&state, &policy);
         let mut clusters: Vec<ClusterStatus> = names
             .iter()

@@ -138,7 +138,10 @@ pub fn consider(current: &Policy, text: &str, file: &str, known: &Circumstances<
         let mut rule = current.approvals().rule(Guarded::PolicyWeakening);
         rule.approvers += more_approvers(&before, known.now);
         let members = current.approvals().members(&rule);
-        if !known.approvals.approved(&plan, &rule, members.as_ref(), known.now) {
+        if !known
+            .approvals
+            .approved(&plan, &rule, members.as_ref(), known.now)
+        {
             return Verdict::Wait(WaitsFor::Approval {
                 plan,
                 rule: rule.to_string(),
@@ -354,7 +357,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_used_waits_with_every_reason() {
-        let Verdict::Wait(WaitsFor::Repair(why)) = verdict(GOLD, "teir = 1\n[[cluster]]\n", &Signed(Vec::new()))
+        let Verdict::Wait(WaitsFor::Repair(why)) =
+            verdict(GOLD, "teir = 1\n[[cluster]]\n", &Signed(Vec::new()))
         else {
             panic!("it has problems");
         };

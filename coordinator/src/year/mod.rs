@@ -69,11 +69,7 @@ fn policy(clusters: usize, random: &mut StdRng) -> String {
     text.push_str(CALENDARS);
     for n in 0..clusters {
         // The last tenant is small: it must not wait behind the large ones.
-        let (tenant, zone) = if n % 50 == 0 {
-            TENANTS[7]
-        } else {
-            TENANTS[n % 7]
-        };
+        let (tenant, zone) = if n % 50 == 0 { TENANTS[7] } else { TENANTS[n % 7] };
         let tier = ["platinum", "gold", "silver", "silver", "bronze"][random.random_range(0..5)];
         let (minute, hour) = (random.random_range(0..60), random.random_range(0..6));
         let day = match tier {
@@ -190,8 +186,14 @@ async fn a_year_of_five_hundred_clusters() {
     assert!(seen.wrong.is_empty(), "{:#?}", seen.wrong);
     assert_eq!(seen.broken, seen.alarmed, "every broken objective was reported");
     // It was a year in which something happened.
-    assert!(seen.bases > 50_000 && seen.broken > 500 && seen.failed > 500, "{seen:#?}");
-    assert!(seen.held_frozen > 100 && seen.held_full > 100 && seen.quiet > 1000, "{seen:#?}");
+    assert!(
+        seen.bases > 50_000 && seen.broken > 500 && seen.failed > 500,
+        "{seen:#?}"
+    );
+    assert!(
+        seen.held_frozen > 100 && seen.held_full > 100 && seen.quiet > 1000,
+        "{seen:#?}"
+    );
     assert!(seen.drills > 5_000 && seen.cadence_broken > 50, "{seen:#?}");
 }
 

@@ -196,7 +196,11 @@ impl World {
                 troubled: start,
             })
             .collect();
-        let by_name = sites.iter().enumerate().map(|(n, s)| (s.cluster.clone(), n)).collect();
+        let by_name = sites
+            .iter()
+            .enumerate()
+            .map(|(n, s)| (s.cluster.clone(), n))
+            .collect();
         let mut world = Self {
             now: start,
             desk,
@@ -268,7 +272,13 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         let now = self.now;
-        if let Event::Dies(n) | Event::Rises(n) | Event::Cut(n) | Event::Joined(n) | Event::Jumps(n, _) | Event::Fails(n) = event {
+        if let Event::Dies(n)
+        | Event::Rises(n)
+        | Event::Cut(n)
+        | Event::Joined(n)
+        | Event::Jumps(n, _)
+        | Event::Fails(n) = event
+        {
             self.sites[n].troubled = now;
         }
         if let Event::StoreDown(_) | Event::StoreUp(_) | Event::Killed(_) | Event::Started = event {
@@ -374,11 +384,16 @@ impl World {
         self.seen.broken += 1;
         self.observe(n);
         let critical = self.alarms(n, Severity::Critical);
-        if critical.iter().any(|name| ["rpo-missed", "rpo-unknown", "base-missing"].contains(&name.as_str())) {
+        if critical
+            .iter()
+            .any(|name| ["rpo-missed", "rpo-unknown", "base-missing"].contains(&name.as_str()))
+        {
             self.seen.alarmed += 1;
         } else {
             let cluster = &self.sites[n].cluster;
-            let text = format!("{cluster} loses more than its objective since {since}, and only {critical:?} is said");
+            let text = format!(
+                "{cluster} loses more than its objective since {since}, and only {critical:?} is said"
+            );
             self.wrong(text);
         }
     }
@@ -429,7 +444,10 @@ impl World {
     }
 
     fn cadence(&mut self, n: usize, rule: usize, passed: Timestamp) {
-        let last = self.proven.get(&(n, rule)).and_then(|drill| drill.result.as_ref());
+        let last = self
+            .proven
+            .get(&(n, rule))
+            .and_then(|drill| drill.result.as_ref());
         if last.is_none_or(|result| result.at != passed) {
             return;
         }
@@ -441,7 +459,8 @@ impl World {
         let said = self.alarms(n, Severity::Warning);
         if !said.iter().any(|name| name == "drill-overdue") {
             let cluster = &self.sites[n].cluster;
-            let text = format!("{cluster} was last proven at {passed}, too long ago, and only {said:?} is said");
+            let text =
+                format!("{cluster} was last proven at {passed}, too long ago, and only {said:?} is said");
             self.wrong(text);
         }
     }
@@ -458,7 +477,8 @@ impl World {
     fn must_be_quiet(&mut self, n: usize) {
         let site = &self.sites[n];
         let calm = |since: Timestamp| self.now.millis_since(since) > 6 * 3_600_000;
-        let well = self.stores.iter().all(|up| *up) && site.dead.is_none() && site.heard && site.base.is_some();
+        let well =
+            self.stores.iter().all(|up| *up) && site.dead.is_none() && site.heard && site.base.is_some();
         if !well || !calm(site.troubled) || !calm(self.troubled) || !self.rng.random_bool(0.02) {
             return;
         }
@@ -602,7 +622,11 @@ impl World {
             let policy = self.desk.policy();
             // It was given by the heartbeat before.
             let asked = now.plus_millis(-2 * HEARTBEAT);
-            let frozen = |at| policy.in_force(&self.sites[n].cluster, at).is_some_and(|f| f.frozen.base_backup);
+            let frozen = |at| {
+                policy
+                    .in_force(&self.sites[n].cluster, at)
+                    .is_some_and(|f| f.frozen.base_backup)
+            };
             if frozen(now) && frozen(asked) {
                 let text = format!("{} begins a base backup inside a freeze", self.sites[n].cluster);
                 self.wrong(text);
@@ -624,7 +648,11 @@ impl World {
 
     fn ends(&mut self, n: usize, work: Work) {
         let now = self.now;
-        let ours = self.sites[n].busy.get(&work).filter(|busy| busy.ends == now).copied();
+        let ours = self.sites[n]
+            .busy
+            .get(&work)
+            .filter(|busy| busy.ends == now)
+            .copied();
         let Some(busy) = ours else { return };
         let flows = self.flows(n);
         let site = &mut self.sites[n];
@@ -645,7 +673,11 @@ impl World {
         site.done.push(AssignmentResult {
             id: busy.id,
             at: now.plus_millis(site.skew),
-            outcome: if failed { Err("simulated".to_owned()) } else { Ok(String::new()) },
+            outcome: if failed {
+                Err("simulated".to_owned())
+            } else {
+                Ok(String::new())
+            },
         });
         self.at(HEARTBEAT, Event::Look(n));
     }
@@ -700,7 +732,10 @@ impl World {
                     self.working.insert(site);
                     self.at(HEARTBEAT, Event::Look(site));
                 }
-                Act::Hold { held: Held::Full { .. }, .. } => {
+                Act::Hold {
+                    held: Held::Full { .. },
+                    ..
+                } => {
                     self.seen.held_full += 1;
                     waits.insert(site);
                 }
@@ -710,7 +745,9 @@ impl World {
                             self.seen.held_frozen += 1;
                             Some(until)
                         }
-                        Held::Failed { until, .. } | Held::Leased { until, .. } => Some(until.plus_millis(SECOND)),
+                        Held::Failed { until, .. } | Held::Leased { until, .. } => {
+                            Some(until.plus_millis(SECOND))
+                        }
                         Held::NotListed => Some(self.now.plus_millis(MINUTE)),
                         _ => None,
                     };

@@ -70,6 +70,8 @@ pub struct House {
     pub authority: Authority,
     pub agent_key: SigningKey,
     pub runner_key: SigningKey,
+    /// Olga asks; Anna and Cem approve.
+    pub people: [SigningKey; 3],
     pub config: CoordinatorConfig,
 }
 
@@ -95,6 +97,7 @@ impl House {
             SigningKey::generate_ed25519().unwrap(),
             SigningKey::generate_ed25519().unwrap(),
         );
+        let people = [(); 3].map(|()| SigningKey::generate_ed25519().unwrap());
         let lab_key = SigningKey::generate_ed25519().unwrap();
         let gone_key = SigningKey::generate_ed25519().unwrap();
         let put = async |(key, bytes): (ObjectKey, Vec<u8>)| {
@@ -118,6 +121,9 @@ impl House {
             ),
             enrol(&gone_key, "gone-1", TrustRole::Agent, &[cluster()]),
             enrol(&runner_key, "runner-1", TrustRole::Runner, &[]),
+            enrol(&people[0], "olga", TrustRole::Operator, &[]),
+            enrol(&people[1], "anna", TrustRole::Approver, &[]),
+            enrol(&people[2], "cem", TrustRole::Approver, &[]),
         ];
         let trust = put(append(&trust, acts, &root_key, now()).unwrap()).await;
         let revoke = holdfast_proto::record::TrustAct::Revoke {
@@ -158,6 +164,7 @@ impl House {
             authority,
             agent_key,
             runner_key,
+            people,
             config,
         }
     }

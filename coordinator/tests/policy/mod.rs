@@ -1,10 +1,17 @@
 //! The policy of a running coordinator: taken up, held back, remembered; and the
 //! places in which data may not be.
 
-use crate::house::{House, Running, SEGMENT, wait_until};
+use crate::house::{House, Running, SEGMENT, now, wait_until};
 use holdfast_coordinator::config::{ConfigError, CoordinatorConfig};
+use holdfast_coordinator::governing::plan_text;
 use holdfast_coordinator::{Coordinator, RunError};
 use holdfast_plan::policy::Policy;
+use holdfast_proto::Sha256Digest;
+use holdfast_proto::approval::{Decision, Guarded};
+use holdfast_proto::names::RequestId;
+use holdfast_repository::approval::{self, Draw, Request};
+use holdfast_repository::signing::SigningKey;
+use holdfast_repository::trust::Trust;
 use serde_json::Value;
 
 const POLICY: &str = "[[cluster]]\ncluster = \"acme/erp\"\ntier = \"platinum\"\n";
@@ -99,6 +106,79 @@ async fn a_tighter_policy_is_in_force_at_once_and_a_weaker_one_waits() {
         (!all.iter().any(waits)).then_some(())
     })
     .await;
+    running.close().await;
+}
+
+const TWO: &str = "[[group]]\nname = \"dba\"\nmembers = [\"anna\", \"cem\"]\n[[approval]]\nacts = \
+                   [\"policy-weakening\"]\napprovers = 2\ngroups = [\"dba\"]\n";
+
+/// Approvals are of exactly this change: two people sign what the coordinator shows,
+/// and it takes the policy up by itself.
+#[tokio::test]
+async fn a_weaker_policy_is_taken_up_when_enough_people_signed_it() {
+    let before = format!("{TIGHT}{TWO}");
+    let house = House::build(&before).await;
+    let running = house.open().await;
+    let weaker = before.replace("12s", "14s");
+    write(&house, &weaker);
+    hang_up().await;
+    finding(&running, "policy-weakening-waits").await;
+    let waiting = governed(&running).await["waiting"]["why"]["approval"].clone();
+    let weakenings: Vec<String> = serde_json::from_value(waiting["weakenings"].clone()).unwrap();
+    let policy = |text: &str| Policy::parse(text, "p").unwrap().digest();
+    let plan = plan_text(&policy(&before), &policy(&weaker), &weakenings);
+    assert_eq!(Sha256Digest::of(plan.as_bytes()).to_string(), waiting["plan"]);
+
+    let trust = Trust::load(&house.repository, &house.config.trust_root)
+        .await
+        .unwrap();
+    let [olga, anna, cem] = &house.people;
+    let ask = async |n: u128, plan: String| {
+        let draw = Draw {
+            action: Guarded::PolicyWeakening,
+            clusters: Vec::new(),
+            summary: "less".to_owned(),
+            reason: "a test".to_owned(),
+            plan: plan.into_bytes(),
+        };
+        let id = RequestId::from_parts(now(), n);
+        approval::ask(&house.repository, &trust, id, draw, olga, now())
+            .await
+            .unwrap()
+            .0
+    };
+    let grant = async |request: &Request, key: &SigningKey| {
+        let answer = approval::answer(
+            &house.repository,
+            &trust,
+            request,
+            Decision::Grant,
+            None,
+            key,
+            now(),
+        );
+        answer.await.unwrap();
+    };
+    // Both sign another change: of another policy, or with a word left out.
+    for (n, other) in [plan.replace("14s", "13s"), plan.trim_end().to_owned()]
+        .into_iter()
+        .enumerate()
+    {
+        let request = ask(n as u128, other).await;
+        grant(&request, anna).await;
+        grant(&request, cem).await;
+    }
+    // One of two signs the right one.
+    let request = ask(9, plan).await;
+    grant(&request, anna).await;
+    for _ in 0..3 {
+        hang_up().await;
+        tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+        assert_eq!(governed(&running).await["digest"], digest(&before).as_str());
+    }
+    grant(&request, cem).await;
+    hang_up().await;
+    in_force(&running, &weaker).await;
     running.close().await;
 }
 

@@ -110,7 +110,12 @@ impl Policy {
     ) -> Option<(CalendarName, Timestamp)> {
         self.calendars()
             .filter(|calendar| calendar.effects.frozen.base_backup && calendar.covers(policy))
-            .flat_map(|calendar| calendar.open(now).into_iter().map(|w| (calendar.name.clone(), w.end)))
+            .flat_map(|calendar| {
+                calendar
+                    .open(now)
+                    .into_iter()
+                    .map(|w| (calendar.name.clone(), w.end))
+            })
             .max_by_key(|(_, end)| *end)
     }
 

@@ -238,7 +238,9 @@ impl fmt::Display for Held {
             Held::NotListed => f.write_str("the repository has not been listed since"),
             Held::Running => f.write_str("the agent is at it"),
             Held::Frozen { calendar, until } => write!(f, "the calendar {calendar} freezes it until {until}"),
-            Held::Full { resource, most } => write!(f, "{most} are under way on {resource}, which is the most"),
+            Held::Full { resource, most } => {
+                write!(f, "{most} are under way on {resource}, which is the most")
+            }
             Held::Leased { agent, until } => write!(f, "{agent} has the lease until {until}"),
             Held::Failed { times, until } => write!(f, "it failed {times} times, tried again at {until}"),
         }
@@ -277,14 +279,7 @@ pub fn plan(facts: &[ClusterFacts], policy: &Policy, patience: &Patience, now: T
     for cluster in facts {
         for work in WORKS {
             let state = cluster.works.get(&work).unwrap_or(&nothing);
-            let act = decide(
-                cluster,
-                work,
-                state,
-                policy,
-                patience,
-                now,
-            );
+            let act = decide(cluster, work, state, policy, patience, now);
             decisions.push(Decision {
                 cluster: cluster.cluster.clone(),
                 work,

@@ -50,10 +50,7 @@ pub async fn run(arguments: ProposeArguments) -> anyhow::Result<Exit> {
             running.digest
         )));
     };
-    let WaitsFor::Approval {
-        plan, weakenings, ..
-    } = waiting.why
-    else {
+    let WaitsFor::Approval { plan, weakenings, .. } = waiting.why else {
         return Err(Failure::usage(
             "this policy waits for repair, not for approval: `holdfast config check` says what is wrong",
         ));
@@ -84,6 +81,6 @@ pub async fn run(arguments: ProposeArguments) -> anyhow::Result<Exit> {
     findings
         .iter()
         .for_each(|f| eprintln!("{}", crate::commands::restore::finding_line(f)));
-    print_asked(&house, &request, "nothing: the coordinator takes it up by itself").await?;
+    print_asked(&house, &request, "the coordinator takes it up by itself").await?;
     Ok(Exit::Done)
 }
