@@ -21,7 +21,7 @@ pub struct ResidencyRefused {
     /// Whose data.
     pub cluster: ClusterId,
     /// Where, and why not.
-    pub outside: Outside,
+    pub outside: Box<Outside>,
 }
 
 impl Policy {
@@ -54,7 +54,7 @@ impl Policy {
             .admits(purpose, place)
             .map_err(|outside| ResidencyRefused {
                 cluster: cluster.clone(),
-                outside,
+                outside: Box::new(outside),
             })
     }
 
