@@ -300,11 +300,9 @@ impl Cage {
                 .map(|file| fs::read_to_string(d.join(file)).unwrap_or_default())
         });
         counts
-            .flat_map(|text| {
-                let found = text
-                    .lines()
-                    .find_map(|line| line.strip_prefix("oom_kill ")?.parse::<u64>().ok());
-                found
+            .filter_map(|text| {
+                text.lines()
+                    .find_map(|line| line.strip_prefix("oom_kill ")?.parse::<u64>().ok())
             })
             .sum()
     }
