@@ -233,6 +233,7 @@ mod tests {
             region: "eu-1".parse().unwrap(),
             options: options.collect(),
             accept_without_conditional_create: false,
+            provider: None,
         })
     }
 

@@ -116,10 +116,11 @@ async fn a_copy_of_the_past_that_wrote_on_is_refused() -> Result<()> {
         let mut pg = TestPostgres::start(&vault.dir().join("a"), options)?;
         let old = vault.dir().join("old");
         pg.pg_basebackup(&old, &["-X", "stream", "-c", "fast"])?;
-        let mut line = Line::start(&vault, &pg, 2, QUICK).await?;
+        let line = Line::start(&vault, &pg, 2, QUICK).await?;
         write_rows(&pg, 5_000)?;
         let archived = line.until_safe(&pg).await?.acknowledged;
-        if restarted {
+        let mut kept = Some(line);
+        if restarted && let Some(line) = kept.take() {
             line.stop().await?;
         }
         let lineage = lineage(&pg)?;
@@ -137,9 +138,10 @@ async fn a_copy_of_the_past_that_wrote_on_is_refused() -> Result<()> {
             ))?;
             round += 1;
         }
-        if restarted {
-            line = Line::start(&vault, &pg, 2, QUICK).await?;
-        }
+        let line = match kept {
+            Some(line) => line,
+            None => Line::start(&vault, &pg, 2, QUICK).await?,
+        };
         let detail = line.until_finding("history-diverged").await?;
         assert!(detail.contains("older copy"), "{detail}");
         let before = names(&vault.repository, &vault, lineage).await?;

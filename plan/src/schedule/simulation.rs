@@ -191,6 +191,7 @@ impl World {
                 lineage: Some("1-1".parse().unwrap()),
                 hole: None,
                 filestores: false,
+                places: Places::default(),
                 works: [(Work::BaseBackup, base)].into(),
             }
         };

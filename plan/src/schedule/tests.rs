@@ -44,6 +44,7 @@ fn facts(newest: Option<&str>, now: &str) -> ClusterFacts {
         lineage: Some("7381234567890123456-1".parse().unwrap()),
         hole: None,
         filestores: true,
+        places: Places::default(),
         works: [
             (Work::BaseBackup, listed),
             (Work::FilestoreCheckpoint, done.clone()),
@@ -369,5 +370,160 @@ proptest! {
         all.rotate_left((seed % 8) as usize);
         all.reverse();
         prop_assert_eq!(forward, plan(&all, &policy, &Patience::default(), at(now)));
+    }
+}
+
+/// A cluster of a tenant whose base backup was due at so many minutes past one.
+fn owing(name: &str, minute: u32, host: &str) -> ClusterFacts {
+    let now = "2026-11-22T06:00:00Z";
+    ClusterFacts {
+        cluster: name.parse().unwrap(),
+        reporter: Some((host.parse().unwrap(), at(now))),
+        places: Places {
+            regions: ["eu-1".parse().unwrap()].into(),
+            stores: ["s3://store".to_owned()].into(),
+        },
+        ..facts(Some(&format!("2026-11-21T00:{minute:02}:00Z")), now)
+    }
+}
+
+fn owing_policy(fleet: &[ClusterFacts], limits: &str) -> Policy {
+    let mut text = format!("[limits]\n{limits}\n");
+    for (n, cluster) in fleet.iter().enumerate() {
+        let minute = 20 + n;
+        text.push_str(&format!(
+            "[[cluster]]\ncluster = \"{}\"\ntier = \"platinum\"\n[cluster.schedule]\nbase_backup = \"{minute} 1 * * *\"\n",
+            cluster.cluster
+        ));
+    }
+    Policy::parse(&text, "p").unwrap_or_else(|problems| panic!("{problems:#?}"))
+}
+
+/// The base backups that are given out, by name.
+fn given(fleet: &[ClusterFacts], limits: &str) -> Vec<String> {
+    let decisions = plan(
+        fleet,
+        &owing_policy(fleet, limits),
+        &Patience::default(),
+        at("2026-11-22T06:00:00Z"),
+    );
+    decisions
+        .into_iter()
+        .filter(|d| d.work == Work::BaseBackup && matches!(d.act, Act::Give { .. }))
+        .map(|d| d.cluster.to_string())
+        .collect()
+}
+
+#[test]
+fn no_more_begins_than_the_limits_allow_and_tenants_take_turns() {
+    let fleet = [
+        owing("big/a", 1, "h1"),
+        owing("big/b", 2, "h1"),
+        owing("big/c", 3, "h2"),
+        owing("big/d", 4, "h3"),
+        owing("tiny/z", 5, "h4"),
+    ];
+    assert_eq!(given(&fleet, "").len(), 5, "without limits all begin");
+    // The oldest debt of each tenant in turn, although the small one's is the newest.
+    assert_eq!(given(&fleet, "per_store = 2"), ["big/a", "tiny/z"]);
+    assert_eq!(given(&fleet, "per_region = 3"), ["big/a", "big/b", "tiny/z"]);
+    // What has no room on its host does not hold up the others.
+    assert_eq!(
+        given(&fleet, "per_host = 1\nper_store = 3"),
+        ["big/a", "big/c", "tiny/z"]
+    );
+
+    // What is under way counts, whoever remembers having given it.
+    let mut busy = fleet.clone();
+    base_of(&mut busy[3]).running = true;
+    assert_eq!(given(&busy, "per_store = 2"), ["tiny/z"]);
+    base_of(&mut busy[4]).open = Some(Open {
+        id: id(1),
+        agent: "h4".parse().unwrap(),
+        given: at("2026-11-22T05:59:00Z"),
+        lease_until: at("2026-11-22T06:01:00Z"),
+        reason: String::new(),
+    });
+    assert_eq!(given(&busy, "per_store = 2"), [""; 0]);
+    assert_eq!(given(&busy, "per_store = 3"), ["big/a"]);
+
+    // Whoever has no way back at all comes before every schedule.
+    let mut bare = fleet.clone();
+    base_of(&mut bare[3]).newest = None;
+    assert_eq!(given(&bare, "per_store = 1"), ["big/d"]);
+}
+
+#[test]
+fn a_freeze_holds_a_base_backup_with_its_debt() {
+    let frozen = format!(
+        "{POLICY}[[calendar]]\nname = \"payroll\"\nbegins = \"2026-11-21T23:00\"\nrecurrence = \"FREQ=DAILY;COUNT=1\"\n\
+         duration = \"36h\"\nclusters = [\"acme/erp\"]\nfreeze = [\"base_backup\"]\n"
+    );
+    let policy = Policy::parse(&frozen, "p").unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let act = |now: &str, newest: Option<&str>| {
+        let facts = facts(newest, now);
+        plan(
+            std::slice::from_ref(&facts),
+            &policy,
+            &Patience::default(),
+            at(now),
+        )
+        .into_iter()
+        .find(|d| d.work == Work::BaseBackup)
+        .unwrap()
+        .act
+    };
+    let newest = Some("2026-11-21T00:41:00Z");
+    for (now, newest) in [("2026-11-22T12:00:00Z", newest), ("2026-11-22T12:00:00Z", None)] {
+        let held = act(now, newest);
+        let Act::Hold {
+            due: Some(_),
+            held: Held::Frozen { calendar, until },
+        } = held
+        else {
+            panic!("{held}");
+        };
+        assert_eq!(calendar.as_str(), "payroll");
+        assert!(
+            matches!(act(&until.to_string(), newest), Act::Give { .. }),
+            "then it is given"
+        );
+    }
+}
+
+proptest! {
+    /// Whatever is owed by whom: no resource has more under way than its limit, and as
+    /// long as there is room somewhere, nothing that fits is held.
+    #[test]
+    fn limits_hold_and_no_room_is_left(
+        sizes in proptest::collection::vec((0..4usize, 0..3usize, any::<bool>()), 1..12),
+        store in 1u32..6, host in 1u32..3,
+    ) {
+        let tenants = ["a", "b", "c", "d"];
+        let fleet: Vec<ClusterFacts> = sizes
+            .iter()
+            .enumerate()
+            .map(|(n, (tenant, host, running))| {
+                let mut cluster = owing(&format!("{}/c{n}", tenants[*tenant]), n as u32, &format!("h{host}"));
+                base_of(&mut cluster).running = *running;
+                cluster
+            })
+            .collect();
+        let given = given(&fleet, &format!("per_store = {store}\nper_host = {host}"));
+        let of = |name: &str| fleet.iter().find(|f| f.cluster.to_string() == name).unwrap();
+        let host_of = |f: &ClusterFacts| f.reporter.as_ref().unwrap().0.clone();
+        let running: Vec<_> = fleet.iter().filter(|f| f.works[&Work::BaseBackup].running).collect();
+        let begun: Vec<_> = given.iter().map(|name| of(name)).collect();
+        let on = |wanted: &ActorName| {
+            running.iter().chain(&begun).filter(|f| host_of(f) == *wanted).count()
+        };
+        let all = running.len() + begun.len();
+        for f in &begun {
+            prop_assert!(all <= store as usize, "{} of {}", all, store);
+            prop_assert!(on(&host_of(f)) <= host as usize);
+        }
+        for f in fleet.iter().filter(|f| !f.works[&Work::BaseBackup].running && !given.contains(&f.cluster.to_string())) {
+            prop_assert!(all >= store as usize || on(&host_of(f)) >= host as usize, "{} was held", f.cluster);
+        }
     }
 }
