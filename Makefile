@@ -22,6 +22,7 @@ test-kubernetes:
 # What chance decides, tried until it can be believed: kills and promotions, half an hour.
 test-long:
 	scripts/need test && HOLDFAST_TEST_ROUNDS=100 cargo test --workspace --test synchronous --test agent_nodes
+	HOLDFAST_TEST_DAYS=365 cargo test --workspace --lib -- year::a_year
 
 # A search for bytes that make a parser panic, a minute for each target. Stable Rust has
 # all that libFuzzer needs but the flag that allows it.

@@ -320,7 +320,7 @@ per_host = 0
         "policy.toml:30:9: approval[0].acts[0]: \"everything\" is not an act",
         "policy.toml:32:1: approval[1]: asks for 2 approvers and its groups have 1 members",
         "policy.toml:36:1: approval[2]: groups names dbas",
-        "policy.toml:36:1: approval[2]: reclaim stands in two rules",
+        "policy.toml:36:1: approval[2]: deletion stands in two rules",
         "policy.toml:42:8: route[0].kind: \"pager\" is not a kind",
         "policy.toml:43:11: route[0].url_env: must be the name of an environment variable",
         "policy.toml:40:1: route[0]: tenants names nobody",

@@ -375,6 +375,59 @@ const HOLDFAST: Table = &[
         "runner.witnesses",
         "Keys of witnesses that must have seen an intent before its drill begins.",
     ),
+    (
+        "runner.memory",
+        "The most memory that a drill's copy may use, where a cgroup can be made.",
+    ),
+    (
+        "runner.cpu",
+        "The most processors that a drill's copy may use, where a cgroup can be made.",
+    ),
+    (
+        "runner.kubernetes",
+        "How drills run in pods, with `drill run --kubernetes`.",
+    ),
+    (
+        "runner.kubernetes.kubeconfig",
+        "How the cluster is reached. Default KUBECONFIG, or the pod's own account.",
+    ),
+    (
+        "runner.kubernetes.namespace_prefix",
+        "What every namespace's name begins with, before the drill's id.",
+    ),
+    (
+        "runner.kubernetes.image",
+        "The image: holdfast, PostgreSQL of the source's major version, bash and util-linux.",
+    ),
+    ("runner.kubernetes.pull", "Whether nodes may pull the image."),
+    ("runner.kubernetes.program", "The program in the image."),
+    (
+        "runner.kubernetes.user",
+        "The user and group that the pod runs as, never 0.",
+    ),
+    ("runner.kubernetes.memory", "Memory of the pod; more is killed."),
+    ("runner.kubernetes.cpu", "Processors of the pod."),
+    ("runner.kubernetes.scratch", "Room for the copy; more is evicted."),
+    (
+        "runner.kubernetes.reach",
+        "What the pod must reach, as CIDR:PORT: the object stores.",
+    ),
+    (
+        "runner.kubernetes.dns",
+        "Whether the pod asks the cluster's DNS for them.",
+    ),
+    (
+        "runner.kubernetes.closed",
+        "What the pod must not reach, as HOST:PORT: tried from the pod.",
+    ),
+    (
+        "runner.kubernetes.start",
+        "How long the pod may take before it runs.",
+    ),
+    (
+        "runner.kubernetes.grace",
+        "What the pod has beyond the drill's own limit, to log its result.",
+    ),
 ];
 
 const AGENT: Table = &[

@@ -181,16 +181,16 @@ fn a_window_that_is_lost_weakens() {
 #[test]
 fn fewer_eyes_weaken() {
     let rules = "[[group]]\nname = \"dba\"\nmembers = [\"anna\", \"bo\"]\n[[group]]\nname = \"all\"\nmembers = \
-                 [\"anna\", \"bo\", \"carl\"]\n[[approval]]\nacts = [\"reclaim\"]\napprovers = 2\ngroups = [\"dba\"]\n\
+                 [\"anna\", \"bo\", \"carl\"]\n[[approval]]\nacts = [\"deletion\"]\napprovers = 2\ngroups = [\"dba\"]\n\
                  [[route]]\nname = \"ops\"\nkind = \"slack\"\nurl_env = \"HOLDFAST_OPS\"\n";
     let one = |from: &str, to: &str| said(rules, &rules.replace(from, to));
     assert_eq!(
         one("approvers = 2", "approvers = 1"),
-        ["approval of reclaim: approvers from 2 to 1 (weakens)"]
+        ["approval of deletion: approvers from 2 to 1 (weakens)"]
     );
     assert_eq!(
         one("[\"dba\"]", "[\"all\"]"),
-        ["approval of reclaim: who may approve from anna, bo to anna, bo, carl (weakens)"]
+        ["approval of deletion: who may approve from anna, bo to anna, bo, carl (weakens)"]
     );
     assert_eq!(
         one("kind = \"slack\"", "kind = \"slack\"\nseverity = \"critical\""),
