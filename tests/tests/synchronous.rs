@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use holdfast_agent::restore::execute;
 use holdfast_plan::restore::{Request, Target};
 use holdfast_repository::clock::now;
-use holdfast_tests::line::{Line, NEVER};
+use holdfast_tests::line::{Line, QUICK};
 use holdfast_tests::postgres::{Options, TestPostgres, wait_until};
 use holdfast_tests::scene::Scene;
 use holdfast_tests::vault::Vault;
@@ -125,7 +125,7 @@ async fn remote_apply_is_refused_with_an_explanation() -> Result<()> {
         .set("synchronous_standby_names", "ANY 1 (holdfast, other)")
         .set("synchronous_commit", "remote_apply");
     let pg = TestPostgres::start(vault.dir(), options)?;
-    let mut line = Line::start(&vault, &pg, 2, NEVER).await?;
+    let mut line = Line::start(&vault, &pg, 2, QUICK).await?;
     line.until("it streams", |state| state.connected).await?;
     let said = line.until_finding("remote-apply-refused").await?;
     assert!(said.contains("synchronous_commit"), "{said}");

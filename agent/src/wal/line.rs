@@ -208,6 +208,12 @@ impl Line {
         if proven {
             session.expected = None;
         }
+        if matches!(end, Err(StreamError::Differs(_))) && session.expected.is_some() {
+            // What it read of another history is in it: the next look begins anew.
+            // Nothing of it is in a chunk.
+            self.session = None;
+            return Ok(end?);
+        }
         if let Err(StreamError::Postgres(error)) = &end
             && error.class() == PgErrorClass::Gap
             && begins < gone(at, session.size)

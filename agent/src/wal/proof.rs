@@ -61,6 +61,7 @@ pub(super) struct Proof {
     expected: Expected,
     at: Lsn,
     hasher: Option<Hasher>,
+    differs: bool,
 }
 
 impl Proof {
@@ -73,6 +74,7 @@ impl Proof {
             at: expected.start(),
             expected,
             hasher,
+            differs: false,
         }
     }
 
@@ -83,7 +85,7 @@ impl Proof {
 
     /// Whether everything was compared and found equal.
     pub fn is_done(&self) -> bool {
-        self.at >= self.expected.end()
+        !self.differs && self.at >= self.expected.end()
     }
 
     /// Takes the bytes that follow in the stream, which begin at `start`; those that
@@ -105,21 +107,16 @@ impl Proof {
         };
         let offset = self.at.bytes_since(self.expected.start()).unwrap_or(0) as usize;
         self.at = Lsn::new(self.at.get() + bytes.len() as u64);
-        match (&self.expected, &mut self.hasher) {
-            (Expected::Bytes(_, wanted), _) => {
-                if wanted[offset..offset + bytes.len()] != *bytes {
-                    return Err(differs);
-                }
-            }
+        let complete = self.at >= self.expected.end();
+        self.differs |= match (&self.expected, &mut self.hasher) {
+            (Expected::Bytes(_, wanted), _) => wanted[offset..offset + bytes.len()] != *bytes,
             (Expected::Chunk { id, .. }, Some(hasher)) => {
                 hasher.update(bytes);
-                if self.is_done() && self.hasher.as_ref().map(IndexKey::finish) != Some(*id) {
-                    return Err(differs);
-                }
+                complete && IndexKey::finish(hasher) != *id
             }
-            (Expected::Chunk { .. }, None) => return Err(differs),
-        }
-        Ok(())
+            (Expected::Chunk { .. }, None) => true,
+        };
+        if self.differs { Err(differs) } else { Ok(()) }
     }
 }
 
@@ -173,6 +170,7 @@ mod tests {
             other[start + wrong % length] ^= 1;
             let mut proof = Proof::new(expected.clone());
             prop_assert!(feed(&mut proof, 0, &other, &pieces).is_err());
+            prop_assert!(!proof.is_done(), "other WAL is no proof, however far it goes");
 
             // What ends too early proves nothing.
             let mut proof = Proof::new(expected);
