@@ -103,7 +103,7 @@ impl EvidenceKeeper {
         }
     }
 
-    /// Takes note of what policy asks for now, and of the policy that does.
+    /// Takes note of what the policy in force asks for, and of that policy.
     pub fn asks(&mut self, population: BTreeMap<TenantName, Vec<Member>>, policy: InForce) {
         self.duties.ask(population, policy);
     }
