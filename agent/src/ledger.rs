@@ -170,7 +170,7 @@ impl Ledger {
             });
         }
 
-        let facts = Facts {
+        let mut facts = Facts {
             repository: repository.id(),
             cluster: cluster.clone(),
             replicas: repository
@@ -186,6 +186,7 @@ impl Ledger {
             bundles,
             located: Vec::new(),
         };
+        reader.gap_notes(&listed, &mut facts).await;
         Ok(Self {
             facts,
             holdings: holdings(repository, &listed),
@@ -284,6 +285,7 @@ fn entry(lineages: &mut BTreeMap<Lineage, LineageFacts>, lineage: Lineage) -> &m
         bases: Vec::new(),
         points: Vec::new(),
         attested: Vec::new(),
+        gap_notes: Vec::new(),
     })
 }
 

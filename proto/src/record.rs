@@ -325,8 +325,61 @@ pub struct WalBody {
     /// Restore points in it.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub restore_points: Vec<RestorePointMark>,
+    /// What is missing before `start`, when that was noticed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub after_gap: Option<AfterGap>,
 }
 record!(WalBody, "wal");
+
+/// What is missing before a WAL object, as the agent that stored it saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AfterGap {
+    /// First byte that is missing; the object's start is the first that is there again.
+    pub from: Lsn,
+    /// Why.
+    pub cause: GapCause,
+    /// When it was noticed, by the agent's clock.
+    pub noticed: Timestamp,
+}
+
+/// Why WAL never reached the archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GapCause {
+    /// The disk valve gave the slot up, so that the server did not stop.
+    ValveGaveUp,
+    /// The server invalidated the slot, which then held nothing any more.
+    SlotInvalidated,
+    /// There was no slot: nothing held the WAL.
+    SlotMissing,
+    /// There was a slot, and the server had removed what it should have held.
+    Removed,
+    /// `archive_command` was never given it.
+    NotHandedOver,
+}
+
+impl GapCause {
+    /// The cause in words, with where to look.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::ValveGaveUp => {
+                "no replica took WAL and the disk valve gave the slot up, so that the server did not stop"
+            }
+            Self::SlotInvalidated => {
+                "the server invalidated the replication slot (max_slot_wal_keep_size or \
+                 idle_replication_slot_timeout) and removed the WAL"
+            }
+            Self::SlotMissing => {
+                "there was no replication slot that held the WAL: it was dropped, or never made on this server"
+            }
+            Self::Removed => "the server had removed the WAL although the replication slot was there",
+            Self::NotHandedOver => {
+                "it was never handed over: a failover, or archive_mode was off or archive_command another one"
+            }
+        }
+    }
+}
 
 /// `wal/<timeline>.history`: the payload is the history file as PostgreSQL
 /// wrote it, in clear.

@@ -10,7 +10,7 @@ use holdfast_agent::wal::push::{Feed, Push, PushError, Pushing, Taken};
 use holdfast_agent::wal::{self, LineDirectives, Valve, WalContext, WalError, WalFrontier, WalState};
 use holdfast_proto::names::{Lineage, SystemId};
 use holdfast_proto::pg::{Lsn, SegmentName, SegmentSize, TimelineId};
-use holdfast_proto::record::WalBody;
+use holdfast_proto::record::{AfterGap, WalBody};
 use holdfast_repository::Repository;
 use holdfast_repository::layout::{self, Located, WalName};
 use holdfast_repository::pack::open_frame;
@@ -300,6 +300,18 @@ pub async fn names(repository: &Repository, vault: &Vault, lineage: Lineage) -> 
             _ => None,
         });
     Ok(names.collect())
+}
+
+/// What was said of holes in the WAL of a lineage, by who went on behind them.
+pub async fn gaps_said(vault: &Vault, lineage: Lineage) -> Result<Vec<(Lsn, AfterGap)>> {
+    let mut said = Vec::new();
+    for name in names(&vault.repository, vault, lineage).await? {
+        let object = vault
+            .signed::<WalBody>(&layout::wal(&vault.cluster, lineage, &name))
+            .await?;
+        said.extend(object.header.body.after_gap.map(|gap| (name.start, gap)));
+    }
+    Ok(said)
 }
 
 /// Opens every object of a timeline and lays the WAL out; holes and

@@ -102,6 +102,7 @@ impl Story {
             commits: seconds.len() as u64,
             last_record: Some(Lsn::new(start.get() + 900)),
             restore_points,
+            after_gap: None,
         };
         let name = WalName {
             timeline: TimelineId::FIRST,

@@ -15,12 +15,12 @@ use holdfast_plan::restore::{Request, RestorePlan, Target as Moment};
 use holdfast_proto::Timestamp;
 use holdfast_proto::names::Lineage;
 use holdfast_proto::pg::Lsn;
-use holdfast_proto::record::{FrontierBody, WalBody};
+use holdfast_proto::record::{FrontierBody, GapCause, WalBody};
 use holdfast_repository::clock::now;
 use holdfast_repository::seal::Identities;
 use holdfast_repository::{ReplicaConfig, Repository, RepositoryConfig, layout};
 use holdfast_tests::agent;
-use holdfast_tests::line::{Line, check_regions, lineage, names, write_noise, write_rows};
+use holdfast_tests::line::{Line, check_regions, gaps_said, lineage, names, write_noise, write_rows};
 use holdfast_tests::postgres::{Options, PATIENCE, StopMode, TestPostgres, major, wait_until};
 use holdfast_tests::scene::promoted;
 use holdfast_tests::vault::Vault;
@@ -258,7 +258,11 @@ async fn a_push_is_safe_on_as_many_replicas_as_the_tier_asks_for() -> Result<()>
         Ok(Taken::Stored),
         "late is better than never"
     );
-    line.stop().await
+    line.stop().await?;
+    let said = gaps_said(&vault, lineage(&pg)?).await?;
+    let said: Vec<_> = said.iter().map(|(to, gap)| (*to, gap.cause)).collect();
+    assert_eq!(said, [(began, GapCause::NotHandedOver)]);
+    Ok(())
 }
 
 /// A segment of many chunks: some of them are stored when the agent is killed, and one

@@ -5,12 +5,12 @@ use anyhow::{Context, Result};
 use holdfast_proto::finding::Severity;
 use holdfast_proto::names::Lineage;
 use holdfast_proto::pg::{Lsn, TimelineId};
-use holdfast_proto::record::{HistoryBody, WalBody};
+use holdfast_proto::record::{GapCause, HistoryBody, WalBody};
 use holdfast_repository::layout;
 use holdfast_tests::line::{
-    Line, QUICK, check_regions, lineage, names, position, segment_size, stored, write_rows,
+    Line, QUICK, check_regions, gaps_said, lineage, names, position, segment_size, stored, write_rows,
 };
-use holdfast_tests::postgres::{Options, StopMode, TestPostgres};
+use holdfast_tests::postgres::{Options, StopMode, TestPostgres, major};
 use holdfast_tests::vault::Vault;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -211,7 +211,65 @@ async fn wal_that_is_gone_is_a_gap_with_a_name() -> Result<()> {
     write_rows(&pg, 1_000)?;
     let again = line.until_safe(&pg).await?;
     assert_eq!(again.contiguous_from, after.contiguous_from);
-    line.stop().await
+    line.stop().await?;
+    let said = gaps_said(&vault, lineage(&pg)?).await?;
+    let [(to, gap)] = said.as_slice() else {
+        anyhow::bail!("one hole, and this was said: {said:?}");
+    };
+    assert_eq!((*to, gap.cause), (after.contiguous_from, GapCause::SlotMissing));
+    assert!(gap.from < *to && gap.from >= first);
+    Ok(())
+}
+
+/// The server gives the slot up by itself: with a hole behind it, or without one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invalidated_slot_is_said_and_made_anew() -> Result<()> {
+    for hole in [true, false] {
+        let vault = Vault::new(2).await?;
+        let options = Options::default()
+            .initdb("--wal-segsize=1")
+            .set("max_wal_size", "2MB")
+            .set("min_wal_size", "2MB")
+            .set("max_slot_wal_keep_size", "1MB")
+            .set("wal_keep_size", if hole { "0" } else { "1GB" });
+        let pg = TestPostgres::start(vault.dir(), options)?;
+        let line = Line::start(&vault, &pg, 2, QUICK).await?;
+        write_rows(&pg, 1_000)?;
+        line.until_safe(&pg).await?;
+        line.stop().await?;
+        write_rows(&pg, 20_000)?;
+        pg.psql("checkpoint; select pg_switch_wal(); checkpoint")?;
+        let status = || pg.psql("select wal_status from pg_replication_slots");
+        if !hole {
+            if major()?.get() < 18 {
+                continue;
+            }
+            // A slot that nobody uses, as of 18: its WAL is all there.
+            pg.psql("alter system set idle_replication_slot_timeout = '1s'")?;
+            pg.psql("select pg_reload_conf(); select pg_sleep(2); checkpoint")?;
+        }
+        assert_eq!(status()?, "lost");
+        if !hole {
+            pg.psql("alter system reset idle_replication_slot_timeout")?;
+            pg.psql("select pg_reload_conf()")?;
+        }
+        let line = Line::start(&vault, &pg, 2, QUICK).await?;
+        let detail = line.until_finding("wal-slot-invalidated").await?;
+        assert!(detail.contains("max_slot_wal_keep_size"), "{detail}");
+        write_rows(&pg, 100)?;
+        let safe = line.until_safe(&pg).await?.acknowledged;
+        assert_eq!(line.findings.holds("wal-gap", "acme/erp"), hole);
+        line.stop().await?;
+        let said = gaps_said(&vault, lineage(&pg)?).await?;
+        let causes: Vec<_> = said.iter().map(|(_, gap)| gap.cause).collect();
+        if hole {
+            assert_eq!(causes, [GapCause::SlotInvalidated]);
+        } else {
+            assert_eq!(causes, []);
+            check_regions(&vault, &pg, &[0, 1], safe).await?;
+        }
+    }
+    Ok(())
 }
 
 /// What a server says that is not followed must not lead restores: the history

@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use holdfast_agent::wal::{Valve, ValveLimits, WalState};
 use holdfast_proto::pg::Lsn;
-use holdfast_tests::line::{Line, QUICK, check_regions, lineage, position, write_noise, write_rows};
+use holdfast_proto::record::GapCause;
+use holdfast_tests::line::{Line, QUICK, check_regions, gaps_said, lineage, position, write_noise, write_rows};
 use holdfast_tests::postgres::{Options, PATIENCE, TestPostgres};
 use holdfast_tests::vault::Vault;
 
@@ -116,5 +117,9 @@ async fn the_slot_is_given_up_before_the_disk_is_full_and_the_gap_has_a_name() -
     let (_, lsn) = position(&pg)?;
     line.until("both regions go on", |state| everywhere(state, lsn))
         .await?;
-    line.stop().await
+    line.stop().await?;
+    let said = gaps_said(&vault, lineage(&pg)?).await?;
+    let causes: Vec<_> = said.iter().map(|(to, gap)| (*to, gap.cause)).collect();
+    assert_eq!(causes, [(after.contiguous_from, GapCause::ValveGaveUp)]);
+    Ok(())
 }

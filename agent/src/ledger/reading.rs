@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 
 use futures::StreamExt;
 use holdfast_plan::restore::{
-    Attestation, BaseFact, BundleFact, FilestoreFacts, JournalFact, LineageFacts, PointFact,
+    Attestation, BaseFact, BundleFact, Facts, FilestoreFacts, GapNote, JournalFact, LineageFacts, LineageGap,
+    PointFact, restorable,
 };
 use holdfast_proto::envelope::Record;
 use holdfast_proto::finding::{Finding, Severity};
 use holdfast_proto::names::{FilestoreName, Lineage, ObjectKey};
 use holdfast_proto::pg::{TimelineHistory, TimelineId};
-use holdfast_proto::record::{BaseBody, BundleBody, FrontierBody, HistoryBody, JournalBody, PointBody};
+use holdfast_proto::record::{
+    BaseBody, BundleBody, FrontierBody, HistoryBody, JournalBody, PointBody, WalBody,
+};
 use holdfast_repository::layout::{self, Located};
 use holdfast_repository::signed::{self, Signed};
 use holdfast_repository::trust::Trust;
@@ -22,6 +25,8 @@ use super::{Listed, entry};
 const READERS: usize = 16;
 /// Attestations read of each lineage, from the newest on.
 const ATTESTATIONS: usize = 4;
+/// Holes whose cause is read, from the newest on.
+const GAPS: usize = 64;
 
 pub(super) struct Reader<'a> {
     pub(super) repository: &'a Repository,
@@ -97,6 +102,33 @@ impl Reader<'_> {
                     detail: error.to_string(),
                     since: clock::now(),
                 }),
+            }
+        }
+    }
+
+    /// Reads what was said about each hole by who stored the WAL behind it.
+    pub(super) async fn gap_notes(&mut self, listed: &Listed, facts: &mut Facts) {
+        let mut gaps = restorable(facts).gaps;
+        gaps.drain(..gaps.len().saturating_sub(GAPS));
+        for LineageGap { lineage, gap, .. } in gaps {
+            let behind = listed.wal.range((lineage, gap.timeline)..);
+            let keys = behind
+                .take_while(|((of, _), _)| *of == lineage)
+                .flat_map(|(_, objects)| objects)
+                .filter(|(object, _)| object.name.start == gap.to)
+                .map(|(object, _)| object.key.clone());
+            let notes: Vec<GapNote> = (self.read::<WalBody>(keys.collect()).await.iter())
+                .filter_map(|object| {
+                    let body = &object.header.body;
+                    body.after_gap.map(|said| GapNote {
+                        timeline: body.timeline,
+                        to: body.start,
+                        said,
+                    })
+                })
+                .collect();
+            if let Some(of) = facts.lineages.iter_mut().find(|l| l.lineage == lineage) {
+                of.gap_notes.extend(notes);
             }
         }
     }

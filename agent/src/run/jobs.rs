@@ -193,7 +193,7 @@ impl Jobs {
                 self.session.findings.clear(name, &subject);
                 running.resting.remove(&work);
                 match work {
-                    Work::BaseBackup => self.session.findings.clear("no-base-backup", &subject),
+                    Work::BaseBackup => self.is_covered(&subject),
                     Work::FilestoreCheckpoint => running.checkpointed = Some(now()),
                     Work::Configuration => running.configured = Some(now()),
                 }
@@ -215,6 +215,21 @@ impl Jobs {
         for waiting in running.askers.remove(&work).into_iter().flatten() {
             // Who asked may have gone.
             let _ = waiting.send(outcome.clone());
+        }
+    }
+
+    /// A new base backup is there: what it makes good is over.
+    fn is_covered(&self, subject: &str) {
+        let findings = &self.session.findings;
+        findings.clear("no-base-backup", subject);
+        let base = self.session.newest_base();
+        let wal = self.session.frontier.current();
+        if let Some(((base, _), wal)) = base.zip(wal)
+            && base.timeline == wal.timeline
+            && base.start >= wal.contiguous_from
+        {
+            findings.clear("wal-gap", subject);
+            findings.clear("wal-slot-invalidated", subject);
         }
     }
 }

@@ -327,6 +327,7 @@ impl Archive {
                 sha256: Sha256Digest::of(&bytes),
             }),
             follows: last.map(|chunk| chunk.sha256),
+            after_gap: None,
         };
         Ok(Some((chain, last.cloned())))
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use holdfast_proto::finding::Severity;
 use holdfast_proto::pg::{Lsn, SegmentSize, TimelineId};
+use holdfast_proto::record::{AfterGap, GapCause};
 use holdfast_repository::clock::now;
 use holdfast_repository::pack::PackError;
 use holdfast_repository::replica::explained;
@@ -32,9 +33,11 @@ use super::shared::{Followed, Shared};
 use super::start::{self, Place, Refusal, Server, Start};
 use super::stream::{End, Flow, StreamError};
 use super::trouble::{NOT_COMPARED, PROOF_FINDINGS, SERVER_FINDINGS, Trouble};
+use super::valve::Position;
 use super::{WalContext, WalError};
 use crate::postgres::{
-    PgError, PgErrorClass, PgTarget, ReplicationConnection, SystemIdentity, received_by_standby, sql_connect,
+    PgError, PgErrorClass, PgTarget, ReplicationConnection, SlotName, SystemIdentity, received_by_standby,
+    sql_connect,
 };
 
 /// How long after its start the line waits for all replicas to be listed before
@@ -71,6 +74,8 @@ pub(super) struct Line {
     index_key: Option<IndexKey>,
     /// Whether it is connected under the name that commits may wait for.
     as_standby: bool,
+    /// Why the slot may have held nothing since the last stream.
+    unheld: Option<GapCause>,
 }
 
 impl Line {
@@ -89,6 +94,7 @@ impl Line {
             followed,
             index_key,
             as_standby: true,
+            unheld: None,
         }
     }
 
@@ -120,7 +126,10 @@ impl Line {
                     tracing::info!("memory is full, the stream pauses");
                     self.until_room().await;
                 }
-                Ok(End::GivenUp) => tracing::warn!("the disk valve gives the slot up, the stream rests"),
+                Ok(End::GivenUp) => {
+                    tracing::warn!("the disk valve gives the slot up, the stream rests");
+                    self.unheld = Some(GapCause::ValveGaveUp);
+                }
                 Ok(End::Released) => tracing::info!("the server shuts down and was released"),
                 Err(Trouble::Fatal(error)) => return Err(error),
                 Err(Trouble::Postgres(error)) if error.class() == PgErrorClass::Gap => {
@@ -165,7 +174,10 @@ impl Line {
         let prepared = tokio::select! {
             () = cancel.cancelled() => return Ok(End::Cancelled),
             prepared = async {
-                shared.until_given_up(false).await;
+                if shared.valve() == Position::GivenUp {
+                    self.unheld = Some(GapCause::ValveGaveUp);
+                    shared.until_given_up(false).await;
+                }
                 self.prepare().await
             } => prepared?,
         };
@@ -235,6 +247,7 @@ impl Line {
         session.streamed |= session.cutter.position() > at;
         if session.streamed {
             self.removed.clear();
+            self.unheld = None;
         }
         Ok(end?)
     }
@@ -324,22 +337,43 @@ impl Line {
     }
 
     /// Makes sure of the slot, and says from where it keeps WAL.
-    async fn reserve(&self, connection: &mut ReplicationConnection) -> Result<Option<Lsn>, PgError> {
-        match connection.read_slot(&self.context.slot).await? {
-            Some(slot) if slot.restart_lsn.is_some() => return Ok(slot.restart_lsn),
-            // It keeps nothing: made without a reservation, or given up by the
-            // server. What WAL is still there is found out by asking for it.
-            Some(_) => {
-                connection.drop_slot(&self.context.slot).await?;
-            }
-            None => {}
+    async fn reserve(&mut self, connection: &mut ReplicationConnection) -> Result<Option<Lsn>, PgError> {
+        let slot = &self.context.slot;
+        let lost = match connection.read_slot(slot).await? {
+            Some(state) => match slot_lost(&self.context.target, slot).await? {
+                None if state.restart_lsn.is_some() => return Ok(state.restart_lsn),
+                // Made without a reservation: it never kept anything.
+                None => GapCause::SlotMissing,
+                Some(why) => {
+                    let detail = format!(
+                        "the server invalidated the replication slot ({why}): since then it kept no WAL for the archive. \
+                         A new one is made; if WAL is missing by now, that is a gap and a base backup follows. Raise \
+                         max_slot_wal_keep_size (or leave it at -1: the disk valve looks after the disk) and leave \
+                         idle_replication_slot_timeout at 0"
+                    );
+                    let subject = self.subject();
+                    self.shared
+                        .findings
+                        .raise(Severity::Critical, "wal-slot-invalidated", subject, detail);
+                    GapCause::SlotInvalidated
+                }
+            },
+            None => GapCause::SlotMissing,
+        };
+        // What WAL is still there is found out by asking for it.
+        self.unheld.get_or_insert(lost);
+        self.make_slot_anew(connection).await
+    }
+
+    async fn make_slot_anew(&self, connection: &mut ReplicationConnection) -> Result<Option<Lsn>, PgError> {
+        let slot = &self.context.slot;
+        if connection.read_slot(slot).await?.is_some() {
+            connection.drop_slot(slot).await?;
         }
-        connection.create_physical_slot(&self.context.slot, true).await?;
-        tracing::info!(slot = %self.context.slot, "replication slot made");
-        Ok(connection
-            .read_slot(&self.context.slot)
-            .await?
-            .and_then(|slot| slot.restart_lsn))
+        connection.create_physical_slot(slot, true).await?;
+        tracing::info!(%slot, "replication slot made");
+        let made = connection.read_slot(slot).await?;
+        Ok(made.and_then(|slot| slot.restart_lsn))
     }
 
     /// Decides where to take up, and makes the session.
@@ -355,6 +389,7 @@ impl Line {
         if let Some((fork, archive)) = start.left_behind {
             self.shared.say_left_behind(fork, archive);
         }
+        let mut after_gap = None;
         let untried = start
             .places
             .iter()
@@ -364,6 +399,11 @@ impl Line {
             None => {
                 let (slot, timeline) = self.anew(connection, identity, &start, &server).await?;
                 let from = size.start_of(size.segment_of(slot));
+                after_gap = start.places.last().map(|place| AfterGap {
+                    from: place.from,
+                    cause: self.unheld.unwrap_or(GapCause::Removed),
+                    noticed: now(),
+                });
                 (timeline, Place { anchor: from, from })
             }
         };
@@ -374,7 +414,10 @@ impl Line {
             segment_size: size,
             index_key: self.index_key.clone(),
         };
-        let chain = self.chain(timeline, size, place).await;
+        let chain = Chain {
+            after_gap,
+            ..self.chain(timeline, size, place).await
+        };
         let expected = self.expected(timeline, size, place).await;
         self.shared.begin(timeline, place, size, identity.flush);
         let keys = self.context.keys.clone();
@@ -416,16 +459,14 @@ impl Line {
             .filter(|slot| !self.removed.contains(&gone(*slot, server.segment_size)));
         let slot = match usable {
             Some(slot) => slot,
-            None => {
-                connection.drop_slot(&self.context.slot).await?;
-                self.reserve(connection).await?.unwrap_or(identity.flush)
-            }
+            None => self.make_slot_anew(connection).await?.unwrap_or(identity.flush),
         };
         if let Some(lost) = lost {
+            let cause = self.unheld.unwrap_or(GapCause::Removed).words();
             let detail = format!(
-                "the server has removed the WAL between {lost} and {slot} before it was stored: moments in between and \
-                 after cannot be restored until a new base backup is taken. Take one now, and look at the findings of \
-                 the days before for why the slot did not hold the WAL"
+                "the server has removed the WAL between {lost} and {slot} before it was stored: {cause}. Moments in \
+                 between and after cannot be restored until a new base backup is taken: it begins by itself as soon as \
+                 WAL flows, unless only this agent's WAL line was started"
             );
             self.shared
                 .findings
@@ -575,6 +616,23 @@ impl Line {
         }
         Ok(())
     }
+}
+
+/// Why the server no longer keeps WAL for a slot; `None` while it does.
+async fn slot_lost(target: &PgTarget, slot: &SlotName) -> Result<Option<String>, PgError> {
+    let client = sql_connect(target).await?;
+    // Which columns there are depends on the major: `invalidation_reason` came with 17.
+    let query = "SELECT wal_status, pg_catalog.to_jsonb(s) ->> 'invalidation_reason' \
+                 FROM pg_catalog.pg_replication_slots s WHERE slot_name OPERATOR(pg_catalog.=) $1::text";
+    let Some(row) = client.query_opt(query, &[&slot.as_str()]).await? else {
+        return Ok(None);
+    };
+    let (status, reason): (Option<String>, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
+    Ok(match (status.as_deref(), reason) {
+        (_, Some(reason)) => Some(format!("invalidation_reason {reason}")),
+        (Some("lost"), None) => Some("wal_status lost".to_owned()),
+        _ => None,
+    })
 }
 
 /// How often it is looked at what commits wait for.

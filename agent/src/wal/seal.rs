@@ -8,7 +8,7 @@ use holdfast_proto::Sha256Digest;
 use holdfast_proto::envelope::Link;
 use holdfast_proto::names::Lineage;
 use holdfast_proto::pg::SegmentSize;
-use holdfast_proto::record::{WalBody, WalChunk, WalChunkId};
+use holdfast_proto::record::{AfterGap, WalBody, WalChunk, WalChunkId};
 use holdfast_repository::keyring::Wrapped;
 use holdfast_repository::layout::{self, WalName};
 use holdfast_repository::pack::{FrameSealer, PackError};
@@ -30,6 +30,8 @@ pub struct Chain {
     /// The digest of the ciphertext of the chunk that ends where the next one
     /// begins.
     pub follows: Option<Sha256Digest>,
+    /// What is missing before the next one.
+    pub after_gap: Option<AfterGap>,
 }
 
 /// What every object of a stream has in common.
@@ -146,6 +148,7 @@ fn seal_chunk(
         commits: facts.commits,
         last_record: facts.last_record,
         restore_points: facts.restore_points,
+        after_gap: chain.after_gap,
     };
     let previous = chain.previous.clone();
     let object = origin
@@ -157,6 +160,7 @@ fn seal_chunk(
             sha256: object.sha256,
         }),
         follows: Some(sha256),
+        after_gap: None,
     };
     Ok(SealedChunk {
         key: object_key,

@@ -126,9 +126,10 @@ pub async fn look(
             .await?;
         attestation = newest(&listed, &mut memory.frontiers.read, desk, &trust, &mut findings)
             .await
-            .filter(|(body, _)| body.at <= now.plus_millis(60_000))
-            .map(|(body, _)| Attestation {
-                at: body.at,
+            .map(|(body, on)| Attestation {
+                // An agent whose clock is ahead would outlive itself: what is stored
+                // was said by then.
+                at: body.at.min(stored(&on).unwrap_or(now)),
                 timeline: body.timeline,
                 server_flush: body.server_flush,
                 acknowledged: body.acknowledged,

@@ -61,7 +61,7 @@ pub struct PointSeen {
 /// An agent's signed statement of how far it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attestation {
-    /// When, by the agent's clock.
+    /// When, by the agent's clock, and no later than it was stored.
     pub at: Timestamp,
     /// The timeline.
     pub timeline: TimelineId,

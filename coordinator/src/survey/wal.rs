@@ -175,7 +175,12 @@ fn names(listed: Vec<holdfast_repository::Listed>) -> impl Iterator<Item = WalNa
     listed
         .into_iter()
         .filter_map(|object| match layout::parse(object.key.as_str()) {
-            Some(Located::Wal { name, .. }) => Some(name),
+            // A primary whose clock is ahead would make what it lost look newer: what
+            // is stored was committed by then.
+            Some(Located::Wal { name, .. }) => Some(WalName {
+                latest_commit: name.latest_commit.map(|at| at.min(object.modified)),
+                ..name
+            }),
             _ => None,
         })
 }

@@ -128,38 +128,45 @@ async fn desk(clusters: usize, seed: u64) -> (Desk, tempfile::TempDir) {
 /// Everything that goes wrong in so many days.
 fn misfortunes(world: &mut World, days: i64, random: &mut StdRng) {
     let whole = days * DAY;
-    let per_year = |times: f64| (times * days as f64 / 365.0).round() as usize;
+    // So many in a year; of a fraction that is left, chance decides.
+    let per_year = |random: &mut StdRng, times: f64| {
+        let times = times * days as f64 / 365.0;
+        times as usize + usize::from(random.random_bool(times.fract()))
+    };
     for n in 0..world.sites.len() {
-        for _ in 0..per_year(3.0) {
+        for _ in 0..per_year(random, 3.0) {
             let (at, lasts) = (random.random_range(HOUR..whole), length(random, DAY));
             world.at(at, Event::Dies(n));
             world.at(at + lasts, Event::Rises(n));
         }
-        for _ in 0..per_year(3.0) {
+        for _ in 0..per_year(random, 3.0) {
             let (at, lasts) = (random.random_range(HOUR..whole), length(random, 6 * HOUR));
             world.at(at, Event::Cut(n));
             world.at(at + lasts, Event::Joined(n));
         }
-        for _ in 0..per_year(2.0) {
+        for _ in 0..per_year(random, 2.0) {
             let by = random.random_range(-2 * HOUR..2 * HOUR);
             world.at(random.random_range(HOUR..whole), Event::Jumps(n, by));
         }
-        for _ in 0..per_year(4.0) {
+        for _ in 0..per_year(random, 4.0) {
             world.at(random.random_range(HOUR..whole), Event::Fails(n));
         }
     }
-    for _ in 0..per_year(12.0) {
+    for _ in 0..per_year(random, 12.0) {
         let (at, lasts) = (random.random_range(HOUR..whole), length(random, 8 * HOUR));
         let region = random.random_range(0..2);
         world.at(at, Event::StoreDown(region));
         world.at(at + lasts, Event::StoreUp(region));
     }
-    for _ in 0..per_year(4.0) {
+    // One absence that is long, however short the time that is lived through.
+    world.at(whole / 2, Event::RunnerAway);
+    world.at(whole / 2 + 20 * DAY, Event::RunnerBack);
+    for _ in 0..per_year(random, 4.0) {
         let (at, lasts) = (random.random_range(HOUR..whole), length(random, 20 * DAY));
         world.at(at, Event::RunnerAway);
         world.at(at + lasts, Event::RunnerBack);
     }
-    for _ in 0..per_year(120.0) {
+    for _ in 0..per_year(random, 120.0) {
         let forgets = random.random_bool(0.5);
         world.at(random.random_range(HOUR..whole), Event::Killed(forgets));
     }

@@ -537,7 +537,8 @@ impl World {
             });
             let said = site.dead.unwrap_or(now);
             survey.attestation = Some(Attestation {
-                at: said.plus_millis(site.skew),
+                // Stored by then, by the store's clock.
+                at: said.plus_millis(site.skew.min(0)),
                 timeline: TimelineId::new(1).expect("one"),
                 server_flush: Self::position(said),
                 acknowledged: Self::position(acknowledged),

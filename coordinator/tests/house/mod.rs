@@ -284,6 +284,7 @@ impl House {
             commits: 0,
             last_record: None,
             restore_points: vec![],
+            after_gap: None,
         };
         self.put(layout::wal(&cluster(), lineage(), &name), &body, b"wal", regions)
             .await;

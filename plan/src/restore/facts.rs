@@ -11,7 +11,7 @@ use holdfast_proto::envelope::Link;
 use holdfast_proto::names::{BackupId, ClusterId, FilestoreName, Lineage, PointId, Region, RepositoryId};
 use holdfast_proto::pg::{Lsn, SegmentSize, TimelineId, TimelineSwitch};
 use holdfast_proto::record::{
-    CommitMark, FilestoreFrontier, JournalKind, PointFilestore, RestorePointMark, Totals,
+    AfterGap, CommitMark, FilestoreFrontier, JournalKind, PointFilestore, RestorePointMark, Totals,
 };
 
 /// One cluster as its repository shows it.
@@ -56,6 +56,20 @@ pub struct LineageFacts {
     pub points: Vec<PointFact>,
     /// The newest attestations, oldest first.
     pub attested: Vec<Attestation>,
+    /// What agents said about holes in the WAL.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub gap_notes: Vec<GapNote>,
+}
+
+/// What the agent that stored the WAL behind a hole said about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GapNote {
+    /// The timeline of that WAL.
+    pub timeline: TimelineId,
+    /// Its first byte.
+    pub to: Lsn,
+    /// What it said.
+    pub said: AfterGap,
 }
 
 /// One timeline.

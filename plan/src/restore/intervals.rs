@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use holdfast_proto::Timestamp;
 use holdfast_proto::names::{BackupId, Lineage, PointId};
 use holdfast_proto::pg::{Lsn, TimelineId};
+use holdfast_proto::record::AfterGap;
 
 use super::coverage::{Gap, Path, segment_start};
-use super::facts::{Facts, LineageFacts, WalSpan};
+use super::facts::{Facts, GapNote, LineageFacts, WalSpan};
 
 /// A place in a lineage, with the time it stands for where that is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +86,9 @@ pub struct LineageGap {
     pub gap: Gap,
     /// What is known of the cause.
     pub cause: String,
+    /// What the agent said that went on behind it, if it noticed it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub noted: Option<AfterGap>,
 }
 
 /// Finds every restorable interval. An ancestor timeline is listed only for
@@ -95,13 +99,16 @@ pub fn restorable(facts: &Facts) -> Restorable {
         .unreachable()
         .map(|r| r.region.as_str().to_owned())
         .collect();
-    let cause = if away.is_empty() {
-        "no replica holds it".to_owned()
-    } else {
-        format!(
-            "no replica that answered holds it; {} did not answer",
-            away.join(", ")
-        )
+    let cause = |noted: Option<AfterGap>| {
+        let stored = match (away.is_empty(), noted) {
+            (true, Some(noted)) => return format!("{} (noticed {})", noted.cause.words(), noted.noticed),
+            (true, None) => {
+                return "no replica holds it, and no agent said why: objects may have been lost".to_owned();
+            }
+            (false, _) => "no replica that answered holds it",
+        };
+        let said = noted.map_or_else(String::new, |noted| format!("; {}", noted.cause.words()));
+        format!("{stored}; {} did not answer{said}", away.join(", "))
     };
     for lineage in &facts.lineages {
         let mut seen_gaps: Vec<Gap> = Vec::new();
@@ -122,10 +129,14 @@ pub fn restorable(facts: &Facts) -> Restorable {
             }
         }
         seen_gaps.sort_by_key(|g| (g.timeline, g.from));
-        all.gaps.extend(seen_gaps.into_iter().map(|gap| LineageGap {
-            lineage: lineage.lineage,
-            gap,
-            cause: cause.clone(),
+        all.gaps.extend(seen_gaps.into_iter().map(|gap| {
+            let noted = said_of(lineage, &gap);
+            LineageGap {
+                lineage: lineage.lineage,
+                gap,
+                cause: cause(noted),
+                noted,
+            }
         }));
         for base in lineage.bases.iter().filter(|b| !used.contains(&b.id)) {
             let why = why_broken(lineage, base.timeline, base.start_lsn, base.stop_lsn);
@@ -137,6 +148,13 @@ pub fn restorable(facts: &Facts) -> Restorable {
         }
     }
     all
+}
+
+/// What was said by the agent that stored the WAL behind a hole. What it missed may
+/// have turned up in part: what is said of a larger hole holds for what is left.
+fn said_of(lineage: &LineageFacts, gap: &Gap) -> Option<AfterGap> {
+    let about = |n: &&GapNote| n.timeline >= gap.timeline && n.to == gap.to && n.said.from <= gap.from;
+    lineage.gap_notes.iter().find(about).map(|note| note.said)
 }
 
 /// The run of WAL that a base needs, when it is there: from the beginning of

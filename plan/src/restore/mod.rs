@@ -36,8 +36,8 @@ mod tests;
 pub use candidates::{Candidate, candidates};
 pub use coverage::{Gap, Path, Stretch, merge, segment_start};
 pub use facts::{
-    Attestation, BaseFact, BundleFact, Facts, FilestoreFacts, JournalFact, LineageFacts, Located, Place,
-    PointFact, ReplicaFact, TimelineFacts, WalSpan,
+    Attestation, BaseFact, BundleFact, Facts, FilestoreFacts, GapNote, JournalFact, LineageFacts, Located,
+    Place, PointFact, ReplicaFact, TimelineFacts, WalSpan,
 };
 pub use impossible::{Impossible, Reason};
 pub use intervals::{Broken, Interval, LineageGap, Moment, Restorable, restorable};

@@ -5,7 +5,9 @@ use proptest::prelude::*;
 use holdfast_proto::envelope::Link;
 use holdfast_proto::names::{BackupId, Lineage, ObjectKey, PointId, Region, RepositoryId};
 use holdfast_proto::pg::{Lsn, SegmentSize, TimelineId, TimelineSwitch};
-use holdfast_proto::record::{CommitMark, JointClaim, JournalKind, PointFilestore, RestorePointMark, Totals};
+use holdfast_proto::record::{
+    AfterGap, CommitMark, GapCause, JointClaim, JournalKind, PointFilestore, RestorePointMark, Totals,
+};
 use holdfast_proto::{Sha256Digest, Timestamp};
 
 use super::*;
@@ -94,6 +96,7 @@ fn facts() -> Facts {
             bases: vec![base(1, 2000, 2100, 1), base(2, 5000, 5100, 1)],
             points: Vec::new(),
             attested: Vec::new(),
+            gap_notes: Vec::new(),
         }],
         filestores: Vec::new(),
         bundles: Vec::new(),
@@ -323,6 +326,38 @@ fn with_gap() -> Facts {
     let mut facts = facts();
     facts.lineages[0].timelines[0].wal = vec![span(0, 7000), span(7500, 9000)];
     facts
+}
+
+#[test]
+fn a_hole_has_the_cause_that_its_agent_saw() {
+    let mut facts = with_gap();
+    let cause = |facts: &Facts| restorable(facts).gaps[0].cause.clone();
+    assert!(cause(&facts).contains("no agent said why"), "{}", cause(&facts));
+    let note = |from, to| GapNote {
+        timeline: timeline(1),
+        to: lsn(to),
+        said: AfterGap {
+            from: lsn(from),
+            cause: GapCause::SlotInvalidated,
+            noticed: at(7600),
+        },
+    };
+    // Of a larger hole, part of which turned up, it still holds; of another it does not.
+    facts.lineages[0].gap_notes = vec![note(7000, 8000), note(7100, 7500)];
+    assert!(cause(&facts).contains("no agent said why"), "{}", cause(&facts));
+    facts.lineages[0].gap_notes.push(note(6900, 7500));
+    assert!(
+        cause(&facts).contains("invalidated the replication slot"),
+        "{}",
+        cause(&facts)
+    );
+    assert!(cause(&facts).contains(&at(7600).to_string()));
+    facts.replicas[0].unreachable = Some("no route".into());
+    let away = cause(&facts);
+    assert!(
+        away.contains("did not answer") && away.contains("invalidated"),
+        "{away}"
+    );
 }
 
 #[test]

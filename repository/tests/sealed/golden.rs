@@ -118,6 +118,7 @@ fn wal_body(end: u64) -> (WalName, WalBody) {
             end: Lsn::new(0x0300_0098),
             time: NOW,
         }],
+        after_gap: None,
     };
     (name, body)
 }

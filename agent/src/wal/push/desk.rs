@@ -257,6 +257,7 @@ impl Desk {
             return Ok(Taken::Already);
         }
         let apart = self.reached(span);
+        let lacked = self.parent_lacks(&server, span);
         let storing = Storing {
             shared: &self.shared,
             trust: &self.pushing.trust,
@@ -269,6 +270,7 @@ impl Desk {
             },
             key: self.keys.borrow().clone(),
             standings: &self.standings,
+            apart: apart.or(lacked.map(|(from, _)| from)),
         };
         let stored = storing.store(&file, span, &held, self.tail.take()).await?;
         self.tail = stored.tail;
@@ -287,7 +289,7 @@ impl Desk {
         }
         if let Some(apart) = apart {
             self.begin_again(&server, span, apart);
-        } else if let Some((from, to)) = self.parent_lacks(&server, span) {
+        } else if let Some((from, to)) = lacked {
             self.say_gap(from, to);
         }
         if let Some(latest) = stored.latest {

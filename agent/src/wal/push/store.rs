@@ -16,7 +16,8 @@ use holdfast_proto::Timestamp;
 use holdfast_proto::envelope::Link;
 use holdfast_proto::finding::Severity;
 use holdfast_proto::pg::{Lsn, TimelineId};
-use holdfast_proto::record::WalBody;
+use holdfast_proto::record::{AfterGap, GapCause, WalBody};
+use holdfast_repository::clock::now;
 use holdfast_repository::pack::PackError;
 use holdfast_repository::seal::EpochKey;
 use holdfast_repository::trust::Trust;
@@ -58,6 +59,8 @@ pub(super) struct Storing<'a> {
     pub key: Wrapped<EpochKey>,
     /// What is known of each replica.
     pub standings: &'a Mutex<Vec<Standing>>,
+    /// Where the WAL before it ends, when there is a hole between.
+    pub apart: Option<Lsn>,
 }
 
 /// What pushes have learned of one replica.
@@ -99,7 +102,13 @@ impl Storing<'_> {
             None => {
                 let system = self.origin.lineage.system;
                 let cutter = Cutter::new(span.timeline, span.size, system, span.start);
-                (cutter, self.chain_at(span, span.start).await)
+                let mut chain = self.chain_at(span, span.start).await;
+                chain.after_gap = self.apart.map(|from| AfterGap {
+                    from,
+                    cause: GapCause::NotHandedOver,
+                    noticed: now(),
+                });
+                (cutter, chain)
             }
         };
         let resting = self.resting();
