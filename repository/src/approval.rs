@@ -226,7 +226,7 @@ pub enum ApprovalError {
         /// The request.
         id: RequestId,
         /// Why.
-        source: SignedError,
+        source: Box<SignedError>,
     },
     /// The request's plan is another one than the one at hand.
     #[error(
@@ -497,7 +497,10 @@ pub async fn load(repository: &Repository, trust: &Trust, id: RequestId) -> Resu
         }
     }
     match refused {
-        Some(source) => Err(ApprovalError::Refused { id, source }),
+        Some(source) => Err(ApprovalError::Refused {
+            id,
+            source: Box::new(source),
+        }),
         None if met => Err(ApprovalError::OtherAction {
             id,
             what: "another number".to_owned(),
@@ -642,7 +645,8 @@ pub async fn require(
     let request = load(repository, trust, id).await?;
     let mut wanted = clusters.to_vec();
     let mut asked = request.body.clusters.clone();
-    (wanted.sort(), asked.sort());
+    wanted.sort();
+    asked.sort();
     if request.body.action != action || wanted != asked {
         let of: Vec<String> = asked.iter().map(ToString::to_string).collect();
         let what = format!("{} of {}", request.body.action, of.join(", "));

@@ -7,7 +7,9 @@ use anyhow::{Context, Result};
 use holdfast_agent::wal::{Valve, ValveLimits, WalState};
 use holdfast_proto::pg::Lsn;
 use holdfast_proto::record::GapCause;
-use holdfast_tests::line::{Line, QUICK, check_regions, gaps_said, lineage, position, write_noise, write_rows};
+use holdfast_tests::line::{
+    Line, QUICK, check_regions, gaps_said, lineage, position, write_noise, write_rows,
+};
 use holdfast_tests::postgres::{Options, PATIENCE, TestPostgres};
 use holdfast_tests::vault::Vault;
 

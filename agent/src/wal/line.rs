@@ -244,10 +244,12 @@ impl Line {
                 .raise(Severity::Warning, NOT_COMPARED, subject, detail);
             return Ok(End::NotCompared);
         }
-        session.streamed |= session.cutter.position() > at;
+        if session.cutter.position() > at {
+            session.streamed = true;
+            self.unheld = None;
+        }
         if session.streamed {
             self.removed.clear();
-            self.unheld = None;
         }
         Ok(end?)
     }

@@ -229,7 +229,7 @@ async fn require(arguments: RequireArguments) -> anyhow::Result<Exit> {
         key.role == TrustRole::Approver
             && key.revoked.is_none()
             && (key.clusters.is_empty() || arguments.cluster.iter().all(|c| key.clusters.contains(c)))
-            && !(arguments.cluster.is_empty() && !key.clusters.is_empty())
+            && (!arguments.cluster.is_empty() || key.clusters.is_empty())
     };
     let approvers: Vec<&TrustedKey> = trust.keys().map(|(_, key)| key).filter(|key| may(key)).collect();
     let people: BTreeSet<&ActorName> = approvers.iter().map(|key| &key.name).collect();

@@ -189,7 +189,7 @@ async fn live(clusters: usize, days: i64, seed: u64) -> (Seen, String) {
 /// How much of the year is lived through: minutes of processor time for all of it.
 fn days() -> i64 {
     let asked = std::env::var("HOLDFAST_TEST_DAYS").ok();
-    asked.and_then(|days| days.parse().ok()).unwrap_or(45)
+    asked.and_then(|days| days.parse().ok()).unwrap_or(30)
 }
 
 /// From the first of January on; `HOLDFAST_TEST_DAYS` says for how many days.

@@ -251,7 +251,10 @@ fn the_strictest_rule_that_applies_counts() {
         quorum(2, 2, 10),
         "the whole repository holds both"
     );
-    assert_eq!(trust.required(Guarded::Deletion, &[erp.clone()]), None);
+    assert_eq!(
+        trust.required(Guarded::Deletion, std::slice::from_ref(&erp)),
+        None
+    );
     // A rule ends by a record of its own scope alone.
     extend(&mut trust, vec![rule(&[], 0, 0, 0)], &root);
     assert_eq!(of(&trust, &[&crm]), None);

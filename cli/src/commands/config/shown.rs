@@ -395,7 +395,7 @@ fn on_kubernetes(out: &mut Layout<'_>, settings: &KubernetesSettings) {
     out.set("runner.kubernetes.program", &s.program);
     out.set("runner.kubernetes.user", s.user);
     out.set("runner.kubernetes.memory", s.memory);
-    out.set("runner.kubernetes.cpu", &s.cpu);
+    out.set("runner.kubernetes.cpu", s.cpu);
     out.set("runner.kubernetes.scratch", s.scratch);
     for (n, reach) in s.reach.iter().enumerate() {
         out.set(
