@@ -79,14 +79,18 @@ impl Repository {
         let probes = self.replicas.iter().map(|replica| async move {
             let accepted = self.lenient.contains(replica.region());
             match enforce(replica, writer, accepted).await {
-                Err(ProbeError::Failed(error)) if error.class() == Class::Retry => Ok(Probed {
-                    region: replica.region().clone(),
-                    conditional_create: None,
-                    versioning: None,
-                    object_lock: None,
-                    is_directory: replica.directory().is_some(),
-                    unreachable: Some(error),
-                }),
+                // One that refuses us is as good as one that is away: the others go on,
+                // and what it lacks is a finding.
+                Err(ProbeError::Failed(error)) if matches!(error.class(), Class::Retry | Class::Denied) => {
+                    Ok(Probed {
+                        region: replica.region().clone(),
+                        conditional_create: None,
+                        versioning: None,
+                        object_lock: None,
+                        is_directory: replica.directory().is_some(),
+                        unreachable: Some(error),
+                    })
+                }
                 other => other,
             }
         });

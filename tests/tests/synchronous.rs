@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use holdfast_agent::restore::execute;
 use holdfast_plan::restore::{Request, Target};
 use holdfast_repository::clock::now;
-use holdfast_tests::line::{Line, QUICK};
+use holdfast_tests::line::{Line, QUICK, position};
 use holdfast_tests::postgres::{Options, TestPostgres, wait_until};
 use holdfast_tests::scene::Scene;
 use holdfast_tests::vault::Vault;
@@ -150,5 +150,22 @@ async fn remote_apply_is_refused_with_an_explanation() -> Result<()> {
     set("remote_apply")?;
     wait_until("it stands back", || Ok(pg.psql(standing)? == "0"))?;
     line.until_finding("remote-apply-refused").await?;
+
+    // A name of its own does not help where every name is waited for.
+    pg.psql("alter system set synchronous_standby_names = '*'")?;
+    pg.psql("select pg_reload_conf()")?;
+    wait_until("it says so", || {
+        let said = line.findings.snapshot();
+        Ok(said.iter().any(|f| f.detail.contains("confirms nothing")))
+    })?;
+    wait_until("it streams", || {
+        Ok(pg.psql("select count(*) from pg_stat_replication")? == "1")
+    })?;
+    assert_eq!(pg.psql(standing)?, "0");
+    pg.psql("set synchronous_commit = local; insert into t values (2)")?;
+    let (_, lsn) = position(&pg)?;
+    line.until("it is stored all the same", |state| state.acknowledged >= lsn)
+        .await?;
+    assert_eq!(pg.psql(standing)?, "0");
     line.stop().await
 }

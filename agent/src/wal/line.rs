@@ -59,6 +59,28 @@ struct Session {
     expected: Option<Expected>,
 }
 
+/// How the agent appears among those that commits may wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Under the name that `synchronous_standby_names` may have.
+    Standby,
+    /// Under another one: commits would wait for what it cannot give.
+    Aside,
+    /// Every name is waited for, so it confirms nothing.
+    Hidden,
+}
+
+impl Standing {
+    /// By the names that make it a standby which has to show commits.
+    fn of(refused: Option<&str>) -> Self {
+        match refused {
+            None => Self::Standby,
+            Some(names) if names_everybody(names) => Self::Hidden,
+            Some(_) => Self::Aside,
+        }
+    }
+}
+
 pub(super) struct Line {
     context: WalContext,
     directives: watch::Receiver<super::LineDirectives>,
@@ -72,8 +94,8 @@ pub(super) struct Line {
     followed: Option<(TimelineId, Lsn)>,
     /// With what chunks are made known again.
     index_key: Option<IndexKey>,
-    /// Whether it is connected under the name that commits may wait for.
-    as_standby: bool,
+    /// As what it is connected.
+    standing: Standing,
     /// Why the slot may have held nothing since the last stream.
     unheld: Option<GapCause>,
 }
@@ -93,7 +115,7 @@ impl Line {
             listing_until: Instant::now() + LISTING_PATIENCE,
             followed,
             index_key,
-            as_standby: true,
+            standing: Standing::Standby,
             unheld: None,
         }
     }
@@ -210,11 +232,12 @@ impl Line {
             cancel: &cancel,
             slot,
             proof,
+            hidden: self.standing == Standing::Hidden,
         };
-        let as_standby = self.as_standby;
+        let standing = self.standing;
         let end = tokio::select! {
             end = flow.run(&mut stream) => end,
-            () = until_stands_otherwise(&self.context.target, as_standby) => Ok(End::StandsOtherwise),
+            () = until_stands_otherwise(&self.context.target, standing) => Ok(End::StandsOtherwise),
         };
         let proven = flow.proof.as_ref().is_some_and(Proof::is_done);
         if proven {
@@ -320,13 +343,17 @@ impl Line {
         let refused = shown_standby(&self.context.target).await?;
         let mut target = self.context.target.clone();
         let subject = self.subject();
-        self.as_standby = refused.is_none();
+        self.standing = Standing::of(refused.as_deref());
         if let Some(names) = refused {
+            let instead = if self.standing == Standing::Hidden {
+                "The name * is everybody's, so it confirms nothing: the slot keeps all WAL until this is put right"
+            } else {
+                "It streams under another name, so they wait for others"
+            };
             let detail = format!(
                 "synchronous_commit is remote_apply and synchronous_standby_names ({names}) names this agent: commits \
-                 would wait until it shows them, and an archive shows nothing. It streams under another name, so they \
-                 wait for others. Set synchronous_commit to on, which means durable on the tier's replicas, and reload: \
-                 within seconds it streams under its own name again"
+                 would wait until it shows them, and an archive shows nothing. {instead}. Set synchronous_commit to on, \
+                 which means durable on the tier's replicas, and reload: within seconds it streams as before"
             );
             self.shared
                 .findings
@@ -658,22 +685,30 @@ async fn shown_standby(target: &PgTarget) -> Result<Option<String>, PgError> {
 
 /// Returns when the server's settings ask for another standing than the stream's:
 /// both can be changed while it runs. A server that does not answer says nothing new.
-async fn until_stands_otherwise(target: &PgTarget, as_standby: bool) {
+async fn until_stands_otherwise(target: &PgTarget, standing: Standing) {
     loop {
         sleep(STANDING_EVERY).await;
         match shown_standby(target).await {
-            Ok(refused) if refused.is_none() != as_standby => return,
+            Ok(refused) if Standing::of(refused.as_deref()) != standing => return,
             _ => {}
         }
     }
 }
 
-/// Whether `synchronous_standby_names` names a standby, in whatever form.
-fn names_standby(names: &str, name: &str) -> bool {
+/// The words of `synchronous_standby_names`, in whatever form.
+fn words_of(names: &str) -> impl Iterator<Item = &str> {
     let is_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '*' | '.');
-    names
-        .split(|c| !is_word(c))
-        .any(|word| word == "*" || word.eq_ignore_ascii_case(name))
+    names.split(move |c| !is_word(c))
+}
+
+/// Whether `synchronous_standby_names` names a standby.
+fn names_standby(names: &str, name: &str) -> bool {
+    names_everybody(names) || words_of(names).any(|word| word.eq_ignore_ascii_case(name))
+}
+
+/// Whether it names every standby.
+fn names_everybody(names: &str) -> bool {
+    words_of(names).any(|word| word == "*")
 }
 
 /// The name under which a segment counts as removed.

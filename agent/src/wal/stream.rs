@@ -9,7 +9,7 @@
 //! The primary is never made to wait for us:
 //! - Status goes out at least every second, also while nothing is read.
 //! - A server that shuts down asks for replies until all is confirmed. Then the
-//!   tip is closed at once, replies are paced, and after [`PATIENCE`] the
+//!   tip is closed at once, replies are paced, and after [`RELEASE`] the
 //!   connection is given up: what was received is still stored.
 //! - When memory is full for longer than [`PATIENCE`], the connection is given
 //!   up as well, because a server that shuts down meanwhile could not say so.
@@ -31,8 +31,14 @@ use super::trouble::PROOF_FINDINGS;
 use crate::postgres::{PgError, StreamEvent, WalStream};
 use holdfast_proto::finding::Severity;
 
-/// How long a server that shuts down, or one whose WAL finds no room, is held.
+/// How long a server that shuts down is held: it is to be down within a second.
+const RELEASE: Duration = Duration::from_millis(300);
+
+/// How long a server whose WAL finds no room is held.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A server that shuts down asks again sooner than this.
+const ASKS_WITHIN: Duration = Duration::from_millis(500);
 
 /// The longest pause between two status messages.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
@@ -92,6 +98,9 @@ pub(super) struct Flow<'a> {
     pub slot: Option<Lsn>,
     /// What the server has to show first.
     pub proof: Option<Proof>,
+    /// No commit may wait for what this agent shows, whatever its name: it says
+    /// nothing that a synchronous standby would.
+    pub hidden: bool,
 }
 
 /// What belongs to one connection.
@@ -282,7 +291,7 @@ impl Flow<'_> {
         let safe = self.let_go();
         // A slot would follow back to where the server keeps nothing any more:
         // the valve has shut, and the copies are not all there yet.
-        let flush = safe.filter(|safe| self.slot.is_none_or(|slot| *safe >= slot));
+        let flush = safe.filter(|safe| !self.hidden && self.slot.is_none_or(|slot| *safe >= slot));
         self.slot = self.slot.max(flush);
         pace.last_flush = safe;
         pace.last_status = Instant::now();
@@ -307,7 +316,7 @@ impl Pace {
 
     fn asks(&mut self, now: Instant) {
         let since = match self.asking {
-            Some((since, last)) if now - last < PATIENCE / 2 => since,
+            Some((since, last)) if now - last < ASKS_WITHIN => since,
             _ => now,
         };
         self.asking = Some((since, now));
@@ -315,21 +324,17 @@ impl Pace {
 
     /// When the patience with a shutdown or with full memory ends.
     fn deadline(&self) -> Option<Instant> {
-        let since = self
-            .asking
-            .map(|(since, _)| since)
-            .into_iter()
-            .chain(self.full_since)
-            .min();
-        since.map(|since| since + PATIENCE)
+        let release = self.asking.map(|(since, _)| since + RELEASE);
+        let full = self.full_since.map(|since| since + PATIENCE);
+        release.into_iter().chain(full).min()
     }
 
     fn given_up(&mut self, safe: Option<Lsn>, received: Lsn) -> Option<End> {
         if let Some((since, last)) = self.asking {
             if safe.is_some_and(|safe| safe >= received) {
                 self.asking = None;
-            } else if since.elapsed() >= PATIENCE {
-                if last.elapsed() < PATIENCE / 2 {
+            } else if since.elapsed() >= RELEASE {
+                if last.elapsed() < ASKS_WITHIN {
                     return Some(End::Released);
                 }
                 self.asking = None;
