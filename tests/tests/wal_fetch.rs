@@ -247,3 +247,51 @@ async fn what_was_fetched_ahead_is_checked_before_it_is_handed_over() -> Result<
         Ok(!second.exists() && !third.exists())
     })
 }
+
+/// Where replay is slower than the store, what it asks for is there: with the store gone it
+/// still is. Only what was not there yet has to wait for the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn replay_that_is_slower_than_the_store_does_not_wait_for_it() -> Result<()> {
+    let pinned = Pinned::new().await?;
+    assert_eq!(pinned.fetch(&pinned.nth(0))?.0, 0);
+    let ahead = pinned.pin_path.with_file_name("prefetch");
+    let ready = |n: u64| ahead.join(pinned.nth(n)).exists();
+    wait_until("three segments were fetched ahead", || Ok((1..=3).all(ready)))?;
+    let place = |region: usize| pinned.scene.vault.place(region).to_owned();
+    let away = |region: usize| pinned.scene.vault.dir().join(format!("away{region}"));
+    for region in 0..2 {
+        fs::rename(place(region), away(region))?;
+    }
+    for n in 1..=3 {
+        let (code, said) = pinned.fetch(&pinned.nth(n))?;
+        assert_eq!(code, 0, "segment {n}: {said}");
+        assert!(fs::read(pinned.destination())? == pinned.source(&pinned.nth(n))?);
+    }
+    let plain = pinned.plain()?;
+    let (code, said) = pinned.fetch_with(&pinned.nth(0), &plain)?;
+    assert!(code > 125, "the store is gone: {code} {said}");
+    for region in 0..2 {
+        fs::rename(away(region), place(region))?;
+    }
+    let last = pinned.name(Lsn::new(pinned.pin.frontier.get() - 1));
+    let (code, said) = pinned.fetch(&last)?;
+    assert_eq!(code, 0, "the store is back: {said}");
+    Ok(())
+}
+
+/// pg_rewind reads old WAL with the same command, in a directory that does not recover:
+/// one file after another, backwards, and nothing ahead.
+#[tokio::test(flavor = "multi_thread")]
+async fn outside_of_a_recovery_nothing_is_fetched_ahead() -> Result<()> {
+    let pinned = Pinned::new().await?;
+    let data = pinned.pin_path.parent().and_then(Path::parent).context("a data directory")?;
+    fs::remove_file(data.join("recovery.signal"))?;
+    for n in (0..3).rev() {
+        assert_eq!(pinned.fetch(&pinned.nth(n))?.0, 0);
+        assert!(fs::read(pinned.destination())? == pinned.source(&pinned.nth(n))?);
+    }
+    let ahead = pinned.pin_path.with_file_name("prefetch");
+    let made: Vec<_> = fs::read_dir(ahead)?.collect();
+    assert!(made.is_empty(), "{made:?}");
+    Ok(())
+}

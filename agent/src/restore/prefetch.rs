@@ -47,6 +47,8 @@ use crate::durable::{self, LocalFileError};
 const IDLE: Duration = Duration::from_secs(30);
 /// How often it looks whether the recovery is over.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long nothing is fetched after a fetch has failed.
+const REST: Duration = Duration::from_secs(1);
 /// How long a fetch waits for a segment that is on its way.
 const ON_ITS_WAY: Duration = Duration::from_secs(60);
 /// How long a request may take to arrive.
@@ -149,7 +151,8 @@ impl Ahead {
         if pin.prefetch == 0 || durable::create_directory(&self.dir).is_err() {
             return;
         }
-        if pin.following(name, 1).is_empty() {
+        // pg_rewind asks backwards, in a directory that does not recover.
+        if pin.following(name, 1).is_empty() || !signal_of(pin_path).is_some_and(|signal| signal.exists()) {
             return;
         }
         match self.lock() {
@@ -176,6 +179,11 @@ impl Ahead {
     }
 }
 
+/// What says that the data directory, which is above the notes, recovers.
+fn signal_of(pin_path: &Path) -> Option<PathBuf> {
+    Some(pin_path.parent()?.parent()?.join("recovery.signal"))
+}
+
 /// Fetches what follows `name` until there is nothing more to do, and answers those
 /// who ask. What `wal prefetch` runs.
 ///
@@ -199,8 +207,7 @@ pub async fn run(name: &str, pin_path: &Path) -> Result<(), FetchFailed> {
         pin: &pin,
         pin_path,
         mark,
-        // The data directory is above the notes.
-        signal: notes.parent().map(|data| data.join("recovery.signal")),
+        signal: signal_of(pin_path),
         notes: &notes,
         bench: Workbench::default(),
     };
@@ -240,10 +247,12 @@ impl Server<'_> {
         let mut looks = tokio::time::interval(LOOK);
         let (mut asking, mut fetching) = (FuturesUnordered::new(), FuturesUnordered::new());
         let mut waiting: Vec<(SegmentName, UnixStream)> = Vec::new();
+        let mut failed: Option<Instant> = None;
         loop {
+            let rests = failed.is_some_and(|at| at.elapsed() < REST);
             let wanted: Vec<SegmentName> = self
                 .pin
-                .following(&cursor, window)
+                .following(&cursor, if rests { 0 } else { window })
                 .into_iter()
                 .filter(|name| !segments.coming.contains(name) && !segments.ready.contains_key(name))
                 .take(AT_ONCE.saturating_sub(segments.coming.len()))
@@ -276,8 +285,14 @@ impl Server<'_> {
                 }
                 Some((name, brought)) = fetching.next() => {
                     segments.coming.remove(&name);
-                    // `wal fetch` will meet the same trouble, and say so.
-                    let Some(mark) = brought else { return };
+                    let Some(mark) = brought else {
+                        // Who waits for it will meet the same trouble, and say so. What
+                        // is there already needs no store any more.
+                        waiting.retain(|(wanted, _)| *wanted != name);
+                        failed = Some(Instant::now());
+                        continue;
+                    };
+                    failed = None;
                     segments.ready.insert(name, mark);
                     if let Some(place) = waiting.iter().position(|(wanted, _)| *wanted == name) {
                         let (name, stream) = waiting.swap_remove(place);
