@@ -10,6 +10,7 @@ use bytes::Bytes;
 use holdfast_agent::restore::{self, Purpose};
 use holdfast_proto::approval::{ApprovalBody, Decision, Guarded, Quorum, RequestBody};
 use holdfast_proto::envelope::Record;
+use holdfast_proto::hold::ReleaseBody;
 use holdfast_proto::names::{ObjectKey, RequestId};
 use holdfast_proto::record::{TrustAct, TrustBody};
 use holdfast_repository::approval;
@@ -105,6 +106,17 @@ impl Stage {
 
     /// The root asks for approvals.
     fn rule(&self, approvals: &str, groups: &str, valid: &str, code: i32) -> Result<String> {
+        self.rule_for("production-restore", approvals, groups, valid, code)
+    }
+
+    fn rule_for(
+        &self,
+        action: &str,
+        approvals: &str,
+        groups: &str,
+        valid: &str,
+        code: i32,
+    ) -> Result<String> {
         let root = self.text("root.key");
         self.ends(
             code,
@@ -114,7 +126,7 @@ impl Stage {
                 "--root-key",
                 &root,
                 "--action",
-                "production-restore",
+                action,
                 "--approvals",
                 approvals,
                 "--groups",
@@ -427,5 +439,110 @@ async fn whoever_has_the_coordinator_cannot_restore_alone() -> Result<()> {
     // The two people together can.
     stage.answer("grant", id, "cem", 0)?;
     stage.ends(0, &["restore", "approved", &id.to_string()])?;
+    Ok(())
+}
+
+/// What one person holds, two must want to let go; and `points` shows it until then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_stands_until_two_people_let_it_go() -> Result<()> {
+    let stage = Stage::new().await?;
+    stage.person("olga", "operator", None)?;
+    stage.person("anna", "approver", Some("finance"))?;
+    stage.person("bert", "approver", Some("operations"))?;
+    stage.rule_for("hold-release", "2", "2", "1h", 0)?;
+    let (olga, anna, bert) = (
+        stage.text("olga.key"),
+        stage.text("anna.key"),
+        stage.text("bert.key"),
+    );
+    let cluster = ["--cluster", "acme/erp"];
+    let place = |to: &str, code: i32| {
+        let span = [
+            "--from",
+            "2026-03-31T22:00:00Z",
+            "--to",
+            to,
+            "--reason",
+            "audit of 2025",
+            "--key",
+            &olga,
+        ];
+        stage.ends(code, &[&["hold", "place"], &cluster[..], &span].concat())
+    };
+    assert!(place("2026-03-31T21:00:00Z", 1)?.contains("holds nothing"));
+    let said = place("2026-04-01T00:00:00Z", 0)?;
+    let id = said.split([' ', ':']).nth(1).context("a number")?.to_owned();
+    let shown = || stage.ends(0, &[&["points"], &cluster[..]].concat());
+    let line = |said: &str| said.lines().find(|l| l.contains("HOLD")).map(str::to_owned);
+    let held = line(&shown()?).context("points shows it")?;
+    assert!(
+        held.contains("audit of 2025") && held.contains("olga") && held.contains(&id),
+        "{held}"
+    );
+    let json: serde_json::Value =
+        serde_json::from_str(&stage.ends(0, &[&["points", "--json"], &cluster[..]].concat())?)?;
+    assert_eq!(json["holds"][0]["id"], serde_json::Value::from(id.clone()));
+
+    let why = ["--reason", "the audit is over", "--key"];
+    let alone = stage.ends(1, &[&["hold", "release", &id], &why[..], &[&olga]].concat())?;
+    assert!(alone.contains("2 people"), "{alone}");
+    let asked = stage.ends(0, &[&["hold", "request", &id], &why[..], &[&olga]].concat())?;
+    let request = asked.split_whitespace().nth(1).context("a number")?.to_owned();
+    let release = |code: i32| {
+        stage.ends(
+            code,
+            &[
+                &["hold", "release", &id],
+                &why[..],
+                &[&olga, "--request", &request],
+            ]
+            .concat(),
+        )
+    };
+    stage.ends(0, &["approve", "grant", &request, "--key", &anna])?;
+    assert!(release(1)?.contains("open"), "one of two");
+    assert!(line(&shown()?).is_some());
+    stage.ends(0, &["approve", "grant", &request, "--key", &bert])?;
+    assert!(release(0)?.contains("released"));
+    assert_eq!(line(&shown()?), None);
+    assert!(release(1)?.contains("already"));
+    assert!(stage.ends(0, &["hold", "list"])?.contains("Nothing is held"));
+    assert!(
+        stage
+            .ends(0, &["hold", "list", "--all"])?
+            .contains("released by olga")
+    );
+
+    // A release that nobody granted, made by hand with a key that may, counts for nothing.
+    let said = place("2026-04-01T00:00:00Z", 0)?;
+    let id = said.split([' ', ':']).nth(1).context("a number")?.parse()?;
+    let (repository, trust) = (&stage.scene.vault.repository, stage.scene.vault.trust().await?);
+    let hold = holdfast_repository::hold::find(repository, &trust, id).await?;
+    let signer = SigningKey::load(&stage.path("olga.key"))?;
+    let body = ReleaseBody {
+        hold: hold.link.clone(),
+        reason: "I say so".to_owned(),
+        request: None,
+        at: now(),
+    };
+    let key = layout::release(id, &signer.fingerprint());
+    let draft = Draft {
+        repository: trust.repository(),
+        key: key.clone(),
+        payload: Default::default(),
+        sealed_to: None,
+        lease: None,
+        previous: None,
+        body: &body,
+    };
+    let forged = draft.sign(&signer).bytes;
+    for replica in repository.replicas() {
+        replica.create(&key, forged.clone()).await?;
+    }
+    let shown = shown()?;
+    assert!(
+        line(&shown).is_some() && shown.contains("hold-not-believed"),
+        "{shown}"
+    );
     Ok(())
 }

@@ -22,6 +22,7 @@ pub mod approval;
 pub mod digest;
 pub mod envelope;
 pub mod finding;
+pub mod hold;
 pub mod labels;
 pub mod manifest;
 pub mod message;

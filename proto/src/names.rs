@@ -331,6 +331,10 @@ ulid_id!(
     /// A request for approval.
     RequestId, "request id"
 );
+ulid_id!(
+    /// A hold.
+    HoldId, "hold id"
+);
 
 /// The month for which an epoch key seals: `2026-11`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

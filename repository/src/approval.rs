@@ -20,17 +20,18 @@ use std::fmt;
 
 use bytes::Bytes;
 use holdfast_proto::approval::{ApprovalBody, Decision, Guarded, Quorum, RequestBody};
-use holdfast_proto::envelope::{Link, Record};
-use holdfast_proto::finding::{Finding, Severity};
+use holdfast_proto::envelope::Link;
+use holdfast_proto::finding::Finding;
 use holdfast_proto::names::{ActorName, ClusterId, GroupName, ObjectKey, RequestId};
 use holdfast_proto::record::TrustRole;
 use holdfast_proto::{Fingerprint, Sha256Digest, Timestamp};
 
 use crate::Repository;
+use crate::control::{copies, draft, holder, name_of, open, spread};
 use crate::layout::{self, Located};
 use crate::listing::ListError;
 use crate::replica::StoreError;
-use crate::signed::{self, Content, Draft, Signed, SignedError};
+use crate::signed::{Content, Signed, SignedError};
 use crate::signing::SigningKey;
 use crate::trust::{SignerRefused, Trust};
 
@@ -298,48 +299,6 @@ fn open_approval(
     open(bytes, key, trust, &[TrustRole::Approver], |_| clusters.to_vec())
 }
 
-fn open<B: Record>(
-    bytes: &Bytes,
-    key: &ObjectKey,
-    trust: &Trust,
-    roles: &[TrustRole],
-    scope: impl Fn(&B) -> Vec<ClusterId>,
-) -> Result<Signed<B>, SignedError> {
-    signed::open_object(bytes, key, trust.repository(), |header, signer, sha256| {
-        let scope = scope(&header.body);
-        let checked = scopes(&scope)
-            .into_iter()
-            .map(|cluster| trust.check_object(signer, roles, cluster, sha256))
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(checked[0].verifying.clone())
-    })
-}
-
-/// Each scope that a key must cover for `clusters`; never empty.
-fn scopes(clusters: &[ClusterId]) -> Vec<Option<&ClusterId>> {
-    match clusters {
-        [] => vec![None],
-        clusters => clusters.iter().map(Some).collect(),
-    }
-}
-
-/// The name of the holder of `key`, who must be enrolled in one of `roles` for all
-/// of `clusters` and not revoked.
-fn holder(
-    trust: &Trust,
-    key: &Fingerprint,
-    roles: &[TrustRole],
-    clusters: &[ClusterId],
-    what: &'static str,
-) -> Result<ActorName, ApprovalError> {
-    let held = scopes(clusters)
-        .into_iter()
-        .map(|cluster| trust.check(key, roles, cluster))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|source| ApprovalError::Key { what, source })?;
-    Ok(held[0].name.clone())
-}
-
 /// What is asked for.
 #[derive(Debug, Clone)]
 pub struct Draw {
@@ -438,49 +397,6 @@ pub async fn answer(
     spread(repository, &key, &object.bytes, now).await
 }
 
-fn draft<'a, B>(trust: &Trust, key: &ObjectKey, payload: Content, body: &'a B) -> Draft<'a, B> {
-    Draft {
-        repository: trust.repository(),
-        key: key.clone(),
-        payload,
-        sealed_to: None,
-        lease: None,
-        previous: None,
-        body,
-    }
-}
-
-/// Creates an object on every replica; one is enough, the others are findings.
-async fn spread(
-    repository: &Repository,
-    key: &ObjectKey,
-    bytes: &Bytes,
-    now: Timestamp,
-) -> Result<Vec<Finding>, ApprovalError> {
-    let mut failed = Vec::new();
-    for replica in repository.replicas() {
-        if let Err(e) = replica.create(key, bytes.clone()).await {
-            failed.push((replica.region().clone(), e));
-        }
-    }
-    if failed.len() == repository.replicas().len()
-        && let Some((_, e)) = failed.pop()
-    {
-        return Err(ApprovalError::Store(e));
-    }
-    let finding = |(region, error): (holdfast_proto::names::Region, StoreError)| Finding {
-        name: "approval-not-stored".to_owned(),
-        subject: region.to_string(),
-        severity: Severity::Warning,
-        detail: format!(
-            "{key} is not on the replica in {region} ({}). It counts where it is.",
-            error.explained()
-        ),
-        since: now,
-    };
-    Ok(failed.into_iter().map(finding).collect())
-}
-
 /// The request `id`, from the first copy that is to be believed.
 pub async fn load(repository: &Repository, trust: &Trust, id: RequestId) -> Result<Request, ApprovalError> {
     let key = layout::request(id);
@@ -509,26 +425,9 @@ pub async fn load(repository: &Repository, trust: &Trust, id: RequestId) -> Resu
     }
 }
 
-/// The copies of an object on a replica, the oldest version first: what came
-/// later may be an overwriting.
-async fn copies(replica: &crate::Replica, key: &ObjectKey) -> Vec<Bytes> {
-    let mut out = Vec::new();
-    for version in replica.versions(key).await.unwrap_or_default() {
-        out.extend(replica.get_version(key, &version).await.ok());
-    }
-    if out.is_empty() {
-        out.extend(replica.get(key).await.ok());
-    }
-    out
-}
-
 fn request_of(signed: Signed<RequestBody>, trust: &Trust) -> Request {
     let link = signed.link();
-    let initiator = trust
-        .key(&signed.signer)
-        .expect("a verified object's signer is in the chain")
-        .name
-        .clone();
+    let initiator = name_of(trust, &signed.signer);
     Request {
         digest: signed.header.payload.sha256,
         plan: signed.payload,

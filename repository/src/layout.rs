@@ -20,8 +20,8 @@ pub use keys::*;
 pub use prefixes::*;
 
 use holdfast_proto::names::{
-    ActorName, BackupId, BundleId, ClusterId, DrillId, Epoch, FilestoreName, KeyKind, Lineage, ObjectKey,
-    PointId, RequestId, WorkId,
+    ActorName, BackupId, BundleId, ClusterId, DrillId, Epoch, FilestoreName, HoldId, KeyKind, Lineage,
+    ObjectKey, PointId, RequestId, WorkId,
 };
 use holdfast_proto::pg::{Lsn, SegmentNumber, TimelineId};
 use holdfast_proto::record::TrustRole;
@@ -98,6 +98,18 @@ pub enum Located {
     Approval {
         /// The request.
         request: RequestId,
+        /// The person's key.
+        by: Fingerprint,
+    },
+    /// What must be kept.
+    Hold {
+        /// The hold.
+        id: HoldId,
+    },
+    /// The end of a hold, as one person says it.
+    Release {
+        /// The hold.
+        hold: HoldId,
         /// The person's key.
         by: Fingerprint,
     },
@@ -257,6 +269,8 @@ impl Located {
             Located::CoordinatorLease { n } => format!("{COORDINATOR_LEASES}{n:016}"),
             Located::Request { id } => format!("{REQUESTS}{id}"),
             Located::Approval { request, by } => format!("{}{by}", approvals(*request)),
+            Located::Hold { id } => format!("{HOLDS}{id}"),
+            Located::Release { hold, by } => format!("{}{by}", releases(*hold)),
             Located::Key {
                 cluster: c,
                 kind,
@@ -348,6 +362,8 @@ impl Located {
             | Located::CoordinatorLease { .. }
             | Located::Request { .. }
             | Located::Approval { .. }
+            | Located::Hold { .. }
+            | Located::Release { .. }
             | Located::EvidenceEntry { .. }
             | Located::EvidenceCheckpoint { .. }
             | Located::EvidenceStatement { .. }
@@ -391,6 +407,11 @@ fn read(key: &str) -> Option<Located> {
         }),
         ["control", "leases", n] => Some(Located::CoordinatorLease { n: number(n)? }),
         ["control", "requests", id] => Some(Located::Request { id: id.parse().ok()? }),
+        ["control", "holds", id] => Some(Located::Hold { id: id.parse().ok()? }),
+        ["control", "releases", hold, by] => Some(Located::Release {
+            hold: hold.parse().ok()?,
+            by: by.parse().ok()?,
+        }),
         ["control", "approvals", request, by] => Some(Located::Approval {
             request: request.parse().ok()?,
             by: by.parse().ok()?,
@@ -528,6 +549,7 @@ const AUTHORITIES: &str = "authority/";
 const TRUSTS: &str = "trust/";
 const COORDINATOR_LEASES: &str = "control/leases/";
 const REQUESTS: &str = "control/requests/";
+const HOLDS: &str = "control/holds/";
 const EVIDENCE_ENTRIES: &str = "evidence/log/entries/";
 const EVIDENCE_CHECKPOINTS: &str = "evidence/log/checkpoints/";
 const EVIDENCE_STATEMENTS: &str = "evidence/statements/";

@@ -13,6 +13,7 @@
 //! opened, listing, fetch              all replicas: opening, listing, verified reading
 //! signing, trust, signed, authority   who signed, who is believed, who decides
 //! approval                            what more than one person must want
+//! hold                                what must be kept whatever retention says
 //! seal, keyring, secret_file          what is sealed to whom
 //! pack, packer, manifest              many small pieces in few objects
 //! publisher, publication              many packs and one commit point, replica by replica
@@ -66,8 +67,10 @@ pub mod approval;
 pub mod authority;
 pub mod clock;
 pub mod config;
+mod control;
 pub mod evidence;
 pub mod fetch;
+pub mod hold;
 pub mod keyring;
 pub mod layout;
 pub mod listing;

@@ -284,7 +284,11 @@ async fn replay_that_is_slower_than_the_store_does_not_wait_for_it() -> Result<(
 #[tokio::test(flavor = "multi_thread")]
 async fn outside_of_a_recovery_nothing_is_fetched_ahead() -> Result<()> {
     let pinned = Pinned::new().await?;
-    let data = pinned.pin_path.parent().and_then(Path::parent).context("a data directory")?;
+    let data = pinned
+        .pin_path
+        .parent()
+        .and_then(Path::parent)
+        .context("a data directory")?;
     fs::remove_file(data.join("recovery.signal"))?;
     for n in (0..3).rev() {
         assert_eq!(pinned.fetch(&pinned.nth(n))?.0, 0);

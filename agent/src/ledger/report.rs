@@ -6,6 +6,7 @@ use holdfast_plan::restore::{PointFact, ReplicaFact, Restorable};
 use holdfast_proto::Timestamp;
 use holdfast_proto::finding::{Finding, Severity};
 use holdfast_proto::names::ClusterId;
+use holdfast_repository::hold::Hold;
 use serde::Serialize;
 
 use super::{Holding, NamedPoint};
@@ -25,6 +26,9 @@ pub struct PointsReport {
     /// Restore points that people named, when they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub named: Option<Vec<NamedPoint>>,
+    /// What must stay restorable, whatever retention says.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub holds: Vec<Hold>,
     /// What each replica holds of the WAL by itself.
     pub holdings: Vec<Holding>,
     /// What departed from what should be.
@@ -104,6 +108,13 @@ impl fmt::Display for PointsReport {
                 f,
                 "  NAME    {}  {}  lineage {} timeline {}  LSN {}",
                 named.time, named.name, named.lineage, named.timeline, named.lsn
+            )?;
+        }
+        for Hold { body, by, .. } in &self.holds {
+            writeln!(
+                f,
+                "  HOLD    {} to {}  {}  by {by}  {}",
+                body.from, body.to, body.reason, body.id
             )?;
         }
         for gap in &self.restorable.gaps {

@@ -138,7 +138,7 @@ fn as_json(request: &Request, standing: &Standing) -> serde_json::Value {
     })
 }
 
-fn print_ignored(ignored: &[Ignored]) {
+pub fn print_ignored(ignored: &[Ignored]) {
     for Ignored { what, why } in ignored {
         screen::print(&format!("  does not count: {what}: {why}"));
     }

@@ -6,6 +6,7 @@ pub mod config;
 mod coordinator;
 mod drill;
 mod evidence;
+mod hold;
 mod keys;
 mod points;
 mod repo;
@@ -60,6 +61,9 @@ pub enum Command {
     /// Say yes or no to what needs more than one person.
     #[command(subcommand)]
     Approve(approve::ApproveCommand),
+    /// Moments that stay restorable until the hold on them is released.
+    #[command(subcommand)]
+    Hold(hold::HoldCommand),
     /// The repository itself.
     #[command(subcommand)]
     Repo(repo::RepoCommand),
@@ -85,6 +89,7 @@ impl Command {
             Command::Keys(c) => c.run(),
             Command::Trust(c) => c.run().await,
             Command::Approve(c) => c.run().await,
+            Command::Hold(c) => c.run().await,
             Command::Repo(c) => c.run().await,
             Command::Config(c) => c.run().await,
         }

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use clap::Args;
 use holdfast_agent::ledger::Ledger;
 use holdfast_agent::restore::WalSource;
+use holdfast_proto::finding::{Finding, Severity};
 use holdfast_proto::names::ClusterId;
 use holdfast_repository::trust::Trust;
-use holdfast_repository::{Repository, layout};
+use holdfast_repository::{Repository, clock, hold, layout};
 
 use crate::exit::{Exit, Failure, OrExit};
 use crate::operator::OperatorArguments;
@@ -41,6 +42,17 @@ impl PointsArguments {
             .await
             .or_unavailable()?;
         let mut report = ledger.points();
+        let (holds, ignored) = hold::list(&repository, &trust, Some(&self.cluster))
+            .await
+            .or_unavailable()?;
+        report.holds = holds.into_iter().filter(|hold| hold.released.is_none()).collect();
+        report.findings.extend(ignored.into_iter().map(|ignored| Finding {
+            name: "hold-not-believed".to_owned(),
+            subject: ignored.what,
+            severity: Severity::Critical,
+            detail: ignored.why,
+            since: clock::now(),
+        }));
         if self.names {
             let source = WalSource {
                 repository: &repository,
@@ -62,7 +74,11 @@ impl PointsArguments {
 
 /// Refuses a cluster of which no replica holds anything and that no agent is enrolled
 /// for. A name mistyped must not look like a cluster without backups.
-async fn refuse_unknown(repository: &Repository, trust: &Trust, cluster: &ClusterId) -> anyhow::Result<()> {
+pub async fn refuse_unknown(
+    repository: &Repository,
+    trust: &Trust,
+    cluster: &ClusterId,
+) -> anyhow::Result<()> {
     let enrolled = trust.keys().flat_map(|(_, key)| &key.clusters);
     let mut known: BTreeSet<ClusterId> = enrolled.cloned().collect();
     let tenants = repository.children(&layout::clusters()).await.or_unavailable()?;

@@ -1,8 +1,8 @@
 //! Keys, kind by kind.
 
 use holdfast_proto::names::{
-    ActorName, BackupId, BundleId, ClusterId, DrillId, Epoch, FilestoreName, KeyKind, Lineage, ObjectKey,
-    PointId, RequestId, WorkId,
+    ActorName, BackupId, BundleId, ClusterId, DrillId, Epoch, FilestoreName, HoldId, KeyKind, Lineage,
+    ObjectKey, PointId, RequestId, WorkId,
 };
 use holdfast_proto::pg::TimelineId;
 use holdfast_proto::record::TrustRole;
@@ -46,6 +46,16 @@ pub fn request(id: RequestId) -> ObjectKey {
 /// What the holder of the key `by` says to a request.
 pub fn approval(request: RequestId, by: &Fingerprint) -> ObjectKey {
     Located::Approval { request, by: *by }.key()
+}
+
+/// A hold.
+pub fn hold(id: HoldId) -> ObjectKey {
+    Located::Hold { id }.key()
+}
+
+/// What the holder of the key `by` says to end a hold.
+pub fn release(hold: HoldId, by: &Fingerprint) -> ObjectKey {
+    Located::Release { hold, by: *by }.key()
 }
 
 /// Generation `generation` of the wrapping of an epoch key.

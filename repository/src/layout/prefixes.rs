@@ -1,12 +1,12 @@
 //! Prefixes to list. Each ends in `/`.
 
 use holdfast_proto::Sha256Digest;
-use holdfast_proto::names::{ClusterId, FilestoreName, KeyKind, Lineage, RequestId};
+use holdfast_proto::names::{ClusterId, FilestoreName, HoldId, KeyKind, Lineage, RequestId};
 use holdfast_proto::pg::{SegmentNumber, TimelineId};
 
 use super::{
     AUTHORITIES, BundleKind, COORDINATOR_LEASES, EVIDENCE_CHECKPOINTS, EVIDENCE_ENTRIES, EVIDENCE_PENDING,
-    EVIDENCE_STATEMENTS, REQUESTS, TRUSTS,
+    EVIDENCE_STATEMENTS, HOLDS, REQUESTS, TRUSTS,
 };
 
 /// All clusters of all tenants.
@@ -127,6 +127,16 @@ pub fn requests() -> String {
 /// What people say to a request.
 pub fn approvals(request: RequestId) -> String {
     format!("control/approvals/{request}/")
+}
+
+/// The holds.
+pub fn holds() -> String {
+    HOLDS.to_owned()
+}
+
+/// What people say to end a hold.
+pub fn releases(hold: HoldId) -> String {
+    format!("control/releases/{hold}/")
 }
 
 /// All evidence.

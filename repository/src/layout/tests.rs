@@ -52,6 +52,13 @@ fn repository_wide() -> impl Strategy<Value = Located> {
         (any_time(), any::<u128>()).prop_map(|(t, r)| Located::Request {
             id: RequestId::from_parts(t, r)
         }),
+        (any_time(), any::<u128>()).prop_map(|(t, r)| Located::Hold {
+            id: HoldId::from_parts(t, r)
+        }),
+        (any_time(), any::<u128>(), any::<[u8; 32]>()).prop_map(|(t, r, f)| Located::Release {
+            hold: HoldId::from_parts(t, r),
+            by: Fingerprint::new(f)
+        }),
         (any_time(), any::<u128>(), any::<[u8; 32]>()).prop_map(|(t, r, f)| Located::Approval {
             request: RequestId::from_parts(t, r),
             by: Fingerprint::new(f)
