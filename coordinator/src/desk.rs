@@ -14,12 +14,13 @@ use holdfast_plan::schedule::{Book, Patience, Places};
 use holdfast_proto::Timestamp;
 use holdfast_proto::finding::Finding;
 use holdfast_proto::message::ClusterFacts;
-use holdfast_proto::names::{ActorName, ClusterId, Region};
+use holdfast_proto::names::{ActorName, ClusterId, Region, RouteName};
 use holdfast_repository::trust::Trust;
 use holdfast_repository::{Repository, RepositoryConfig};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use crate::alerts::Delivery;
 use crate::approved::Approved;
 use crate::config::CoordinatorConfig;
 use crate::findings::Standing;
@@ -65,6 +66,8 @@ pub struct Wake {
     pub proven: Arc<Notify>,
     /// Facts changed that findings are made of.
     pub findings: Arc<Notify>,
+    /// There may be something to say.
+    pub alerts: Arc<Notify>,
     /// A replica was found behind.
     pub replicate: Arc<Notify>,
     /// The policy's file may have changed.
@@ -100,6 +103,8 @@ pub struct State {
     pub evidence: Vec<Finding>,
     /// What stands out now.
     pub standing: Standing,
+    /// What each alert route has been told.
+    pub alerts: BTreeMap<RouteName, Delivery>,
     /// How the loops fare.
     pub loops: BTreeMap<&'static str, LoopHealth>,
 }

@@ -18,6 +18,7 @@
 //! - `governing`: the policy in force, and one that waits to be.
 //! - `desk`: what lies between them. `cache`, `memory`: what is remembered.
 
+mod alerts;
 mod approved;
 pub mod cache;
 pub mod config;

@@ -10,11 +10,13 @@ use holdfast_proto::names::ClusterId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::alerts::Delivery;
 use crate::cache::Rows;
 use crate::desk::{Report, State};
 
 const REPORT: &str = "report/";
 const LEASE: &str = "lease/";
+const ALERTS: &str = "alerts/";
 const SEEN: &str = "seen";
 const POLICY: &str = "policy";
 
@@ -46,6 +48,9 @@ pub fn rows(state: &State, policy: &Policy) -> Rows {
         .map(|((cluster, name, subject), since)| (cluster.clone(), name.clone(), subject.clone(), *since))
         .collect();
     rows.insert(SEEN.to_owned(), encode(&seen));
+    for (route, delivery) in &state.alerts {
+        rows.insert(format!("{ALERTS}{route}"), encode(&delivery.outbox));
+    }
     rows
 }
 
@@ -82,6 +87,10 @@ pub fn restore(rows: &Rows, state: &mut State) {
                 (work, cluster.parse::<ClusterId>(), decode::<Line>(value))
             {
                 state.book.restore(cluster, work, line);
+            }
+        } else if let Some(route) = key.strip_prefix(ALERTS) {
+            if let (Ok(route), Some(outbox)) = (route.parse(), decode(value)) {
+                state.alerts.insert(route, Delivery::remembered(outbox));
             }
         } else if key == SEEN {
             for (cluster, name, subject, since) in decode::<Vec<Seen>>(value).unwrap_or_default() {

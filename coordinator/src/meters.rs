@@ -9,6 +9,7 @@ use std::sync::PoisonError;
 
 use holdfast_proto::Timestamp;
 use holdfast_proto::finding::Severity;
+use holdfast_proto::names::RouteName;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -80,6 +81,12 @@ struct LoopLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabel {
+    route: Text,
+    outcome: RunOutcome,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ClusterLabel {
     tenant: Text,
     cluster: Text,
@@ -104,6 +111,7 @@ pub struct Meters {
     registry: Mutex<Registry>,
     heartbeats: Family<AnswerLabel, Counter>,
     runs: Family<LoopLabel, Counter>,
+    posts: Family<RouteLabel, Counter>,
     assignments: Counter,
     replicated: Counter,
 }
@@ -113,6 +121,7 @@ impl Default for Meters {
         let mut registry = Registry::default();
         let heartbeats = Family::<AnswerLabel, Counter>::default();
         let runs = Family::<LoopLabel, Counter>::default();
+        let posts = Family::<RouteLabel, Counter>::default();
         let (assignments, replicated) = (Counter::default(), Counter::default());
         registry.register(
             "holdfast_heartbeats",
@@ -123,6 +132,11 @@ impl Default for Meters {
             "holdfast_loop_runs",
             "Runs of reconcile loops, by outcome",
             runs.clone(),
+        );
+        registry.register(
+            "holdfast_alert_posts",
+            "Messages along alert routes, by outcome",
+            posts.clone(),
         );
         registry.register(
             "holdfast_assignments",
@@ -138,6 +152,7 @@ impl Default for Meters {
             registry: Mutex::new(registry),
             heartbeats,
             runs,
+            posts,
             assignments,
             replicated,
         }
@@ -153,6 +168,13 @@ impl Meters {
     /// A loop ran.
     pub fn ran(&self, name: &'static str, outcome: RunOutcome) {
         self.runs.get_or_create(&LoopLabel { name, outcome }).inc();
+    }
+
+    /// A message was taken along a route, or was not.
+    pub fn posted(&self, route: &RouteName, taken: bool) {
+        let outcome = if taken { RunOutcome::Success } else { RunOutcome::Failure };
+        let route = Text(route.to_string());
+        self.posts.get_or_create(&RouteLabel { route, outcome }).inc();
     }
 
     /// An assignment was given out.
@@ -310,3 +332,6 @@ fn gauges_of(fleet: &Fleet) -> Registry {
     }
     r
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,10 +7,12 @@
 //! - [`policy`]: tiers and clusters as they are written in TOML.
 //! - [`schedule`]: which work is due, and who is asked to do it.
 //! - [`rpo`]: how much would be lost now, from what the repository holds.
+//! - [`alerts`]: what is to be said to whom about findings, once.
 //! - [`cron`]: when a schedule fires, across changes of clocks.
 //! - [`document`]: TOML with every problem at its line.
 //! - [`schema`]: what readers of documents know, for editors.
 
+pub mod alerts;
 pub mod cron;
 pub mod document;
 pub mod period;

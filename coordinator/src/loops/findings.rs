@@ -53,6 +53,7 @@ pub async fn run(desk: Arc<Desk>) -> Result<(), String> {
     }
     if !new.is_empty() || !over.is_empty() {
         desk.wake.remember.notify_one();
+        desk.wake.alerts.notify_one();
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 //! that fails says so as a finding and is run again; one that is killed in the
 //! middle has lost nothing that the next run does not do again.
 
+mod alerts;
 pub mod evidence;
 mod findings;
 mod policy;
@@ -25,6 +26,7 @@ use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::alerts::Sender;
 use crate::cache::Cache;
 use crate::desk::{Desk, now};
 use crate::meters::RunOutcome;
@@ -104,6 +106,14 @@ pub fn start(
             move |desk| evidence::run(Arc::clone(&keeper), desk),
         );
     }
+    let sender = Sender::new(desk.config.name.clone());
+    spawn.spawn(
+        supervisor,
+        "alerts",
+        Duration::from_secs(2),
+        &wake.alerts,
+        move |desk| alerts::run(sender.clone(), desk),
+    );
     let cache = cache.clone();
     spawn.spawn(
         supervisor,
