@@ -7,6 +7,7 @@ mod policy;
 use std::time::Duration;
 
 use holdfast_coordinator::pki::Authority;
+use holdfast_proto::Timestamp;
 use holdfast_proto::message::{AssignmentResult, Progress, Work};
 use holdfast_proto::names::WorkId;
 use house::{Caller, House, Running, SEGMENT, cluster, facts, lineage, now, wait_until};
@@ -335,6 +336,20 @@ async fn without_a_word_from_the_agent_its_signed_statements_count() {
         (running.erp().await["rpo"]["safe_until"] == truth.to_string()).then_some(())
     })
     .await;
+    // An agent whose clock is hours ahead does not outlive itself: by the store's clock it
+    // said so now.
+    let said = now();
+    house.put_frontier(said.plus_millis(7_200_000), END, &BOTH).await;
+    let safe = wait_until("the statement of a clock that is ahead", || async {
+        let erp = running.erp().await;
+        let safe: Timestamp = erp["rpo"]["safe_until"].as_str()?.parse().ok()?;
+        (safe > truth).then_some(safe)
+    })
+    .await;
+    assert!(safe.millis_since(said) < 60_000, "{safe}");
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let erp = running.erp().await;
+    assert_eq!(erp["rpo"]["safe_until"], safe.to_string(), "it does not grow by itself");
     running.close().await;
 }
 

@@ -320,6 +320,15 @@ pub enum HandOverError {
         /// Why.
         source: io::Error,
     },
+    /// The socket is another user's.
+    #[error(
+        "the agent's socket {} is another user's: the agent has to run as the user that PostgreSQL runs as. The server \
+         keeps the file and hands it over again", socket.display()
+    )]
+    NotOurs {
+        /// The socket.
+        socket: PathBuf,
+    },
     /// No agent answers.
     #[error(
         "the agent cannot be reached at {} ({source}): start it (holdfast agent run), or correct --config or --socket. \
@@ -388,9 +397,12 @@ pub fn hand_over(socket: &Path, path: &Path, cluster: Option<&ClusterId>) -> Res
         cluster: cluster.cloned(),
         system: control.map(|(control, _)| control.system),
     };
-    let answered = converse(socket, &asked, &file).map_err(|source| HandOverError::NoAgent {
-        socket: socket.to_owned(),
-        source,
+    let answered = converse(socket, &asked, &file).map_err(|source| {
+        let socket = socket.to_owned();
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => HandOverError::NotOurs { socket },
+            _ => HandOverError::NoAgent { socket, source },
+        }
     })?;
     let why = answered.why;
     match answered.outcome {

@@ -201,6 +201,12 @@ where
 impl RequestArguments {
     fn request(&self) -> anyhow::Result<Request> {
         let mut request = Request::new(self.moment.moment());
+        if self.exclusive && request.target == Moment::Latest {
+            return Err(Failure::usage(
+                "--exclusive stops just before a target, and --latest has none: name one with --to-time, --to-lsn, --to-name \
+                 or --to-xid",
+            ));
+        }
         request.exclusive = self.exclusive;
         request.lineage = self.lineage;
         request.base = self.base;

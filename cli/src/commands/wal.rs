@@ -139,6 +139,7 @@ async fn push(arguments: PushArguments) -> anyhow::Result<Exit> {
         }
         Err(error) => Err(match error {
             HandOverError::File { .. } => Failure::usage(error.to_string()),
+            HandOverError::NotOurs { .. } => Failure::usage(error.to_string()),
             HandOverError::NoAgent { .. } => Failure::unavailable(error.to_string()),
             HandOverError::Refused { .. } => Failure::no(error.to_string()),
             HandOverError::Later { .. } => Failure::try_again(error.to_string()),

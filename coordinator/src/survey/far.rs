@@ -16,7 +16,7 @@ use holdfast_repository::layout::{self, BundleKind, Located};
 use holdfast_repository::trust::Trust;
 use holdfast_repository::{Presence, UnionListing};
 
-use super::{Attestation, BaseSeen, PointSeen, Survey};
+use super::{Attestation, BaseSeen, PointSeen, Survey, believed};
 use crate::desk::Desk;
 
 /// How many records that do not verify are passed over.
@@ -127,9 +127,7 @@ pub async fn look(
         attestation = newest(&listed, &mut memory.frontiers.read, desk, &trust, &mut findings)
             .await
             .map(|(body, on)| Attestation {
-                // An agent whose clock is ahead would outlive itself: what is stored
-                // was said by then.
-                at: body.at.min(stored(&on).unwrap_or(now)),
+                at: believed(body.at, stored(&on).unwrap_or(now)),
                 timeline: body.timeline,
                 server_flush: body.server_flush,
                 acknowledged: body.acknowledged,

@@ -106,6 +106,20 @@ pub struct Survey {
     pub findings: Vec<Finding>,
 }
 
+/// How far stores' clocks may be behind, their resolution included. S3 counts in seconds.
+const STORES_CLOCKS_MS: i64 = 5_000;
+
+/// A moment that somebody claims in an object, as far as the store bears it out. An
+/// agent whose clock is ahead would outlive itself, and a primary's would make what it
+/// lost look newer: what is stored was said by then.
+fn believed(claimed: Timestamp, stored: Timestamp) -> Timestamp {
+    if claimed > stored.plus_millis(STORES_CLOCKS_MS) {
+        stored
+    } else {
+        claimed
+    }
+}
+
 /// How long a hole must be seen before it counts: chunks are uploaded side by
 /// side, and a later one may be there first.
 const HOLE_AFTER_MS: u64 = 60_000;

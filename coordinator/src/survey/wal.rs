@@ -19,7 +19,7 @@ use holdfast_proto::pg::{Lsn, TimelineId};
 use holdfast_repository::layout::{self, Located, WalName};
 use holdfast_repository::{Replica, StoreError};
 
-use super::BaseSeen;
+use super::{BaseSeen, believed};
 use crate::desk::Desk;
 
 /// Between complete listings.
@@ -175,10 +175,8 @@ fn names(listed: Vec<holdfast_repository::Listed>) -> impl Iterator<Item = WalNa
     listed
         .into_iter()
         .filter_map(|object| match layout::parse(object.key.as_str()) {
-            // A primary whose clock is ahead would make what it lost look newer: what
-            // is stored was committed by then.
             Some(Located::Wal { name, .. }) => Some(WalName {
-                latest_commit: name.latest_commit.map(|at| at.min(object.modified)),
+                latest_commit: name.latest_commit.map(|at| believed(at, object.modified)),
                 ..name
             }),
             _ => None,
