@@ -336,7 +336,13 @@ fn whole(sheet: &mut Sheet, state: &State, desk: &Desk) {
     for (route, delivery) in &state.alerts {
         if let Some((why, since)) = delivery.trouble(sheet.now) {
             let detail = format!("Alerts wait, and are sent when they are taken: {why}");
-            sheet.add("alert-route-failing", route.as_str(), Severity::Critical, Some(since), detail);
+            sheet.add(
+                "alert-route-failing",
+                route.as_str(),
+                Severity::Critical,
+                Some(since),
+                detail,
+            );
         }
     }
     for (name, health) in &state.loops {

@@ -172,7 +172,11 @@ impl Meters {
 
     /// A message was taken along a route, or was not.
     pub fn posted(&self, route: &RouteName, taken: bool) {
-        let outcome = if taken { RunOutcome::Success } else { RunOutcome::Failure };
+        let outcome = if taken {
+            RunOutcome::Success
+        } else {
+            RunOutcome::Failure
+        };
         let route = Text(route.to_string());
         self.posts.get_or_create(&RouteLabel { route, outcome }).inc();
     }

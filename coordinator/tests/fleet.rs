@@ -349,7 +349,11 @@ async fn without_a_word_from_the_agent_its_signed_statements_count() {
     assert!(safe.millis_since(said) < 60_000, "{safe}");
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     let erp = running.erp().await;
-    assert_eq!(erp["rpo"]["safe_until"], safe.to_string(), "it does not grow by itself");
+    assert_eq!(
+        erp["rpo"]["safe_until"],
+        safe.to_string(),
+        "it does not grow by itself"
+    );
     running.close().await;
 }
 

@@ -121,7 +121,8 @@ impl Outbox {
             let key = notice.key();
             if notice.ended.is_some() {
                 // One that came back meanwhile is told anew.
-                self.0.retain(|other, entry| *other != key || entry.ended.is_none());
+                self.0
+                    .retain(|other, entry| *other != key || entry.ended.is_none());
                 if let Some(entry) = self.0.get_mut(&key) {
                     entry.told = None;
                 }
@@ -162,7 +163,9 @@ impl Entry {
 
 impl From<Vec<Entry>> for Outbox {
     fn from(entries: Vec<Entry>) -> Self {
-        let keyed = entries.into_iter().map(|e| (key_of(e.cluster.as_ref(), &e.finding), e));
+        let keyed = entries
+            .into_iter()
+            .map(|e| (key_of(e.cluster.as_ref(), &e.finding), e));
         Self(keyed.collect())
     }
 }
@@ -232,7 +235,10 @@ mod tests {
         }
         look(&mut outbox, &[], Severity::Warning, 100_000);
         assert_eq!(due(&outbox, RouteKind::Slack, 100_059), [], "it may come back");
-        assert_eq!(due(&outbox, RouteKind::Slack, 100_060), [("east".to_owned(), true)]);
+        assert_eq!(
+            due(&outbox, RouteKind::Slack, 100_060),
+            [("east".to_owned(), true)]
+        );
         let told = outbox.due(RouteKind::Slack, at(100_060));
         outbox.told(&told, at(100_060));
         assert!(outbox.is_empty());
@@ -257,7 +263,11 @@ mod tests {
         assert_eq!(again[0].finding.since, at(0), "it began when it first began");
         outbox.told(&again, at(200));
         assert_eq!(due(&outbox, RouteKind::Generic, 200 + 86_399), []);
-        assert_eq!(due(&outbox, RouteKind::Generic, 200 + 86_400).len(), 1, "still critical");
+        assert_eq!(
+            due(&outbox, RouteKind::Generic, 200 + 86_400).len(),
+            1,
+            "still critical"
+        );
         // Alertmanager forgets what it does not hear.
         assert_eq!(due(&outbox, RouteKind::Alertmanager, 260).len(), 1);
     }
@@ -265,12 +275,22 @@ mod tests {
     #[test]
     fn what_ended_while_the_receiver_was_away_is_told_as_ended() {
         let mut outbox = Outbox::default();
-        look(&mut outbox, &[finding("east", Severity::Critical, 0)], Severity::Warning, 0);
+        look(
+            &mut outbox,
+            &[finding("east", Severity::Critical, 0)],
+            Severity::Warning,
+            0,
+        );
         look(&mut outbox, &[], Severity::Warning, 10);
         let late = outbox.due(RouteKind::Slack, at(300));
         assert_eq!((late.len(), late[0].ended), (1, Some(at(10))));
         // It comes back before the receiver took that: its beginning is told then.
-        look(&mut outbox, &[finding("east", Severity::Critical, 301)], Severity::Warning, 301);
+        look(
+            &mut outbox,
+            &[finding("east", Severity::Critical, 301)],
+            Severity::Warning,
+            301,
+        );
         outbox.told(&late, at(302));
         assert_eq!(due(&outbox, RouteKind::Slack, 302), [("east".to_owned(), false)]);
         let kept: Outbox = serde_json::from_str(&serde_json::to_string(&outbox).unwrap()).unwrap();
@@ -280,10 +300,20 @@ mod tests {
     #[test]
     fn less_severe_than_the_route_asks_for_is_over_for_it() {
         let mut outbox = Outbox::default();
-        look(&mut outbox, &[finding("east", Severity::Critical, 0)], Severity::Critical, 0);
+        look(
+            &mut outbox,
+            &[finding("east", Severity::Critical, 0)],
+            Severity::Critical,
+            0,
+        );
         let told = outbox.due(RouteKind::Slack, at(0));
         outbox.told(&told, at(0));
-        look(&mut outbox, &[finding("east", Severity::Warning, 0)], Severity::Critical, 10);
+        look(
+            &mut outbox,
+            &[finding("east", Severity::Warning, 0)],
+            Severity::Critical,
+            10,
+        );
         assert_eq!(due(&outbox, RouteKind::Slack, 70), [("east".to_owned(), true)]);
     }
 

@@ -14,7 +14,10 @@ const BELIEVED: i64 = 300_000;
 pub fn write(kind: RouteKind, notices: &[Notice], coordinator: &ActorName, now: Timestamp) -> Vec<u8> {
     let body = match kind {
         RouteKind::Generic => generic(notices, coordinator),
-        RouteKind::Alertmanager => notices.iter().map(|n| alertmanager(n, coordinator, now)).collect(),
+        RouteKind::Alertmanager => notices
+            .iter()
+            .map(|n| alertmanager(n, coordinator, now))
+            .collect(),
         RouteKind::Slack => slack(notices),
     };
     serde_json::to_vec(&body).expect("JSON values always encode")
@@ -40,7 +43,11 @@ fn generic(notices: &[Notice], coordinator: &ActorName) -> Value {
 }
 
 fn status(notice: &Notice) -> &'static str {
-    if notice.ended.is_some() { "resolved" } else { "firing" }
+    if notice.ended.is_some() {
+        "resolved"
+    } else {
+        "firing"
+    }
 }
 
 /// `POST /api/v2/alerts`. Labels say which one it is; what changes is in annotations.
@@ -78,7 +85,11 @@ fn slack(notices: &[Notice]) -> Value {
         let title = escaped(&title(notice));
         match notice.ended {
             Some(ended) => format!("{sign} over: *{title}* from {} to {ended}", finding.since),
-            None => format!("{sign} *{title}* since {}\n{}", finding.since, escaped(&finding.detail)),
+            None => format!(
+                "{sign} *{title}* since {}\n{}",
+                finding.since,
+                escaped(&finding.detail)
+            ),
         }
     });
     json!({ "text": lines.collect::<Vec<_>>().join("\n") })
@@ -95,5 +106,7 @@ fn title(notice: &Notice) -> String {
 
 /// Slack takes three characters for its own.
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }

@@ -75,7 +75,10 @@ pub enum NotTaken {
 impl Delivery {
     /// One that goes on where another process ended.
     pub fn remembered(outbox: Outbox) -> Self {
-        Self { outbox, failing: None }
+        Self {
+            outbox,
+            failing: None,
+        }
     }
 
     /// Whether it is too early to try again.

@@ -70,8 +70,14 @@ async fn receiver(statuses: &'static [u16]) -> (String, Arc<Mutex<Vec<Value>>>) 
                 let read = stream.read(&mut part).await.unwrap();
                 request.extend(&part[..read]);
                 let text = String::from_utf8_lossy(&request).into_owned();
-                let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-                let length = head.lines().find_map(|l| l.to_lowercase().strip_prefix("content-length: ").map(str::to_owned));
+                let Some((head, body)) = text.split_once("\r\n\r\n") else {
+                    continue;
+                };
+                let length = head.lines().find_map(|l| {
+                    l.to_lowercase()
+                        .strip_prefix("content-length: ")
+                        .map(str::to_owned)
+                });
                 if body.len() >= length.unwrap().parse().unwrap() {
                     break body.to_owned();
                 }
@@ -104,7 +110,10 @@ async fn turn(
 }
 
 fn trouble(deliveries: &BTreeMap<RouteName, Delivery>, now: Timestamp) -> Option<String> {
-    deliveries.values().find_map(|d| d.trouble(now)).map(|(why, _)| why.to_string())
+    deliveries
+        .values()
+        .find_map(|d| d.trouble(now))
+        .map(|(why, _)| why.to_string())
 }
 
 #[tokio::test]
@@ -126,8 +135,14 @@ async fn a_receiver_that_fails_is_tried_again_and_hears_everything_once() {
     }
     let told = told.lock().unwrap();
     assert_eq!(told.len(), tries - 3);
-    let alerts: Vec<&Value> = told.iter().flat_map(|body| body["alerts"].as_array().unwrap()).collect();
-    let seen: Vec<_> = alerts.iter().map(|a| (a["name"].as_str().unwrap(), a["status"].as_str().unwrap())).collect();
+    let alerts: Vec<&Value> = told
+        .iter()
+        .flat_map(|body| body["alerts"].as_array().unwrap())
+        .collect();
+    let seen: Vec<_> = alerts
+        .iter()
+        .map(|a| (a["name"].as_str().unwrap(), a["status"].as_str().unwrap()))
+        .collect();
     assert_eq!(seen, [("rpo-missed", "firing"), ("base-overdue", "resolved")]);
     assert_eq!(alerts[0]["cluster"], "acme/erp");
     assert_eq!(alerts[0]["severity"], "critical");
@@ -145,9 +160,19 @@ async fn a_receiver_that_stays_away_is_a_finding_without_its_address() {
     turn(&mut deliveries, &sender(&address), &policy, &one, start).await;
     assert_eq!(trouble(&deliveries, start), None, "not at once");
     let later = start.plus_millis(61_000);
-    turn(&mut deliveries, &sender("http://127.0.0.1:1/secret-token"), &policy, &one, later).await;
+    turn(
+        &mut deliveries,
+        &sender("http://127.0.0.1:1/secret-token"),
+        &policy,
+        &one,
+        later,
+    )
+    .await;
     let why = trouble(&deliveries, later).unwrap();
-    assert!(why.contains("cannot be reached") && !why.contains("secret"), "{why}");
+    assert!(
+        why.contains("cannot be reached") && !why.contains("secret"),
+        "{why}"
+    );
 
     for (address, words) in [("ftp://x", "holds no http"), ("secret", "holds no http")] {
         let mut deliveries = BTreeMap::new();
@@ -158,7 +183,11 @@ async fn a_receiver_that_stays_away_is_a_finding_without_its_address() {
     let mut deliveries = BTreeMap::new();
     let nowhere = Sender::with_addresses("c".parse().unwrap(), Arc::new(|_| None));
     turn(&mut deliveries, &nowhere, &policy, &one, start).await;
-    assert!(trouble(&deliveries, start).unwrap().contains("OPS_ADDRESS is not set"));
+    assert!(
+        trouble(&deliveries, start)
+            .unwrap()
+            .contains("OPS_ADDRESS is not set")
+    );
 }
 
 #[tokio::test]
@@ -198,7 +227,11 @@ impl Alertmanager {
         let port = free.local_addr().unwrap().port();
         drop(free);
         let config = directory.path().join("config.yml");
-        std::fs::write(&config, "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n").unwrap();
+        std::fs::write(
+            &config,
+            "route: {receiver: nobody}\nreceivers: [{name: nobody}]\n",
+        )
+        .unwrap();
         let child = Command::new("prometheus-alertmanager")
             .arg(format!("--config.file={}", config.display()))
             .arg(format!("--storage.path={}", directory.path().display()))
@@ -209,22 +242,33 @@ impl Alertmanager {
             .spawn()
             .expect("prometheus-alertmanager is installed");
         let base = format!("http://127.0.0.1:{port}");
-        let manager = Self { child, _directory: directory, base };
+        let manager = Self {
+            child,
+            _directory: directory,
+            base,
+        };
         let mut tick = tokio::time::interval(Duration::from_millis(50));
         let ready = async {
             loop {
                 tick.tick().await;
-                if reqwest::get(format!("{}/-/ready", manager.base)).await.is_ok_and(|a| a.status().is_success()) {
+                if reqwest::get(format!("{}/-/ready", manager.base))
+                    .await
+                    .is_ok_and(|a| a.status().is_success())
+                {
                     return;
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), ready).await.expect("Alertmanager starts");
+        tokio::time::timeout(Duration::from_secs(30), ready)
+            .await
+            .expect("Alertmanager starts");
         manager
     }
 
     async fn alerts(&self, filter: &str) -> Vec<Value> {
-        let answer = reqwest::get(format!("{}/api/v2/alerts?{filter}", self.base)).await.unwrap();
+        let answer = reqwest::get(format!("{}/api/v2/alerts?{filter}", self.base))
+            .await
+            .unwrap();
         serde_json::from_str(&answer.text().await.unwrap()).unwrap()
     }
 }
@@ -232,7 +276,10 @@ impl Alertmanager {
 #[tokio::test(flavor = "multi_thread")]
 async fn alertmanager_takes_alerts_keeps_them_and_lets_them_go() {
     let manager = Alertmanager::start().await;
-    let (sender, policy) = (sender(&format!("{}/api/v2/alerts", manager.base)), policy("alertmanager"));
+    let (sender, policy) = (
+        sender(&format!("{}/api/v2/alerts", manager.base)),
+        policy("alertmanager"),
+    );
     let mut deliveries = BTreeMap::new();
     let one = standing(&["rpo-missed"]);
     let start = at(0);

@@ -74,7 +74,10 @@ fn every_query_of_the_dashboard_is_promql() {
     let mut text = "groups:\n  - name: queries\n    rules:\n".to_owned();
     for (n, query) in dashboard_queries().iter().enumerate() {
         let query = query.replace("$tenant", ".*").replace("$cluster", ".*");
-        text += &format!("      - {{record: \"q:{n}\", expr: {}}}\n", serde_json::to_string(&query).unwrap());
+        text += &format!(
+            "      - {{record: \"q:{n}\", expr: {}}}\n",
+            serde_json::to_string(&query).unwrap()
+        );
     }
     std::fs::write(&file, text).unwrap();
     promtool(&["check", "rules", file.to_str().unwrap()]);
@@ -130,17 +133,27 @@ fn every_metric_that_is_asked_for_is_there_and_every_one_is_documented() {
         .filter_map(|line| line.strip_prefix("# TYPE "))
         .map(|line| {
             let (name, kind) = line.split_once(' ').unwrap();
-            if kind == "counter" { format!("{name}_total") } else { name.to_owned() }
+            if kind == "counter" {
+                format!("{name}_total")
+            } else {
+                name.to_owned()
+            }
         })
         .collect();
     assert_eq!(described.len(), 18, "{described:?}");
     for query in rule_queries().iter().chain(&dashboard_queries()) {
         for metric in metrics(query) {
-            assert!(described.contains(&metric), "{query} asks for {metric}; there are {described:?}");
+            assert!(
+                described.contains(&metric),
+                "{query} asks for {metric}; there are {described:?}"
+            );
         }
     }
     let table = std::fs::read_to_string(config().join("README.md")).unwrap();
     for metric in &described {
-        assert!(table.contains(&format!("`{metric}`")), "{metric} is not in the table of config/README.md");
+        assert!(
+            table.contains(&format!("`{metric}`")),
+            "{metric} is not in the table of config/README.md"
+        );
     }
 }
