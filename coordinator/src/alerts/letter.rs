@@ -64,11 +64,16 @@ fn alertmanager(notice: &Notice, coordinator: &ActorName, now: Timestamp) -> Val
         labels["tenant"] = json!(cluster.tenant);
         labels["cluster"] = json!(cluster);
     }
+    // An end before the beginning, by whoever's clock, would be refused.
+    let ends = match notice.ended {
+        Some(ended) => ended.max(finding.since),
+        None => now.plus_millis(BELIEVED),
+    };
     json!({
         "labels": labels,
         "annotations": { "summary": title(notice), "description": finding.detail },
         "startsAt": finding.since,
-        "endsAt": notice.ended.unwrap_or(now.plus_millis(BELIEVED)),
+        "endsAt": ends,
     })
 }
 
