@@ -60,7 +60,7 @@ use board::Board;
 use directives::Numbers;
 use jobs::{Asker, Job};
 use made::Made;
-use protecting::{Ended, protect, protect_once};
+use protecting::{Ended, guard, protect, protect_once};
 use session::now;
 use supervisor::Pause;
 
@@ -175,13 +175,23 @@ impl Agent {
                 Ok(repository) => break repository,
                 Err(error) => error,
             };
-            if !patient || !matches!(error, OpenError::NoneReachable(_)) {
+            // Directories that are not mounted hold no repository: who has protected a
+            // cluster knows better.
+            let away = match error {
+                OpenError::NoneReachable(_) => true,
+                OpenError::NoRepository(_) => has_protected(&config, &state),
+                _ => false,
+            };
+            if !patient || !away {
                 return Err(error.into());
             }
             tracing::error!(err = %explained(&error), "the repository cannot be reached: nothing is protected");
+            let findings = Findings::default();
+            let guards = config.clusters.iter().map(|c| guard(c, &state, &findings));
             tokio::select! {
                 () = tokio::time::sleep(pause.next()) => {}
                 () = stop.cancelled() => return Err(AgentError::Stopped),
+                _ = futures::future::join_all(guards) => {}
             }
         };
         let probed = repository.probe(&config.name).await?;
@@ -275,6 +285,14 @@ impl Agent {
     pub fn clear_everywhere(&self, name: &str, subject: &str) {
         self.clusters.iter().for_each(|c| c.findings.clear(name, subject));
     }
+}
+
+/// Whether any cluster has had a session here.
+fn has_protected(config: &AgentConfig, state: &StateDir) -> bool {
+    config.clusters.iter().any(|cluster| {
+        let lineage = state.cluster(&cluster.id).map(|state| state.lineage());
+        lineage.is_ok_and(|record| matches!(record.load::<serde_json::Value>(), Ok(Some(_))))
+    })
 }
 
 /// Protects every cluster of the configuration until `shutdown`.

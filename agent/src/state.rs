@@ -141,6 +141,11 @@ impl ClusterState {
         Record(self.path.join("directives.json"))
     }
 
+    /// Why the slot may have held nothing since the last stream.
+    pub fn unheld(&self) -> Record {
+        Record(self.path.join("unheld.json"))
+    }
+
     /// The last recovery point.
     pub fn last_point(&self) -> Record {
         Record(self.path.join("last-point.json"))
@@ -162,6 +167,11 @@ impl ClusterState {
 pub struct Record(PathBuf);
 
 impl Record {
+    /// The one in this file.
+    pub fn at(path: PathBuf) -> Self {
+        Self(path)
+    }
+
     /// The value; `None` when there is none that can be read.
     pub fn load<T: DeserializeOwned>(&self) -> Result<Option<T>, LocalFileError> {
         let Some(bytes) = durable::read(&self.0)? else {

@@ -54,6 +54,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::findings::Findings;
 use crate::postgres::{PgTarget, SlotName};
+use crate::state::Record;
 use push::{Feed, Pushing};
 
 pub mod archive;
@@ -84,7 +85,7 @@ mod valve;
 pub use courier::REPLICA_FAILS;
 pub use shared::MEMORY;
 pub use state::{FrontierPublisher, NotAcknowledged, WalFrontier, WalState, frontier};
-pub use valve::{Valve, ValveLimits};
+pub use valve::{Valve, ValveLimits, watch_alone};
 
 /// What the tier asks of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +129,8 @@ pub struct WalContext {
     pub lineage: Lineage,
     /// How far the server was seen to follow the cluster before it was promoted.
     pub followed: Option<(TimelineId, Lsn)>,
+    /// Where it is kept why the slot may have held nothing, for whoever goes on.
+    pub unheld: Record,
     /// The tier's numbers, as they change.
     pub directives: watch::Receiver<LineDirectives>,
     /// Where the line says how far it is.
@@ -201,6 +204,7 @@ pub async fn run(mut context: WalContext) -> Result<(), WalError> {
             context.target.clone(),
             context.slot.clone(),
             context.valve.clone(),
+            context.unheld.clone(),
         ));
     }
     if let Some(pushing) = context.pushing.take() {

@@ -348,8 +348,8 @@ mod tests {
                 }
             }
             deliver(&mut outbox, now + 61);
-            for n in 0..3 {
-                prop_assert_eq!(picture.get(&n.to_string()).copied().unwrap_or(false), last[n]);
+            for (n, stands) in last.iter().enumerate() {
+                prop_assert_eq!(picture.get(&n.to_string()).copied().unwrap_or(false), *stands);
             }
         }
     }

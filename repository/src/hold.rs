@@ -67,6 +67,9 @@ pub enum HoldError {
         /// The last moment.
         to: Timestamp,
     },
+    /// Nobody could say later what it was for.
+    #[error("a hold needs a reason: who reads it in ten years knows nothing of today")]
+    NoReason,
     /// There is none of this number.
     #[error("there is no hold {0} within reach: see `holdfast hold list`")]
     Unknown(HoldId),
@@ -109,6 +112,9 @@ pub async fn place(
     if body.to < body.from {
         let (from, to) = (body.from, body.to);
         return Err(HoldError::Empty { from, to });
+    }
+    if body.reason.trim().is_empty() {
+        return Err(HoldError::NoReason);
     }
     let of = std::slice::from_ref(&body.cluster);
     holder(trust, &signer.fingerprint(), &HOLDERS, of, "place a hold")?;

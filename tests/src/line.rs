@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use holdfast_agent::findings::Findings;
 use holdfast_agent::postgres::{PgTarget, SlotName};
+use holdfast_agent::state::Record;
 use holdfast_agent::wal::push::{Feed, Push, PushError, Pushing, Taken};
 use holdfast_agent::wal::{self, LineDirectives, Valve, WalContext, WalError, WalFrontier, WalState};
 use holdfast_proto::names::{Lineage, SystemId};
@@ -145,6 +146,7 @@ impl Line {
             valve,
             lineage,
             followed: None,
+            unheld: Record::at(vault.dir().join("unheld.json")),
             index_key: vault.index_key().await?.key,
             pushing,
             directives: told,

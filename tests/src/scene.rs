@@ -16,6 +16,7 @@ use holdfast_agent::progress::Meter;
 use holdfast_agent::restore::{
     Access, FetchBy, Options as RestoreOptions, Outcome, Target, execute, plan_request,
 };
+use holdfast_agent::state::Record;
 use holdfast_agent::wal::{self, LineDirectives, Valve, WalContext, WalError, WalFrontier, WalState};
 use holdfast_plan::restore::{Request, RestorePlan};
 use holdfast_proto::Timestamp;
@@ -130,6 +131,7 @@ impl Scene {
             valve: Valve::default(),
             lineage: self.lineage,
             followed: None,
+            unheld: Record::at(self.vault.dir().join("unheld.json")),
             index_key: self.vault.index_key().await?.key,
             pushing: None,
             directives: told,

@@ -12,6 +12,7 @@ use holdfast_agent::filestore::{Asked, Filestore, Writing};
 use holdfast_agent::findings::Findings;
 use holdfast_agent::postgres::{SlotName, sql_connect};
 use holdfast_agent::progress::Meter;
+use holdfast_agent::state::Record;
 use holdfast_agent::wal::{self, LineDirectives, Valve, WalContext, WalFrontier};
 use holdfast_proto::names::Lineage;
 use holdfast_proto::record::{JointClaim, PointBody};
@@ -67,6 +68,7 @@ impl Stage {
             valve: Valve::default(),
             lineage,
             followed: None,
+            unheld: Record::at(vault.dir().join("unheld.json")),
             index_key: vault.index_key().await?.key,
             pushing: None,
             directives: told,

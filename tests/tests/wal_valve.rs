@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use holdfast_agent::wal::{Valve, ValveLimits, WalState};
+use holdfast_agent::state::Record;
+use holdfast_agent::wal::{Valve, ValveLimits, WalState, watch_alone};
 use holdfast_proto::pg::Lsn;
 use holdfast_proto::record::GapCause;
 use holdfast_tests::line::{
-    Line, QUICK, check_regions, gaps_said, lineage, position, write_noise, write_rows,
+    Line, QUICK, check_regions, gaps_said, lineage, position, target, write_noise, write_rows,
 };
 use holdfast_tests::postgres::{Options, PATIENCE, TestPostgres};
 use holdfast_tests::vault::Vault;
@@ -123,5 +124,80 @@ async fn the_slot_is_given_up_before_the_disk_is_full_and_the_gap_has_a_name() -
     let said = gaps_said(&vault, lineage(&pg)?).await?;
     let causes: Vec<_> = said.iter().map(|(to, gap)| (*to, gap.cause)).collect();
     assert_eq!(causes, [(after.contiguous_from, GapCause::ValveGaveUp)]);
+    Ok(())
+}
+
+/// The valve opens, the process dies, and another one goes on when the stores are back:
+/// the hole has its true cause.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_goes_on_knows_why_the_slot_was_given_up() -> Result<()> {
+    let vault = Vault::new(2).await?;
+    let options = Options::default()
+        .set("max_wal_size", "64MB")
+        .set("min_wal_size", "32MB");
+    let pg = TestPostgres::start(vault.dir(), options)?;
+    let first = line(&vault, &pg, 0, 0).await?;
+    first.until_safe(&pg).await?;
+    for region in [0, 1] {
+        vault.faults(region).partition(true);
+    }
+    write_noise(&pg, 60)?;
+    first.until_finding("wal-slot-given-up").await?;
+    first.kill().await;
+    write_noise(&pg, 60)?;
+    pg.psql("checkpoint; select pg_switch_wal(); checkpoint")?;
+    for region in [0, 1] {
+        vault.faults(region).mend();
+    }
+    let second = line(&vault, &pg, 90, 95).await?;
+    let said = second.until_finding("wal-gap").await?;
+    assert!(said.contains("the disk valve gave the slot up"), "{said}");
+    write_rows(&pg, 100)?;
+    second.until_safe(&pg).await?;
+    second.stop().await?;
+    let said = gaps_said(&vault, lineage(&pg)?).await?;
+    let causes: Vec<_> = said.iter().map(|(_, gap)| gap.cause).collect();
+    assert_eq!(causes, [GapCause::ValveGaveUp]);
+    let kept = std::fs::read_to_string(vault.dir().join("unheld.json"))?;
+    assert_eq!(
+        kept.trim(),
+        "null",
+        "from here on the slot holds what is not stored"
+    );
+    Ok(())
+}
+
+/// No line runs, because no store answers since the agent started: the slot does not
+/// fill the disk all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_line_the_slot_is_given_up_too() -> Result<()> {
+    let vault = Vault::new(2).await?;
+    let pg = TestPostgres::start(vault.dir(), Options::default())?;
+    let first = line(&vault, &pg, 90, 95).await?;
+    first.until_safe(&pg).await?;
+    first.stop().await?;
+    write_noise(&pg, 40)?;
+    let record = Record::at(vault.dir().join("unheld.json"));
+    let valve = |give_up_at| Valve {
+        limits: ValveLimits {
+            one_copy_at: 0,
+            give_up_at,
+            every: Duration::from_millis(100),
+            heavy: 16 << 20,
+        },
+        data_directory: None,
+    };
+    let slot = "holdfast".parse()?;
+    let target = target(&pg)?;
+    // With room on the volume nothing happens.
+    let roomy = valve(100);
+    let watching = watch_alone(&target, &slot, &roomy, &record);
+    let patience = Duration::from_secs(1);
+    assert!(tokio::time::timeout(patience, watching).await.is_err());
+    assert_eq!(pg.psql("select count(*) from pg_replication_slots")?, "1");
+    let said = tokio::time::timeout(PATIENCE, watch_alone(&target, &slot, &valve(0), &record)).await?;
+    assert!(said.contains("the slot was dropped"), "{said}");
+    assert_eq!(pg.psql("select count(*) from pg_replication_slots")?, "0");
+    assert_eq!(record.load::<GapCause>()?, Some(GapCause::ValveGaveUp));
     Ok(())
 }

@@ -75,6 +75,19 @@ impl PointsReport {
     }
 }
 
+/// What somebody else chose as a text, on one line and without what a terminal obeys.
+fn plain(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            if c.is_control() {
+                c.escape_default().collect()
+            } else {
+                vec![c]
+            }
+        })
+        .collect()
+}
+
 /// A number and what it counts.
 fn counted(n: usize, one: &str) -> String {
     format!("{n} {one}{}", if n == 1 { "" } else { "s" })
@@ -107,14 +120,21 @@ impl fmt::Display for PointsReport {
             writeln!(
                 f,
                 "  NAME    {}  {}  lineage {} timeline {}  LSN {}",
-                named.time, named.name, named.lineage, named.timeline, named.lsn
+                named.time,
+                plain(&named.name),
+                named.lineage,
+                named.timeline,
+                named.lsn
             )?;
         }
         for Hold { body, by, .. } in &self.holds {
             writeln!(
                 f,
                 "  HOLD    {} to {}  {}  by {by}  {}",
-                body.from, body.to, body.reason, body.id
+                body.from,
+                body.to,
+                plain(&body.reason),
+                body.id
             )?;
         }
         for gap in &self.restorable.gaps {

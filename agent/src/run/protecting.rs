@@ -1,5 +1,7 @@
 //! Keeps a cluster's session going, and its parts within it.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -12,7 +14,10 @@ use super::jobs::Jobs;
 use super::session::{Session, SessionError, unprotected};
 use super::supervisor::{Failure, Group, Pause};
 use super::{Agent, fences};
-use crate::wal::push::Pushing;
+use crate::config::ClusterConfig;
+use crate::findings::Findings;
+use crate::state::StateDir;
+use crate::wal::push::{Feed, Pushing};
 use crate::wal::{self, Valve, WalContext, WalError};
 
 /// Keeps one cluster's session going.
@@ -56,8 +61,30 @@ pub async fn protect(agent: Arc<Agent>, at: usize, scheduled: bool, shutdown: Ca
         tokio::select! {
             () = tokio::time::sleep(pause.next()) => {}
             () = shutdown.cancelled() => {}
+            never = guard(&cluster.config, &agent.state, &cluster.findings) => match never {},
         }
     }
+}
+
+/// Keeps a cluster's slot from filling the server's disk while no WAL line does.
+pub(super) async fn guard(config: &ClusterConfig, state: &StateDir, findings: &Findings) -> Infallible {
+    if config.feed == Feed::Stream
+        && let Ok(state) = state.cluster(&config.id)
+    {
+        let valve = Valve {
+            limits: config.valve,
+            data_directory: config.data_directory.clone(),
+        };
+        let said = wal::watch_alone(&config.postgres, &config.slot, &valve, &state.unheld()).await;
+        tracing::error!(cluster = %config.id, detail = said, "replication slot given up");
+        findings.raise(
+            Severity::Critical,
+            "wal-slot-given-up",
+            config.id.to_string(),
+            said,
+        );
+    }
+    pending().await
 }
 
 /// Ends a session whose repository lies where its cluster's data may no longer be.
@@ -122,6 +149,7 @@ async fn session_of(
     let begun = tokio::select! {
         begun = beginning => begun,
         () = cancel.cancelled() => return Ok(()),
+        never = guard(&cluster.config, &agent.state, &cluster.findings) => match never {},
     };
     let (session, publishing) = begun.map_err(|error| {
         let why = explained(&error);
@@ -156,6 +184,7 @@ async fn session_of(
                 },
                 lineage: session.lineage,
                 followed,
+                unheld: session.state.unheld(),
                 index_key: session.keys.index.key.clone(),
                 pushing: Some(Pushing {
                     feed: session.config.feed,

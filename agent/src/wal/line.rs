@@ -8,6 +8,8 @@
 //! never gives up by itself.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +41,7 @@ use crate::postgres::{
     PgError, PgErrorClass, PgTarget, ReplicationConnection, SlotName, SystemIdentity, received_by_standby,
     sql_connect,
 };
+use crate::state::Record;
 
 /// How long after its start the line waits for all replicas to be listed before
 /// it begins without some.
@@ -105,6 +108,10 @@ impl Line {
         let directives = context.directives.clone();
         let histories = Histories::new(shared.clone());
         let followed = context.followed;
+        let unheld = context.unheld.load().unwrap_or_else(|error| {
+            tracing::warn!(err = %error, "why the slot held nothing cannot be read");
+            None
+        });
         Self {
             context,
             directives,
@@ -116,7 +123,7 @@ impl Line {
             followed,
             index_key,
             standing: Standing::Standby,
-            unheld: None,
+            unheld,
         }
     }
 
@@ -238,6 +245,7 @@ impl Line {
         let end = tokio::select! {
             end = flow.run(&mut stream) => end,
             () = until_stands_otherwise(&self.context.target, standing) => Ok(End::StandsOtherwise),
+            never = forgets(&shared, &self.context.unheld, at, self.unheld) => match never {},
         };
         let proven = flow.proof.as_ref().is_some_and(Proof::is_done);
         if proven {
@@ -390,7 +398,10 @@ impl Line {
             None => GapCause::SlotMissing,
         };
         // What WAL is still there is found out by asking for it.
-        self.unheld.get_or_insert(lost);
+        if self.unheld.is_none() || lost == GapCause::SlotInvalidated {
+            self.unheld = Some(lost);
+            keep(&self.context.unheld, Some(lost));
+        }
         self.make_slot_anew(connection).await
     }
 
@@ -645,6 +656,34 @@ impl Line {
         }
         Ok(())
     }
+}
+
+/// Keeps why the slot held nothing, for a process that goes on where this one ends.
+pub(super) fn keep(record: &Record, unheld: Option<GapCause>) {
+    if let Err(error) = record.save(&unheld) {
+        tracing::warn!(err = %error, "why the slot held nothing is not remembered");
+    }
+}
+
+/// Forgets it once something behind `at` is stored: from there on the slot holds what
+/// is not.
+async fn forgets(shared: &Shared, record: &Record, at: Lsn, unheld: Option<GapCause>) -> Infallible {
+    let mut revision = shared.revisions();
+    let is_stored = || {
+        shared
+            .ledger(|ledger| ledger.acknowledged())
+            .is_some_and(|safe| safe > at)
+    };
+    while unheld.is_some() {
+        if is_stored() {
+            keep(record, None);
+            break;
+        }
+        if revision.changed().await.is_err() {
+            break;
+        }
+    }
+    pending().await
 }
 
 /// Why the server no longer keeps WAL for a slot; `None` while it does.

@@ -21,11 +21,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_proto::finding::Severity;
+use holdfast_proto::record::GapCause;
 use holdfast_repository::replica::explained;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::line::keep;
 use super::shared::Shared;
 use crate::postgres::{PgError, PgTarget, ReplicationConnection, SlotName, sql_connect};
+use crate::state::Record;
 
 /// What the slot holds below this is not what fills a disk.
 const HEAVY: u64 = 128 << 20;
@@ -142,7 +145,13 @@ fn next(position: Position, limits: &ValveLimits, pressure: &Pressure) -> Positi
 }
 
 /// Looks after the valve for ever.
-pub(super) async fn watch(shared: Arc<Shared>, target: PgTarget, slot: SlotName, valve: Valve) {
+pub(super) async fn watch(
+    shared: Arc<Shared>,
+    target: PgTarget,
+    slot: SlotName,
+    valve: Valve,
+    unheld: Record,
+) {
     let mut looks = interval(valve.limits.every);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watcher = Watcher {
@@ -150,6 +159,7 @@ pub(super) async fn watch(shared: Arc<Shared>, target: PgTarget, slot: SlotName,
         target,
         slot,
         valve,
+        unheld,
         settings: None,
     };
     loop {
@@ -178,7 +188,75 @@ struct Watcher {
     target: PgTarget,
     slot: SlotName,
     valve: Valve,
+    unheld: Record,
     settings: Option<Settings>,
+}
+
+/// Looks after the valve for as long as no line runs, because the repository cannot be
+/// reached or what begins a line fails: nothing takes WAL, so the second step is all
+/// there is to do. Returns why the slot was given up, and runs for ever while it is not.
+pub async fn watch_alone(target: &PgTarget, slot: &SlotName, valve: &Valve, unheld: &Record) -> String {
+    let mut looks = interval(valve.limits.every);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // One copy is no choice while there is none.
+    let mut position = Position::OneCopy { held: 0 };
+    loop {
+        looks.tick().await;
+        let seen = match observe(target, slot, valve).await {
+            Ok((settings, held)) => Pressure {
+                volume: settings.pg_wal.as_deref().and_then(in_use),
+                budget: settings.most_held.map(|most| percent(held, most)),
+                held,
+                lacking: None,
+                flows: false,
+            },
+            Err(error) => {
+                tracing::debug!(err = %explained(&error), "the disk valve could not be looked after");
+                continue;
+            }
+        };
+        position = next(position, &valve.limits, &seen);
+        if position == Position::GivenUp {
+            // Before it happens: whoever goes on must not say that somebody else did it.
+            keep(unheld, Some(GapCause::ValveGaveUp));
+            match drop_slot(target, slot).await {
+                Ok(()) => return given_up(&seen),
+                Err(error) => {
+                    tracing::warn!(err = %explained(&error), "the replication slot cannot be given up");
+                    position = Position::OneCopy { held: 0 };
+                }
+            }
+        }
+    }
+}
+
+/// What the server says of its disk, and how many bytes of WAL the slot holds.
+async fn observe(target: &PgTarget, slot: &SlotName, valve: &Valve) -> Result<(Settings, u64), PgError> {
+    let client = sql_connect(target).await?;
+    let row = client.query_one(LOOK, &[&slot.as_str()]).await?;
+    let held = u64::try_from(row.try_get::<_, Option<i64>>(2)?.unwrap_or(0)).unwrap_or(0);
+    let directory = match &valve.data_directory {
+        Some(directory) => Some(directory.clone()),
+        None => row.try_get::<_, Option<String>>(0)?.map(PathBuf::from),
+    };
+    // In megabytes; below zero is no limit.
+    let most_held = u64::try_from(row.try_get::<_, Option<i64>>(1)?.unwrap_or(-1)).ok();
+    let settings = Settings {
+        pg_wal: directory.map(|directory| directory.join("pg_wal")),
+        most_held: most_held.map(|megabytes| megabytes << 20),
+        read: Instant::now(),
+    };
+    Ok((settings, held))
+}
+
+/// Drops the slot, unless it is dropped already.
+async fn drop_slot(target: &PgTarget, slot: &SlotName) -> Result<(), PgError> {
+    let mut connection = ReplicationConnection::connect(target).await?;
+    if connection.read_slot(slot).await?.is_some() {
+        connection.drop_slot(slot).await?;
+        tracing::warn!(%slot, "replication slot given up");
+    }
+    Ok(())
 }
 
 impl Watcher {
@@ -194,7 +272,9 @@ impl Watcher {
         }
         say(&self.shared, then, &seen);
         if then == Position::GivenUp {
-            self.drop_slot().await?;
+            keep(&self.unheld, Some(GapCause::ValveGaveUp));
+            // The line closes its connection when it sees the valve's position.
+            drop_slot(&self.target, &self.slot).await?;
         }
         Ok(())
     }
@@ -239,20 +319,8 @@ impl Watcher {
     }
 
     async fn look(&mut self) -> Result<Pressure, PgError> {
-        let client = sql_connect(&self.target).await?;
-        let row = client.query_one(LOOK, &[&self.slot.as_str()]).await?;
-        let held = u64::try_from(row.try_get::<_, Option<i64>>(2)?.unwrap_or(0)).unwrap_or(0);
-        let directory = match &self.valve.data_directory {
-            Some(directory) => Some(directory.clone()),
-            None => row.try_get::<_, Option<String>>(0)?.map(PathBuf::from),
-        };
-        // In megabytes; below zero is no limit.
-        let most_held = u64::try_from(row.try_get::<_, Option<i64>>(1)?.unwrap_or(-1)).ok();
-        let settings = self.settings.insert(Settings {
-            pg_wal: directory.map(|directory| directory.join("pg_wal")),
-            most_held: most_held.map(|megabytes| megabytes << 20),
-            read: Instant::now(),
-        });
+        let (settings, held) = observe(&self.target, &self.slot, &self.valve).await?;
+        let settings = self.settings.insert(settings);
         Ok(Pressure {
             volume: settings.pg_wal.as_deref().and_then(in_use),
             budget: settings.most_held.map(|most| percent(held, most)),
@@ -264,27 +332,12 @@ impl Watcher {
             flows: self.shared.in_flight() == 0,
         })
     }
-
-    /// Drops the slot, unless it is dropped already. The line closes its
-    /// connection when it sees the valve's position.
-    async fn drop_slot(&self) -> Result<(), PgError> {
-        let mut connection = ReplicationConnection::connect(&self.target).await?;
-        if connection.read_slot(&self.slot).await?.is_some() {
-            connection.drop_slot(&self.slot).await?;
-            tracing::warn!(slot = %self.slot, "replication slot given up");
-        }
-        Ok(())
-    }
 }
 
 fn say(shared: &Shared, position: Position, pressure: &Pressure) {
     let findings = &shared.findings;
     let subject = &shared.publisher.cluster.to_string();
-    let full = match (pressure.volume, pressure.budget) {
-        (Some(volume), _) => format!("The volume of pg_wal is {volume} % full"),
-        (None, Some(budget)) => format!("The slot holds {budget} % of what the server lets it hold"),
-        (None, None) => "The volume of pg_wal could not be looked at".to_owned(),
-    };
+    let full = fullness(pressure);
     match position {
         Position::Shut => {
             findings.clear("wal-copies-reduced", subject);
@@ -300,16 +353,26 @@ fn say(shared: &Shared, position: Position, pressure: &Pressure) {
                 pressure.held >> 20
             ),
         ),
-        Position::GivenUp => findings.raise(
-            Severity::Critical,
-            "wal-slot-given-up",
-            subject.as_str(),
-            format!(
-                "{full} and no replica takes WAL: the slot was dropped so that the server does not stop. WAL that it \
-                 removes now is lost to restores. Bring a replica back: the line then goes on, and a new base backup is \
-                 taken if there is a gap"
-            ),
-        ),
+        Position::GivenUp => {
+            findings.raise(Severity::Critical, "wal-slot-given-up", subject.as_str(), given_up(pressure));
+        }
+    }
+}
+
+/// What is said of a slot that was given up.
+fn given_up(pressure: &Pressure) -> String {
+    format!(
+        "{} and no replica takes WAL: the slot was dropped so that the server does not stop. WAL that it removes now is \
+         lost to restores. Bring a replica back: the line then goes on, and a new base backup is taken if there is a gap",
+        fullness(pressure)
+    )
+}
+
+fn fullness(pressure: &Pressure) -> String {
+    match (pressure.volume, pressure.budget) {
+        (Some(volume), _) => format!("The volume of pg_wal is {volume} % full"),
+        (None, Some(budget)) => format!("The slot holds {budget} % of what the server lets it hold"),
+        (None, None) => "The volume of pg_wal could not be looked at".to_owned(),
     }
 }
 

@@ -138,7 +138,7 @@ async fn place(arguments: PlaceArguments) -> anyhow::Result<Exit> {
     let placed = hold::place(&house.repository, &house.trust, &body, &key).await;
     print_findings(&or_why(placed)?);
     println!(
-        "Hold {}: {} from {} to {} stays restorable until the hold is released",
+        "Hold {}: what can be restored of {} from {} to {} is kept until the hold is released (see holdfast points)",
         body.id, body.cluster, body.from, body.to
     );
     Ok(Exit::Done)

@@ -183,8 +183,14 @@ pub enum Reason {
 impl fmt::Display for Impossible {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.reason, f)?;
+        let hole = matches!(*self.reason, Reason::Gap { .. });
         match (&self.nearest_before, &self.nearest_after) {
             (None, None) => Ok(()),
+            // In front of a hole the end itself is none: what would stop there is missing.
+            (Some(b), None) if hole => write!(f, ". Reachable are the moments before {b}"),
+            (Some(b), Some(a)) if hole => {
+                write!(f, ". Reachable are the moments before {b}, and from {a} on")
+            }
             (Some(b), None) => write!(f, ". The nearest reachable moment is {b}"),
             (None, Some(a)) => write!(f, ". The nearest reachable moment is {a}"),
             (Some(b), Some(a)) => write!(f, ". The nearest reachable moments are {b} and {a}"),
