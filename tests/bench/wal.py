@@ -38,7 +38,7 @@ def arguments():
     parser.add_argument("--runs", type=int, default=3, help="runs of each program at each task (default 3)")
     parser.add_argument("--scale", type=int, default=20, help="pgbench's scale: 15 MB each (default 20)")
     parser.add_argument("--commits", type=int, default=10_000, help="commits of a busy server (default 10000)")
-    parser.add_argument("--idle-commits", type=int, default=600, help="commits of an idle one, 20 a second (default 600)")
+    parser.add_argument("--idle-commits", type=int, default=10000, help="commits of an idle one, 50 a second (default 10,000)")
     parser.add_argument("--tip", default="1ms", help="a tip interval beside the shipped one (default 1ms, the least)")
     parser.add_argument("--archive-timeout", type=int, default=60, help="seconds, for pgBackRest (default 60)")
     parser.add_argument("--seconds", type=int, default=20, help="length of each measurement of cost (default 20)")

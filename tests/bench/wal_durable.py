@@ -11,7 +11,7 @@ from measured import Failed
 from wal_tools import SEGMENT, Acknowledged, Archiving, Session, Streaming, position, restart, until
 
 CLIENTS = 8
-IDLE_RATE = 20
+IDLE_RATE = 50
 PAGE = 8192
 RECORD = re.compile(r"len \(rec/tot\): *\d+/ *(\d+),.* lsn: ([0-9A-F/]+),.* desc: COMMIT "
                     r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(\.\d+)")
@@ -75,7 +75,7 @@ def spread(taken, prefix):
 
 
 def load(cluster, options, idle):
-    """Commits of eight clients: some twenty a second, or as many as they can."""
+    """Commits of eight clients: some fifty a second, or as many as they can."""
     if idle:
         cluster.pgbench("-n", "-N", "-c", str(CLIENTS), "-R", str(IDLE_RATE), "-T", str(options.idle_commits // IDLE_RATE))
     else:
