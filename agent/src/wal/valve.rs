@@ -23,7 +23,7 @@ use std::time::Duration;
 use holdfast_proto::finding::Severity;
 use holdfast_proto::record::GapCause;
 use holdfast_repository::replica::explained;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 
 use super::line::keep;
 use super::shared::Shared;
@@ -196,7 +196,8 @@ struct Watcher {
 /// reached or what begins a line fails: nothing takes WAL, so the second step is all
 /// there is to do. Returns why the slot was given up, and runs for ever while it is not.
 pub async fn watch_alone(target: &PgTarget, slot: &SlotName, valve: &Valve, unheld: &Record) -> String {
-    let mut looks = interval(valve.limits.every);
+    // Not at once: what begins a line mostly succeeds, and then another one looks.
+    let mut looks = interval_at(Instant::now() + valve.limits.every, valve.limits.every);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // One copy is no choice while there is none.
     let mut position = Position::OneCopy { held: 0 };
