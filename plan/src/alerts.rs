@@ -227,11 +227,9 @@ mod tests {
         assert_eq!(due(&outbox, RouteKind::Slack, 0), [("east".to_owned(), false)]);
         let told = outbox.due(RouteKind::Slack, at(0));
         outbox.told(&told, at(0));
-        for now in 1..100_000 {
-            if now % 1000 == 0 {
-                look(&mut outbox, &east, Severity::Warning, now);
-                assert_eq!(due(&outbox, RouteKind::Slack, now), []);
-            }
+        for second in (1_000..100_000).step_by(1_000) {
+            look(&mut outbox, &east, Severity::Warning, second);
+            assert_eq!(due(&outbox, RouteKind::Slack, second), []);
         }
         look(&mut outbox, &[], Severity::Warning, 100_000);
         assert_eq!(due(&outbox, RouteKind::Slack, 100_059), [], "it may come back");
@@ -251,10 +249,10 @@ mod tests {
         look(&mut outbox, &warning, Severity::Info, 0);
         let told = outbox.due(RouteKind::Generic, at(0));
         outbox.told(&told, at(0));
-        for now in 1..200 {
-            let standing = if now % 2 == 0 { &warning[..] } else { &[] };
-            look(&mut outbox, standing, Severity::Info, now);
-            assert_eq!(due(&outbox, RouteKind::Generic, now), []);
+        for second in 1..200 {
+            let standing = if second % 2 == 0 { &warning[..] } else { &[] };
+            look(&mut outbox, standing, Severity::Info, second);
+            assert_eq!(due(&outbox, RouteKind::Generic, second), []);
         }
         let critical = [finding("east", Severity::Critical, 150)];
         look(&mut outbox, &critical, Severity::Info, 200);
