@@ -26,8 +26,8 @@ use holdfast_proto::names::{ActorName, ClusterId, GroupName, ObjectKey, RequestI
 use holdfast_proto::record::TrustRole;
 use holdfast_proto::{Fingerprint, Sha256Digest, Timestamp};
 
-use crate::clock;
 use crate::Repository;
+use crate::clock;
 use crate::control::{copies, draft, holder, name_of, open, spread};
 use crate::layout::{self, Located};
 use crate::listing::ListError;

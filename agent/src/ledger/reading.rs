@@ -202,8 +202,10 @@ impl Reader<'_> {
                 entry(lineages, *lineage).attested.push(Attestation {
                     timeline: body.timeline,
                     at: body.at,
+                    heard: body.heard(),
                     server_flush: body.server_flush,
                     acknowledged: body.acknowledged,
+                    complete_until: body.complete_until,
                     filestores: body.filestores,
                 });
             }

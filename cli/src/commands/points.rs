@@ -49,7 +49,9 @@ impl PointsArguments {
         let Found { items, ignored, away } = holds;
         report.holds = items.into_iter().filter(|hold| hold.released.is_none()).collect();
         let known: BTreeSet<String> = report.findings.iter().map(|f| f.subject.clone()).collect();
-        report.findings.extend(away.into_iter().filter(|f| !known.contains(&f.subject)));
+        report
+            .findings
+            .extend(away.into_iter().filter(|f| !known.contains(&f.subject)));
         report.findings.extend(ignored.into_iter().map(|ignored| Finding {
             name: "hold-not-believed".to_owned(),
             subject: ignored.what,

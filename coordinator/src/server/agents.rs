@@ -16,7 +16,7 @@ use holdfast_plan::rpo::Witness;
 use holdfast_proto::Timestamp;
 use holdfast_proto::message::{ClusterFacts, HEARTBEAT_PATH, Heartbeat, Orders};
 use holdfast_proto::names::{ActorName, ClusterId};
-use holdfast_proto::record::TrustRole;
+use holdfast_proto::record::{TrustRole, heard_at};
 use holdfast_repository::trust::Trust;
 use serde::Serialize;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -236,7 +236,7 @@ fn report(
         // Our clock counts: what the agent saw, it saw before it said so.
         let safe_until = at.plus_millis(-i64::try_from(wal.rpo_ms).unwrap_or(i64::MAX));
         let witness = Witness {
-            at,
+            at: heard_at(at, wal.heard_ms, wal.rpo_ms),
             server_flush: wal.server_flush,
             safe: Some((wal.acknowledged, safe_until)),
         };

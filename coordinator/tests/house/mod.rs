@@ -253,6 +253,8 @@ impl House {
             copies: 2,
             replicas: vec![],
             rpo_ms: 0,
+            heard_ms: Some(0),
+            complete_until: Some(at),
             filestores: vec![],
             at,
         };
@@ -469,6 +471,7 @@ pub fn facts() -> ClusterFacts {
             acknowledged: Lsn::new(5 * SEGMENT + 500),
             replicas: vec![],
             rpo_ms: 0,
+            heard_ms: Some(0),
             last_commit: None,
             slot_retained: None,
         }),

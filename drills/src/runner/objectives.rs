@@ -132,7 +132,7 @@ fn database_lag(attested: &[Attestation], end: Lsn, at: Timestamp) -> Option<u64
         witnesses: attested
             .iter()
             .map(|a| Witness {
-                at: a.at,
+                at: a.heard,
                 server_flush: a.server_flush,
                 safe: None,
             })
@@ -174,6 +174,8 @@ mod tests {
         Attestation {
             timeline: TimelineId::FIRST,
             at: at(ms),
+            heard: at(ms),
+            complete_until: None,
             server_flush: Lsn::new(flush),
             acknowledged: Lsn::new(flush),
             filestores: captured

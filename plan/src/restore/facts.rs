@@ -161,10 +161,15 @@ pub struct Attestation {
     pub timeline: TimelineId,
     /// The agent's clock.
     pub at: Timestamp,
-    /// What the server had flushed.
+    /// When the server was last heard, by the agent's clock.
+    pub heard: Timestamp,
+    /// What the server had flushed then.
     pub server_flush: Lsn,
     /// What was acknowledged.
     pub acknowledged: Lsn,
+    /// Everything committed by then, by the server's clock, lies before `acknowledged`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub complete_until: Option<Timestamp>,
     /// How far each filestore was captured.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub filestores: Vec<FilestoreFrontier>,
