@@ -25,18 +25,18 @@ def entry(n, data, envelope, believe):
     believe(signatures[0]["keyid"], roles, cluster, digest, n + 1, message, b64(signatures[0]["sig"]), "entry %d" % n)
     return kind, body, digest
 
-def read_entries(folder, leaves, tenant, envelope, believe):
+def read_entries(export, leaves, tenant, envelope, believe):
     """The tenant's entries by their places, each as the log holds it."""
     found = {}
-    for path in sorted((folder / "entries").iterdir()):
-        n, data = int(path.name), path.read_bytes()
-        need("%016d" % n == path.name and n < len(leaves) and sha(b"\0" + data) == leaves[n],
-             "entries/%s is not what the log holds there" % path.name)
+    for name in export.names("entries"):
+        n, data = int(name), export.read("entries/" + name)
+        need("%016d" % n == name and n < len(leaves) and sha(b"\0" + data) == leaves[n],
+             "entries/%s is not what the log holds there" % name)
         found[n] = entry(n, data, envelope, believe)
-        kind, body, _ = found[n] or need(False, "entries/%s says nothing about coverage" % path.name)
+        kind, body, _ = found[n] or need(False, "entries/%s says nothing about coverage" % name)
         scope = body["predicate"]["scope"] if kind == "result" else {}
         whose = scope.get("tenant") or (body.get("cluster") or body.get("draw", {}).get("cluster") or body["tenant"] + "/").split("/")[0]
-        need(whose == tenant, "entries/%s is another tenant's" % path.name)
+        need(whose == tenant, "entries/%s is another tenant's" % name)
     return found
 
 def whole_log(bundles, leaves, envelope, believe):
@@ -145,11 +145,11 @@ def count(entries, coverage):
 
 NAMES = ("expected", "executed", "passed", "passed_with_exceptions", "failed", "missed")
 
-def verify(statement, folder, origin, at, leaves, tree_root, envelope, believe):
+def verify(statement, export, origin, at, leaves, tree_root, envelope, believe):
     c = statement["predicate"]
     need((c["log"], bytes.fromhex(c["root"])) == (origin, tree_root(leaves[:c["size"]])) and c["size"] <= at,
          "it was counted from another log than this one")
-    entries = read_entries(folder, leaves, c["tenant"], envelope, believe)
+    entries = read_entries(export, leaves, c["tenant"], envelope, believe)
     audit(entries, micros(c["until"]))
     rows, used, drills, exceptions = count(entries, c)
     stated = {(r["tier"], r["cluster"], r["scenario"], r["level"], r["every_ms"]): [r[x] for x in NAMES] for r in c["clusters"]}

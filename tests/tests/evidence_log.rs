@@ -114,6 +114,7 @@ async fn a_witness_follows_the_log_and_notices_when_it_is_rewritten() -> Result<
         cluster: scene.vault.cluster.clone(),
         window: None,
         points: None,
+        files_percent: None,
     };
     let population = draw.population(day("10-01"));
     let waiting = log.clone().witnessed_by(std::slice::from_ref(&key));

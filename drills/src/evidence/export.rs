@@ -42,8 +42,9 @@ use super::view::{self, Shown};
 pub(super) use loose::{Loose, LooseSignature, distinct, loose_files};
 
 /// The scripts that check an export, by name. The first is run, it uses the others.
-pub const SCRIPTS: [(&str, &str); 4] = [
+pub const SCRIPTS: [(&str, &str); 5] = [
     ("verify.py", include_str!("../../export/verify.py")),
+    ("verify_files.py", include_str!("../../export/verify_files.py")),
     ("verify_log.py", include_str!("../../export/verify_log.py")),
     ("verify_claims.py", include_str!("../../export/verify_claims.py")),
     (

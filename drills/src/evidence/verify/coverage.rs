@@ -11,7 +11,7 @@ use holdfast_proto::{Sha256Digest, Timestamp};
 
 use super::archive::{Found, say};
 use super::report::{CoverageSummary, VerifyReport};
-use super::{Export, Signers, loose_match, signed_entry};
+use super::{Export, Signers, derived, signed_entry};
 use crate::evidence::audit::audit_some;
 use crate::evidence::coverage::{Counted, CoverageStatement, SlotCounts, concerns, derive};
 use crate::evidence::dsse::Envelope;
@@ -40,7 +40,7 @@ pub(super) fn walk(
         trust_records: export.trust_records,
         trust: export.trust,
     };
-    report.step("files for openssl", loose_match(export.dir, &loose))?;
+    derived::openssl(export, &loose, report)?;
     let coverage = &statement.predicate;
     let mut slots = SlotCounts::default();
     coverage.tiers.iter().for_each(|t| slots.add(&t.slots));

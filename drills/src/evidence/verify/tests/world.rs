@@ -36,6 +36,10 @@ pub(super) struct World {
     pub(super) records: Vec<Vec<u8>>,
     /// The drill's moment is drawn from joint recovery points.
     pub(super) from_points: bool,
+    /// The share of the files that is announced, in hundredths.
+    pub(super) files_percent: Option<u64>,
+    /// How many files are drawn.
+    pub(super) files_drawn: usize,
 }
 
 impl World {
@@ -56,6 +60,8 @@ impl World {
             trust,
             records: Vec::new(),
             from_points: false,
+            files_percent: Some(20),
+            files_drawn: 16,
         };
         world.take(first);
         let enrol = |key: &SigningKey, name: &str, role, clusters: &[ClusterId]| {
@@ -228,6 +234,7 @@ impl World {
             cluster: p.scope.id(),
             window: s.window,
             points: points::Points::of(POINTS.as_bytes()).filter(|_| s.window.is_none()),
+            files_percent: self.files_percent,
         };
         let population = draw.clone().population(at("13:58:00"));
         let entry = LoggedEntry::sign(&population, &self.runner).unwrap();
@@ -254,9 +261,9 @@ impl World {
         let listing = sampling::file_listing(&packs());
         s.file_sample = Some(FileSample {
             population: packs().len() as u64,
-            drawn: 4,
+            drawn: self.files_drawn as u64,
             population_digest: Some(Sha256Digest::of(listing.as_bytes())),
-            selected: sampling::files(&seed, &packs(), 4),
+            selected: sampling::files(&seed, &packs(), self.files_drawn),
         });
         p.byproducts = vec![Byproduct {
             name: sampling::FILE_POPULATION.to_owned(),
@@ -373,6 +380,14 @@ pub(super) fn python(dir: &Path, root: Option<&str>) -> (bool, String) {
     let done = command.arg(dir).output().expect("python3 is there");
     let said = [done.stdout, done.stderr].concat();
     (done.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// The line in which a verifier names the files that nothing vouches for.
+pub(super) fn not_covered(said: &str) -> String {
+    said.lines()
+        .find(|l| l.starts_with("NOT COVERED"))
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// Puts `bytes` in the place of a file of the export.
