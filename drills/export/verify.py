@@ -142,6 +142,9 @@ def verify(export, root, witnesses, say):
     if export.has("tile/entries"):
         quiet = lambda *x: believe(*x, tell=False)
         say(coverage.whole_log(export.tiles("entries", size), leaves, envelope, quiet))
+    elif export.has("entries"):
+        own = [at] if real else [at, intent_at] + ([drawn_at] if drawn else [])
+        say(coverage.tenants_log(export, leaves, p["scope"]["tenant"], envelope, lambda *x: believe(*x, tell=False), own))
     verdict, claimed = claims.judge(p), p["results"]["verdict"]
     need(not claimed.startswith("PASS") or claimed == verdict, "it claims %s where its findings allow %s" % (claimed, verdict))
     export.loose()

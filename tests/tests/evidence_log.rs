@@ -208,7 +208,7 @@ async fn a_restore_that_waited_is_logged_with_its_delay() -> Result<()> {
     assert_eq!(received.delay_ms, 3 * 86_400_000 - 5000);
 
     // It verifies as what it is, with both verifiers.
-    let input = publish::gather(&log, &entries, received.entry).await?;
+    let input = publish::gather(&log, &entries, received.entry, publish::Audience::Tenant).await?;
     let files = export::files(&input)?;
     both(&scene, &files)?.map_err(|said| anyhow::anyhow!(said))?;
     let page = files

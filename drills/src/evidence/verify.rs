@@ -20,6 +20,7 @@ mod announced;
 mod archive;
 mod coverage;
 mod derived;
+mod entries;
 mod report;
 
 use std::path::Path;
@@ -29,7 +30,6 @@ use holdfast_proto::record::{KeyAlgorithm, TrustRole};
 use holdfast_proto::{Fingerprint, Sha256Digest, Timestamp};
 use holdfast_repository::trust::{Trust, TrustedKey};
 
-use super::audit::{audit, unused_draws};
 use super::dsse::{Envelope, IN_TOTO};
 use super::entry::{Entry, LoggedEntry};
 use super::export::Loose;
@@ -169,14 +169,9 @@ fn drill(export: &Export<'_>, options: &VerifyOptions, report: &mut VerifyReport
     };
     derived::openssl(export, &loose, report)?;
     derived::views(export, &statement, &envelope, report)?;
-    if log.entries.is_some() {
-        let unused = report.step("whole log", whole_log(log, trust, options.now))?;
-        if !unused.is_empty() {
-            report.note("draws", format!("drawn and not used: entries {unused:?}"));
-        }
-    } else {
-        report.note("whole log", "entries of other drills are not in this export");
-    }
+    let own = announced.iter().map(|(_, placed)| placed).chain([*result]);
+    let own: Vec<&Placed> = own.collect();
+    entries::shown(export, &p.scope.tenant, &own, options.now, report)?;
     report.summary = Some(Summary {
         drill: p.drill.id,
         cluster,
@@ -304,25 +299,6 @@ fn countersigned(
         }
     }
     Ok((envelope, by.join(", ")))
-}
-
-/// Every entry is signed by whom it may be, and no drill is missing. Gives the
-/// draws that nothing used.
-fn whole_log(log: &Log, trust: &Trust, now: Option<Timestamp>) -> Found<Vec<u64>> {
-    let mut entries = Vec::new();
-    for (index, bytes) in (0u64..).zip(log.entries.iter().flatten()) {
-        entries.push(signed_entry(log, trust, index, bytes)?);
-    }
-    let found = audit(&entries, now);
-    if !found.is_empty() {
-        return Err(found
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join("; "));
-    }
-    let detail = format!("{} entries, no drill missing", entries.len());
-    Ok((unused_draws(&entries), detail))
 }
 
 /// The entry at `index`, by a signer that is believed for it.

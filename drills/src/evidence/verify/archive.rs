@@ -151,7 +151,17 @@ pub(super) struct Log {
     pub(super) tree: Tree,
     /// Digest and size of every checkpoint that the tree bears out.
     pub(super) borne_out: Vec<(Sha256Digest, u64)>,
-    pub(super) entries: Option<Vec<Vec<u8>>>,
+    pub(super) entries: LogEntries,
+}
+
+/// Which of the log's entries the export holds, beside the drill's own.
+pub(super) enum LogEntries {
+    /// None: their hashes alone.
+    Hashes,
+    /// One tenant's, in `entries/`.
+    Some,
+    /// All, in order; they are those that the hashes are of.
+    Whole(Vec<Vec<u8>>),
 }
 
 pub(super) fn read_log(dir: &Archive, trust: &Trust) -> Found<Log> {
@@ -198,7 +208,10 @@ pub(super) fn read_log(dir: &Archive, trust: &Trust) -> Found<Log> {
         head.checkpoint().origin,
         key.name
     );
-    let mut entries = None;
+    let mut entries = match dir.has("entries") {
+        true => LogEntries::Some,
+        false => LogEntries::Hashes,
+    };
     if dir.has("tile/entries") {
         let mut all = Vec::new();
         for path in bundle_paths(size) {
@@ -207,7 +220,7 @@ pub(super) fn read_log(dir: &Archive, trust: &Trust) -> Found<Log> {
         if Tree::from_entries(&all) != tree {
             return Err("the entries in tile/entries are not those that the log's hashes are of".into());
         }
-        entries = Some(all);
+        entries = LogEntries::Whole(all);
     }
     Ok((
         Log {

@@ -7,7 +7,7 @@
 //! that.
 
 use super::Export;
-use super::archive::{Archive, Found, say};
+use super::archive::{Archive, Found, LogEntries, say};
 use super::report::VerifyReport;
 use crate::evidence::dsse::Envelope;
 use crate::evidence::entry::{Entry, LoggedEntry};
@@ -72,15 +72,29 @@ pub(super) fn views(
     }
     let index = export.result.proof.index;
     // A delay is in the page alone and comes from an entry of the log.
-    let entries = export.log.entries.iter().flatten();
-    let delay = entries
-        .filter_map(|bytes| LoggedEntry::parse(bytes).ok())
+    let delay = match &export.log.entries {
+        LogEntries::Whole(all) => waited(index, all.iter().map(Vec::as_slice)),
+        LogEntries::Some => {
+            let names = export.dir.names("entries").unwrap_or_default();
+            let read = names
+                .iter()
+                .filter_map(|n| export.dir.read(&format!("entries/{n}")).ok());
+            waited(index, read)
+        }
+        LogEntries::Hashes => None,
+    };
+    let derived = view::files(&shown(statement, envelope, index, export.trust, delay)).map_err(say);
+    again(export, "views", derived, report)
+}
+
+/// How long the restore at `index` had waited, as one of `entries` says.
+fn waited<B: AsRef<[u8]>>(index: u64, entries: impl Iterator<Item = B>) -> Option<u64> {
+    entries
+        .filter_map(|bytes| LoggedEntry::parse(bytes.as_ref()).ok())
         .find_map(|e| match e.entry {
             Entry::Received(r) if r.entry == index => Some(r.delay_ms),
             _ => None,
-        });
-    let derived = view::files(&shown(statement, envelope, index, export.trust, delay)).map_err(say);
-    again(export, "views", derived, report)
+        })
 }
 
 /// Compares files with what they were derived to again.

@@ -7,7 +7,7 @@ use std::process::Command;
 use holdfast_proto::names::DrillId;
 use holdfast_repository::signing::SigningKey;
 
-use super::super::export::{Announced, SCRIPTS, files, write};
+use super::super::export::{Announced, SCRIPTS, ShownEntries, files, write};
 use super::super::fixture::{self, at};
 use super::super::statement::DrillKind;
 use super::super::statement::results::{CheckClass, CheckOutcome};
@@ -21,6 +21,7 @@ use world::*;
 mod covered;
 mod drawn;
 mod log;
+mod tenant;
 mod world;
 
 #[test]
@@ -324,7 +325,7 @@ fn a_real_restore_is_evidence_of_its_own_kind() {
         (input.intent, input.population) = (None, None);
         input.byproducts.clear();
         // The fixture's own intent is in the log and open: not this restore's.
-        input.entries = None;
+        input.entries = ShownEntries::Hashes;
         files(&input).unwrap()
     };
     world.both(&restore(|_| {})).unwrap();

@@ -1,7 +1,7 @@
 //! Samples that were not the drawn ones.
 
 use super::super::super::dsse::EnvelopeSignature;
-use super::super::super::export::{files, write};
+use super::super::super::export::{ShownEntries, files, write};
 use super::super::super::fixture::{self, at};
 use super::super::super::sampling::{self, Draw};
 use super::super::super::statement::recovery::RecoveryTarget;
@@ -168,7 +168,7 @@ fn a_seed_that_was_chosen_is_refused() {
     let world = World::new();
     let mut input = world.drill(|_| {});
     let (chosen, window) = (Sha256Digest::of(b"suits"), fixture_window());
-    let mut entries = input.entries.take().unwrap();
+    let mut entries = whole(&mut input);
     let announced = input.intent.as_mut().unwrap();
     let Entry::Intent(mut intent) = announced.entry.entry.clone() else {
         panic!("an intent")
@@ -198,7 +198,7 @@ fn a_seed_that_was_chosen_is_refused() {
     input.tree = Tree::from_entries(&entries);
     input.checkpoint = world.head(&entries);
     input.earlier_checkpoints.clear();
-    input.entries = Some(entries);
+    input.entries = ShownEntries::Whole(entries);
     refused(
         world.both(&files(&input).unwrap()),
         "the seed does not follow from that checkpoint",

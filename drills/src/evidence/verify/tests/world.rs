@@ -11,7 +11,7 @@ use holdfast_repository::trust::{append, enrolment, genesis};
 
 use super::super::super::dsse::EnvelopeSignature;
 use super::super::super::entry::{Heartbeat, IntendedRecovery, Intent};
-use super::super::super::export::{Announced, ExportInput, write};
+use super::super::super::export::{Announced, ExportInput, ShownEntries, write};
 use super::super::super::fixture::{self, at};
 use super::super::super::sampling::{self, Draw, points};
 use super::super::super::statement::Witness;
@@ -214,7 +214,7 @@ impl World {
             checkpoint: self.head(&entries),
             earlier_checkpoints: vec![self.head(&entries[..(result_index + 1) as usize])],
             tree: Tree::from_entries(&entries),
-            entries: Some(entries),
+            entries: ShownEntries::Whole(entries),
             trust_records: self.records.clone(),
             trust: self.trust.clone(),
         }
@@ -364,6 +364,14 @@ pub(super) fn packs() -> Vec<Sha256Digest> {
 /// The checkpoint that the runner held before the work.
 pub(super) fn held(input: &ExportInput) -> &SignedCheckpoint {
     &input.intent.as_ref().unwrap().checkpoint
+}
+
+/// Takes the whole log out of an export.
+pub(super) fn whole(input: &mut ExportInput) -> Vec<Vec<u8>> {
+    match std::mem::take(&mut input.entries) {
+        ShownEntries::Whole(entries) => entries,
+        other => panic!("not the whole log: {other:?}"),
+    }
 }
 
 pub(super) fn hold(input: &mut ExportInput, checkpoint: SignedCheckpoint) {
