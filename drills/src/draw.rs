@@ -116,7 +116,8 @@ pub fn window(points: &PointsReport) -> Option<Window> {
         .filter(|w| w.from < w.until)
 }
 
-/// Draws for `drill`.
+/// Draws for `drill`. `files_percent` is announced with it: of all stored files so
+/// many hundredths will be read.
 ///
 /// # Errors
 /// The log cannot be used, or the lot is empty.
@@ -125,6 +126,7 @@ pub async fn draw(
     drill: DrillId,
     cluster: &ClusterId,
     lot: &Lot,
+    files_percent: u64,
     runner: &SigningKey,
     patience: Duration,
 ) -> Result<Drawn, DrawError> {
@@ -147,6 +149,7 @@ pub async fn draw(
         cluster: cluster.clone(),
         window,
         points: listed,
+        files_percent: Some(files_percent),
     };
     if let Some(listing) = &listing {
         let stored = log.store().put_byproduct(listing.clone().into()).await;

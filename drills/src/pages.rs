@@ -72,7 +72,7 @@ impl EvidencePages {
         let Some((index, _)) = list::result_of(&self.entries, drill) else {
             return Ok(None);
         };
-        let input = publish::gather(&log, &self.entries, index)
+        let input = publish::gather(&log, &self.entries, index, publish::Audience::Tenant)
             .await
             .map_err(|e| e.to_string())?;
         of_drill(&input, what)

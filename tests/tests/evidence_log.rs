@@ -114,6 +114,7 @@ async fn a_witness_follows_the_log_and_notices_when_it_is_rewritten() -> Result<
         cluster: scene.vault.cluster.clone(),
         window: None,
         points: None,
+        files_percent: None,
     };
     let population = draw.population(day("10-01"));
     let waiting = log.clone().witnessed_by(std::slice::from_ref(&key));
@@ -207,7 +208,7 @@ async fn a_restore_that_waited_is_logged_with_its_delay() -> Result<()> {
     assert_eq!(received.delay_ms, 3 * 86_400_000 - 5000);
 
     // It verifies as what it is, with both verifiers.
-    let input = publish::gather(&log, &entries, received.entry).await?;
+    let input = publish::gather(&log, &entries, received.entry, publish::Audience::Tenant).await?;
     let files = export::files(&input)?;
     both(&scene, &files)?.map_err(|said| anyhow::anyhow!(said))?;
     let page = files

@@ -158,17 +158,16 @@ impl Walk {
 
 /// Draws that no intent used, by their places: a runner that draws until a
 /// sample pleases leaves them behind, and so does one that died in between.
-pub fn unused_draws(entries: &[LoggedEntry]) -> Vec<u64> {
+pub fn unused_draws<'a>(entries: impl Iterator<Item = (u64, &'a LoggedEntry)> + Clone) -> Vec<u64> {
     let used: BTreeSet<(&ClusterId, &str)> = entries
-        .iter()
-        .filter_map(|e| match &e.entry {
+        .clone()
+        .filter_map(|(_, e)| match &e.entry {
             Entry::Intent(i) => Some((&i.cluster, i.slot.as_deref()?)),
             _ => None,
         })
         .collect();
     let mut seen = BTreeSet::new();
-    (0u64..)
-        .zip(entries)
+    entries
         .filter_map(|(index, e)| match &e.entry {
             Entry::Population(p) => Some((index, p.draw.as_ref()?)),
             _ => None,

@@ -11,7 +11,9 @@
 //! byproducts/<sha256>                files that the statement names by digest
 //! views/…                            the statement for people and programs: HTML, JUnit, OSCAL, test-result
 //! checkpoint  checkpoints/<size>     the log's head, and earlier ones
-//! tile/…                             the log's hashes; with tile/entries/…, its entries
+//! tile/…                             the log's hashes
+//! entries/<n>                        the tenant's entries of the log; of all others there are the hashes
+//! tile/entries/…                     in their place every entry, for those who may see all tenants'
 //! trust/<n>                          the trust chain as stored
 //! openssl/…                          signed bytes, signatures and keys, a file each
 //! ```
@@ -42,8 +44,9 @@ use super::view::{self, Shown};
 pub(super) use loose::{Loose, LooseSignature, distinct, loose_files};
 
 /// The scripts that check an export, by name. The first is run, it uses the others.
-pub const SCRIPTS: [(&str, &str); 4] = [
+pub const SCRIPTS: [(&str, &str); 5] = [
     ("verify.py", include_str!("../../export/verify.py")),
+    ("verify_files.py", include_str!("../../export/verify_files.py")),
     ("verify_log.py", include_str!("../../export/verify_log.py")),
     ("verify_claims.py", include_str!("../../export/verify_claims.py")),
     (
@@ -78,12 +81,26 @@ pub struct ExportInput {
     pub earlier_checkpoints: Vec<SignedCheckpoint>,
     /// The log's leaf hashes, at least as many as the head has entries.
     pub tree: Tree,
-    /// Every entry up to the head, for those who may see all drills.
-    pub entries: Option<Vec<Vec<u8>>>,
+    /// Which entries of the log go with it.
+    pub entries: ShownEntries,
     /// The trust records as stored, from record 0.
     pub trust_records: Vec<Vec<u8>>,
     /// The same, verified.
     pub trust: Trust,
+}
+
+/// The entries of the log that an export shows. Of the others it has the hashes: each
+/// is of an envelope with a signature in it, so that nobody finds out by trying what
+/// it was of.
+#[derive(Debug, Clone, Default)]
+pub enum ShownEntries {
+    /// None but the drill's own.
+    #[default]
+    Hashes,
+    /// Those of the drill's tenant, by their places.
+    Tenant(Vec<(u64, Vec<u8>)>),
+    /// Every entry up to the head, for those who may see every tenant's drills.
+    Whole(Vec<Vec<u8>>),
 }
 
 /// An entry that was logged before the work began.
@@ -228,9 +245,16 @@ pub fn files(input: &ExportInput) -> Result<Vec<LogFile>, ExportError> {
     );
     out.extend(view::files(&shown)?);
     out.extend(hash_tiles(&tree));
-    if let Some(entries) = &input.entries {
-        let count = entries.len().min(size as usize);
-        out.extend(entry_bundles(&entries[..count])?);
+    match &input.entries {
+        ShownEntries::Hashes => {}
+        ShownEntries::Tenant(entries) => {
+            let within = entries.iter().filter(|(n, _)| *n < size);
+            out.extend(within.map(|(n, bytes)| entry_file(*n, bytes)));
+        }
+        ShownEntries::Whole(entries) => {
+            let count = entries.len().min(size as usize);
+            out.extend(entry_bundles(&entries[..count])?);
+        }
     }
     let loose = loose_files(&Loose {
         statement: &envelope,
@@ -245,6 +269,14 @@ pub fn files(input: &ExportInput) -> Result<Vec<LogFile>, ExportError> {
     });
     out.extend(distinct(loose));
     Ok(out)
+}
+
+/// One entry, named by its place.
+fn entry_file(n: u64, bytes: &[u8]) -> LogFile {
+    LogFile {
+        path: format!("entries/{n:016}"),
+        bytes: bytes.to_vec(),
+    }
 }
 
 /// What views show of a statement: its digest, its place, and who signed it.
@@ -359,9 +391,8 @@ pub fn coverage_files(input: &CoverageInput) -> Result<Vec<LogFile>, ExportError
     for (n, record) in input.trust_records.iter().enumerate() {
         add(format!("trust/{n:016}"), record.clone());
     }
-    for (n, entry) in &input.entries {
-        add(format!("entries/{n:016}"), entry.bytes().to_vec());
-    }
+    let entries = input.entries.iter();
+    out.extend(entries.map(|(n, entry)| entry_file(*n, entry.bytes())));
     out.extend(hash_tiles(&input.tree));
     let loose = loose_files(&Loose {
         statement: envelope,

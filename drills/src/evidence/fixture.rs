@@ -164,7 +164,12 @@ pub fn statement() -> Statement {
                 }),
                 seed: Some(Sha256Digest::of(b"seed")),
                 selected: Some(at("11:11:11")),
-                file_sample: None,
+                file_sample: Some(FileSample {
+                    population: 1_400,
+                    drawn: 70,
+                    population_digest: Some(Sha256Digest::of(b"the listing of files")),
+                    selected: Vec::new(),
+                }),
             }),
             recovery_point: Some(RecoveryPoint {
                 kind: RecoveryPointKind::Pitr,

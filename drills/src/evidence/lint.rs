@@ -147,7 +147,13 @@ fn announced(statement: &Statement, found: &mut Findings) {
 
 /// What was drawn can be drawn again by whoever has the log.
 fn sampling(statement: &Statement, found: &mut Findings) {
-    let Some(s) = &statement.predicate.sampling else {
+    let sampling = statement.predicate.sampling.as_ref();
+    found.require(
+        !statement.predicate.results.verdict.is_pass() || sampling.is_some_and(|s| s.file_sample.is_some()),
+        "files-not-sampled",
+        "a pass names the stored files that were drawn, read and hashed again",
+    );
+    let Some(s) = sampling else {
         return;
     };
     let from_window = s.method == SEEDED_WINDOW;

@@ -42,8 +42,11 @@ pub async fn choose(
     now: Timestamp,
 ) -> Result<Chosen, DrillError> {
     refuse_other_moments(request)?;
-    let cast =
-        async |lot: &Lot| draw::draw(log, id, &request.cluster, lot, &runner.key, request.patience).await;
+    let share = request.scenario.sample_percent;
+    let cast = async |lot: &Lot| {
+        let (cluster, key) = (&request.cluster, &runner.key);
+        draw::draw(log, id, cluster, lot, share, key, request.patience).await
+    };
     let (target, drawn) = match &request.target {
         Some(target) => (target.clone(), None),
         None => {

@@ -124,6 +124,24 @@ fn a_record_does_not_contradict_itself() {
 }
 
 #[test]
+fn a_pass_names_the_files_that_were_read() {
+    let sampling = |s: &mut Statement| s.predicate.sampling.take().unwrap();
+    let without = |s: &mut Statement| {
+        let mut sampled = sampling(s);
+        sampled.file_sample = None;
+        s.predicate.sampling = Some(sampled);
+    };
+    assert_eq!(rules(without), ["files-not-sampled"]);
+    assert_eq!(rules(|s| drop(sampling(s))), ["files-not-sampled"]);
+    let failed = |s: &mut Statement| {
+        without(s);
+        s.predicate.results.verdict = Verdict::Fail;
+        s.predicate.results.reasons = vec!["the packs could not be listed".into()];
+    };
+    assert_eq!(rules(failed), [""; 0], "it claims nothing of them");
+}
+
+#[test]
 fn secrets_and_people_stay_out() {
     for (text, rule) in [
         ("AGE-SECRET-KEY-1QQQ", "secret"),
