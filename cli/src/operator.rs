@@ -51,8 +51,10 @@ pub struct OperatorFile {
     pub repository: RepositoryConfig,
     /// An age identity file.
     pub identity: Option<PathBuf>,
-    /// The coordinator's address for people, `http://…`.
+    /// The coordinator's address for people, `https://…` or `http://…`.
     pub coordinator: Option<String>,
+    /// The file with the token that the coordinator is asked with.
+    pub coordinator_token_file: Option<PathBuf>,
     /// Where this machine is, for rules of residency.
     pub region: Option<Region>,
     /// Who runs it.
@@ -133,6 +135,7 @@ fn read_file(root: &mut Section<'_>, base: &Path) -> Option<OperatorFile> {
     let at = |path: PathBuf| base.join(path);
     let identity = root.optional("identity").map(at);
     let coordinator = root.optional("coordinator");
+    let coordinator_token_file = root.optional("coordinator_token_file").map(at);
     let region = root.optional("region");
     let provider = root.optional("provider");
     let policy_file = root.optional("policy").map(at);
@@ -170,6 +173,7 @@ fn read_file(root: &mut Section<'_>, base: &Path) -> Option<OperatorFile> {
         repository: repository?,
         identity,
         coordinator,
+        coordinator_token_file,
         region,
         provider,
         policy_file,

@@ -12,12 +12,13 @@
 //!
 //! Where to read next:
 //! - [`config`]: its configuration. [`pki`]: certificates for it and its agents.
-//! - [`server`]: the two listeners. [`fleet`]: what `/v1/status` says.
+//! - [`server`]: the two listeners. [`access`]: who may read what. [`fleet`]: what `/v1/status` says.
 //! - `loops`: what it does by itself, one file for each.
 //! - `survey`: what it sees in the repository. `findings`: what stands out.
 //! - `governing`: the policy in force, and one that waits to be.
 //! - `desk`: what lies between them. `cache`, `memory`: what is remembered.
 
+pub mod access;
 mod alerts;
 mod approved;
 pub mod cache;

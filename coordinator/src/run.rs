@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Access;
 use crate::cache::{Cache, CacheError};
 use crate::config::CoordinatorConfig;
 use crate::desk::{Desk, State, now};
@@ -111,9 +112,13 @@ impl Coordinator {
         evidence: Evidence,
         stop: CancellationToken,
     ) -> Result<(), RunError> {
-        let mut coordinator = Self::start(config).await?;
-        coordinator.evidence = evidence;
+        let coordinator = Self::start(config).await?.with_evidence(evidence);
         coordinator.serve(stop).await
+    }
+
+    /// With somebody who keeps and shows the evidence.
+    pub fn with_evidence(self, evidence: Evidence) -> Self {
+        Self { evidence, ..self }
     }
 
     /// Opens the repository, the cache and both listeners. Nothing is answered
@@ -170,6 +175,12 @@ impl Coordinator {
             clusters = governing.policy().clusters().count(), agents = %config.listen_agents, http = %config.listen_http,
             "coordinator started"
         );
+        if config.access.is_none() {
+            tracing::info!(
+                http = %config.listen_http,
+                "there is no [access] section: whoever can connect from this machine may read everything"
+            );
+        }
         let desk = Arc::new(Desk::new(config, governing, repository, state, now()));
         Ok(Self {
             desk,
@@ -213,7 +224,12 @@ impl Coordinator {
                 token.clone(),
             )
         });
-        let (router, token) = (pages::router(Arc::clone(&desk), evidence.showing), stop.clone());
+        let people_share = pages::People {
+            desk: Arc::clone(&desk),
+            access: Arc::new(Access::new(desk.config.access.clone())),
+            showing: evidence.showing,
+        };
+        let (router, token) = (pages::router(people_share), stop.clone());
         supervisor.spawn("pages", Exit::Fatal, move || {
             accept::serve(Arc::clone(&people), None, router.clone(), token.clone())
         });

@@ -1,6 +1,7 @@
 //! The coordinator as its agents and its readers meet it: real certificates,
 //! a real repository on two directories, real signatures.
 
+mod access;
 mod house;
 mod policy;
 

@@ -5,6 +5,7 @@
 //! the entries. If the trust chain grows, they are looked at again.
 
 use holdfast_proto::Timestamp;
+use holdfast_proto::names::ClusterId;
 use holdfast_repository::Repository;
 use holdfast_repository::trust::Trust;
 
@@ -29,6 +30,34 @@ pub struct Document {
 const HTML: &str = "text/html; charset=utf-8";
 const JSON: &str = "application/json";
 
+/// What a reader may see. A drill of another cluster is as one that never was.
+#[derive(Clone, Copy)]
+pub struct Sees<'a> {
+    /// Whether it is everything, also what counts over tenants.
+    pub whole: bool,
+    /// Whether a cluster's drills are seen.
+    pub cluster: &'a (dyn Fn(&ClusterId) -> bool + Send + Sync),
+}
+
+impl Sees<'_> {
+    /// Everything.
+    pub const ALL: Sees<'static> = Sees {
+        whole: true,
+        cluster: &|_| true,
+    };
+}
+
+/// A question of a reader.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// The path below `/evidence`.
+    pub path: &'a str,
+    /// The query string.
+    pub query: &'a str,
+    /// What the reader may see.
+    pub sees: Sees<'a>,
+}
+
 /// The log, as far as it was read.
 #[derive(Debug, Default)]
 pub struct EvidencePages {
@@ -37,7 +66,7 @@ pub struct EvidencePages {
 }
 
 impl EvidencePages {
-    /// The document at `path` below `/evidence`, or `None` when there is none.
+    /// The document that is asked for, or `None` when there is none for this reader.
     ///
     /// # Errors
     /// The log cannot be read, in words.
@@ -45,8 +74,7 @@ impl EvidencePages {
         &mut self,
         repository: &Repository,
         trust: &Trust,
-        path: &str,
-        query: &str,
+        Asked { path, query, sees }: Asked<'_>,
         now: Timestamp,
     ) -> Result<Option<Document>, String> {
         if path == "evidence.css" {
@@ -58,20 +86,25 @@ impl EvidencePages {
             .map_err(|e| e.to_string())?;
         self.catch_up(&log).await?;
         if path.is_empty() {
-            let page = list::served(&self.entries, &list::Filter::of_query(query), now);
+            let page = list::served(&self.entries, &list::Filter::of_query(query), sees, now);
             return Ok(document(
                 HTML,
                 None,
                 page.map_err(|e| e.to_string())?.into_bytes(),
             ));
         }
-        if let Some(wanted) = path.strip_prefix("coverage/") {
+        if let Some(wanted) = path.strip_prefix("coverage/").filter(|_| sees.whole) {
             return self.coverage(&log, wanted).await;
         }
         let (drill, what) = path.split_once('/').unwrap_or((path, ""));
-        let Some((index, _)) = list::result_of(&self.entries, drill) else {
+        let found = list::result_of(&self.entries, drill);
+        let Some((index, _)) = found.filter(|(_, cluster)| (sees.cluster)(cluster)) else {
             return Ok(None);
         };
+        if what.ends_with(".zip") && !sees.whole {
+            // Every entry of its tenant is in it, and the scope may be one cluster.
+            return Ok(None);
+        }
         let input = publish::gather(&log, &self.entries, index, publish::Audience::Tenant)
             .await
             .map_err(|e| e.to_string())?;

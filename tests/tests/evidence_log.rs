@@ -15,7 +15,7 @@ use holdfast_drills::evidence::tlog::tiles::LogFile;
 use holdfast_drills::evidence::verify::verify_export;
 use holdfast_drills::keeper::{EvidenceKeeper, InForce};
 use holdfast_drills::log::{DrillLog, LogError};
-use holdfast_drills::pages::EvidencePages;
+use holdfast_drills::pages::{Asked, EvidencePages, Sees};
 use holdfast_drills::publish;
 use holdfast_drills::witness::{Witness, WitnessError};
 use holdfast_proto::{Sha256Digest, Timestamp};
@@ -252,7 +252,12 @@ async fn pages_show_what_a_believed_key_has_signed() -> Result<()> {
         "evidence.css".to_owned(),
         "coverage/0.zip".to_owned(),
     ] {
-        let answer = pages.answer(&scene.vault.repository, &trust, &path, "", day("10-03"));
+        let asked = Asked {
+            path: &path,
+            query: "",
+            sees: Sees::ALL,
+        };
+        let answer = pages.answer(&scene.vault.repository, &trust, asked, day("10-03"));
         let found = answer.await.map_err(|why| anyhow::anyhow!(why))?;
         served.insert(path, found.map(|d| d.bytes));
     }
@@ -269,6 +274,42 @@ async fn pages_show_what_a_believed_key_has_signed() -> Result<()> {
         .as_ref()
         .context("no zip")?;
     ensure!(zip.starts_with(b"PK"), "no zip");
+
+    // Whoever may see another cluster only sees none of it, and no export of all.
+    for (sees, shown) in [
+        (
+            Sees {
+                whole: false,
+                cluster: &|_| false,
+            },
+            [false; 3],
+        ),
+        (
+            Sees {
+                whole: false,
+                cluster: &|c| c.to_string() == "acme/erp",
+            },
+            [true, true, false],
+        ),
+    ] {
+        for (path, shown) in [
+            own.clone(),
+            format!("{own}/statement.json"),
+            format!("{own}/evidence.zip"),
+        ]
+        .iter()
+        .zip(shown)
+        {
+            let asked = Asked {
+                path,
+                query: "",
+                sees,
+            };
+            let answer = pages.answer(&scene.vault.repository, &trust, asked, day("10-03"));
+            let found = answer.await.map_err(|why| anyhow::anyhow!(why))?;
+            ensure!(found.is_some() == shown, "{path}: {}", found.is_some());
+        }
+    }
     Ok(())
 }
 

@@ -24,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use super::guard::Client;
 use crate::pki;
 use holdfast_proto::names::ActorName;
 
@@ -37,8 +38,15 @@ const DRAIN: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer(pub ActorName);
 
+/// Where a connection comes from.
+#[derive(Clone)]
+struct From {
+    client: Client,
+    peer: Option<Peer>,
+}
+
 /// Serves `router` on `listener` until told to stop. With `tls`, only agents
-/// are let in, and every request carries its [`Peer`].
+/// are let in, and every request carries its [`Peer`]; each carries its [`Client`].
 pub async fn serve(
     listener: Arc<TcpListener>,
     tls: Option<TlsAcceptor>,
@@ -81,8 +89,12 @@ pub async fn serve(
             (tls.clone(), router.clone(), builder.clone(), graceful.watcher());
         tokio::spawn(async move {
             let _place = place;
+            let from = From {
+                client: Client(address),
+                peer: None,
+            };
             let ended = match tls {
-                None => connection(tcp, router, None, &builder, watcher).await,
+                None => connection(tcp, router, from, &builder, watcher).await,
                 Some(tls) => match tokio::time::timeout(HANDSHAKE, tls.accept(tcp)).await {
                     Err(_) => Err("the handshake took too long".to_owned()),
                     Ok(Err(refused)) => Err(refused.to_string()),
@@ -90,7 +102,11 @@ pub async fn serve(
                         let certificates = stream.get_ref().1.peer_certificates();
                         match certificates.and_then(|all| all.first()).and_then(pki::agent_of) {
                             Some(agent) => {
-                                connection(stream, router, Some(Peer(agent)), &builder, watcher).await
+                                let from = From {
+                                    peer: Some(Peer(agent)),
+                                    ..from
+                                };
+                                connection(stream, router, from, &builder, watcher).await
                             }
                             None => Err("the certificate names no agent".to_owned()),
                         }
@@ -112,7 +128,7 @@ pub async fn serve(
 async fn connection<S>(
     stream: S,
     router: Router,
-    peer: Option<Peer>,
+    from: From,
     builder: &auto::Builder<TokioExecutor>,
     watcher: hyper_util::server::graceful::Watcher,
 ) -> Result<(), String>
@@ -120,7 +136,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = router.map_request(move |mut request: Request<Incoming>| {
-        if let Some(peer) = &peer {
+        request.extensions_mut().insert(from.client);
+        if let Some(peer) = &from.peer {
             request.extensions_mut().insert(peer.clone());
         }
         request.map(Body::new)

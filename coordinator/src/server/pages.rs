@@ -1,8 +1,9 @@
 //! What people and programs read: the fleet's page, its status, the metrics.
 //!
-//! Served in plain HTTP on this machine only, unless configured otherwise, and
-//! read-only: nothing here changes anything. The page is made on the server,
-//! needs no script, and reloads itself.
+//! Read-only: nothing here changes anything that is kept. The page is made on the
+//! server, needs no script, and reloads itself. Who may see what of it is decided
+//! before a handler is called (`guard`); a handler shows what its caller's reach
+//! covers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,15 +12,20 @@ use askama::Template;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
+use axum::routing::{MethodRouter, get};
+use axum::{Extension, Json, Router};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
 
-use super::agents::Refusal;
 use super::evidence::{self, EvidenceShowing};
+use super::guard::Caller;
+use super::me;
+use super::problem::Refusal;
+use super::routes::{self, Route};
+use super::sight::seen;
+use crate::access::Access;
 use crate::desk::{Desk, now};
 use crate::fleet::{Fleet, PolicyStatus};
 use crate::page::FleetPage;
@@ -30,27 +36,30 @@ const STYLE: &str = include_str!("../../assets/style.css");
 /// Nothing but our own style sheet, and nobody may frame it.
 const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
+/// What the handlers of this listener share.
+#[derive(Clone)]
+pub struct People {
+    /// What is known.
+    pub(crate) desk: Arc<Desk>,
+    /// Who may see it.
+    pub(crate) access: Arc<Access>,
+    /// Whoever shows the evidence.
+    pub(crate) showing: Option<EvidenceShowing>,
+}
+
 /// The router of the people's listener.
-pub fn router(desk: Arc<Desk>, showing: Option<EvidenceShowing>) -> Router {
+pub fn router(people: People) -> Router {
     let fixed = |name: HeaderName, value: &'static str| {
         SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
     };
-    let evidence = showing.map_or_else(Router::new, |s| evidence::router(Arc::clone(&desk), s));
-    Router::new()
-        .route("/", get(page))
-        .route("/style.css", get(style))
-        .route("/v1/status", get(status))
-        .route("/v1/policy", get(policy))
-        .route("/metrics", get(metrics))
-        .route("/healthz", get(healthz))
+    routes::mount(&people, handler)
         .fallback(|| async {
             Refusal::new(
                 StatusCode::NOT_FOUND,
-                "known are /, /evidence, /v1/status, /v1/policy, /metrics and /healthz",
+                "known are /, /evidence, /v1/status, /v1/policy, /v1/me, /v1/access, /metrics and /healthz",
             )
         })
-        .with_state(desk)
-        .merge(evidence)
+        .with_state(people)
         .layer(fixed(header::CONTENT_SECURITY_POLICY, POLICY))
         .layer(fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(fixed(header::REFERRER_POLICY, "no-referrer"))
@@ -63,10 +72,33 @@ pub fn router(desk: Arc<Desk>, showing: Option<EvidenceShowing>) -> Router {
         .layer(CatchPanicLayer::new())
 }
 
-async fn page(State(desk): State<Arc<Desk>>) -> Result<Response, Refusal> {
-    let at = now();
-    let fleet = Fleet::of(&desk, at);
-    let page = FleetPage::of(&fleet, &desk.policy()).render();
+/// What answers a route.
+fn handler(route: Route) -> MethodRouter<People> {
+    match route {
+        Route::Page => get(page),
+        Route::Style => get(style),
+        Route::Healthz => get(healthz),
+        Route::Status => get(status),
+        Route::Policy => get(policy),
+        Route::Me => get(me::me),
+        Route::Decisions => get(me::decisions),
+        Route::Metrics => get(metrics),
+        Route::EvidenceList => get(evidence::list),
+        Route::EvidenceDocument => get(evidence::document),
+    }
+}
+
+/// What a caller sees of the fleet now.
+fn fleet(people: &People, caller: &Caller) -> Fleet {
+    seen(Fleet::of(&people.desk, now()), &caller.reach)
+}
+
+async fn page(
+    State(people): State<People>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Response, Refusal> {
+    let fleet = fleet(&people, &caller);
+    let page = FleetPage::of(&fleet, &people.desk.policy()).render();
     let page = page.map_err(|e| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
     Ok(Html(page).into_response())
 }
@@ -82,25 +114,25 @@ async fn style() -> Response {
         .into_response()
 }
 
-async fn status(State(desk): State<Arc<Desk>>) -> Json<Fleet> {
-    Json(Fleet::of(&desk, now()))
+async fn status(State(people): State<People>, Extension(caller): Extension<Caller>) -> Json<Fleet> {
+    Json(fleet(&people, &caller))
 }
 
-async fn policy(State(desk): State<Arc<Desk>>) -> Json<PolicyStatus> {
-    Json(PolicyStatus::of(&desk))
+async fn policy(State(people): State<People>) -> Json<PolicyStatus> {
+    Json(PolicyStatus::of(&people.desk))
 }
 
-async fn metrics(State(desk): State<Arc<Desk>>) -> Response {
-    let text = desk.meters.render(&Fleet::of(&desk, now()));
+async fn metrics(State(people): State<People>, Extension(caller): Extension<Caller>) -> Response {
+    let text = people.desk.meters.render(&fleet(&people, &caller));
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
 /// Whether this process does its work: the trust chain was read, and no loop
 /// has been failing for five minutes. How the fleet fares is another question.
-async fn healthz(State(desk): State<Arc<Desk>>) -> Response {
+async fn healthz(State(people): State<People>) -> Response {
     let at = now();
-    let state = desk.state();
+    let state = people.desk.state();
     let stuck = state.loops.iter().find(|(_, health)| {
         health
             .failing

@@ -45,6 +45,13 @@ residency = {}
 wal_valve = {}
 "#;
 
+/// What the coordinator's example shows in comments only.
+const COORDINATOR: &str = r#"
+[access]
+[[access.token]]
+[[access.grant]]
+"#;
+
 /// What no shipped scenario does together.
 const SCENARIO: &str = r#"
 [parameters]
@@ -85,7 +92,7 @@ impl SchemaKind {
             ),
             SchemaKind::Coordinator => (
                 CoordinatorConfig::shape,
-                &[include_str!("../../../../config/coordinator.toml")],
+                &[include_str!("../../../../config/coordinator.toml"), COORDINATOR],
             ),
             SchemaKind::Holdfast => (
                 OperatorFile::shape,

@@ -326,7 +326,7 @@ const COORDINATOR: Table = &[
     ),
     (
         "accept_plain_http_beyond_loopback",
-        "Serve page and metrics beyond this machine, without TLS or login.",
+        "Serve page and metrics beyond this machine without TLS, where something else encrypts.",
     ),
     ("state_dir", "The cache's directory."),
     (
@@ -338,6 +338,34 @@ const COORDINATOR: Table = &[
     (
         "replicate_after",
         "How long a replica may lack something before it is copied. Default 1min.",
+    ),
+    ("access", "Who may read page, status and metrics."),
+    (
+        "access.open_metrics",
+        "Whether /metrics is for everyone who can connect. Default false.",
+    ),
+    ("access.token", "Tokens of people and programs."),
+    ("access.token[].name", "What grants and logs call it."),
+    (
+        "access.token[].hash",
+        "Its hash, printed by `holdfast coordinator token`.",
+    ),
+    ("access.grant", "What is granted; all else is refused."),
+    (
+        "access.grant[].to",
+        "token:NAME, or of the OpenID provider group:NAME or subject:NAME.",
+    ),
+    (
+        "access.grant[].role",
+        "viewer, auditor, operator, approver, key-custodian, policy-admin, monitor or admin.",
+    ),
+    (
+        "access.grant[].scope",
+        "Over what: \"*\", \"acme/*\" or \"acme/erp\".",
+    ),
+    (
+        "access.grant[].until",
+        "The moment at which it ends, for example 2026-12-31T00:00:00Z.",
     ),
     ("tls", "Certificates for the agents' side."),
     ("tls.cert", "Certificate chain (PEM)."),
@@ -352,7 +380,11 @@ const HOLDFAST: Table = &[
     ("identity", "An age identity file that opens backups."),
     (
         "coordinator",
-        "The coordinator's address for people, http://HOST:PORT.",
+        "The coordinator's address for people, https://HOST or http://HOST:PORT.",
+    ),
+    (
+        "coordinator_token_file",
+        "The file with the token that the coordinator is asked with.",
     ),
     (
         "region",
