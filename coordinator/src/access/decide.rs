@@ -32,6 +32,15 @@ pub enum Principal {
 }
 
 impl Principal {
+    /// What to call them on their own page.
+    pub fn shown(&self) -> &str {
+        match self {
+            Principal::Local => "",
+            Principal::Token { name } => name.as_str(),
+            Principal::Person { shown, .. } => shown,
+        }
+    }
+
     fn is(&self, subject: &Subject) -> bool {
         match (self, subject) {
             (Principal::Token { name }, Subject::Token(granted)) => name == granted,

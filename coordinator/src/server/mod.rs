@@ -5,8 +5,11 @@
 
 pub mod accept;
 pub mod agents;
+mod cookies;
 pub mod evidence;
+mod forms;
 pub mod guard;
+mod login;
 mod me;
 pub mod pages;
 mod problem;

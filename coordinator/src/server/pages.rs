@@ -10,31 +10,36 @@ use std::time::Duration;
 
 use askama::Template;
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Json, Router};
+use serde::Serialize;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use super::evidence::{self, EvidenceShowing};
-use super::guard::Caller;
+use super::guard::{BODY, Caller, wants_html};
+use super::login;
 use super::me;
 use super::problem::Refusal;
 use super::routes::{self, Route};
 use super::sight::seen;
-use crate::access::Access;
+use crate::access::{Access, Breadth, Need, Permission, decide};
 use crate::desk::{Desk, now};
 use crate::fleet::{Fleet, PolicyStatus};
-use crate::page::FleetPage;
+use crate::page::{FleetPage, Visitor};
 
 /// The style sheet.
 const STYLE: &str = include_str!("../../assets/style.css");
 
 /// Nothing but our own style sheet, and nobody may frame it.
-const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+/// Two years of TLS, for those who come over it.
+const STRICT: HeaderValue = HeaderValue::from_static("max-age=63072000");
 
 /// What the handlers of this listener share.
 #[derive(Clone)]
@@ -52,19 +57,33 @@ pub fn router(people: People) -> Router {
     let fixed = |name: HeaderName, value: &'static str| {
         SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
     };
+    let secure = people.access.secure();
     routes::mount(&people, handler)
-        .fallback(|| async {
-            Refusal::new(
-                StatusCode::NOT_FOUND,
-                "known are /, /evidence, /v1/status, /v1/policy, /v1/me, /v1/access, /metrics and /healthz",
-            )
-        })
+        .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "begin at / or at /v1/me") })
         .with_state(people)
         .layer(fixed(header::CONTENT_SECURITY_POLICY, POLICY))
         .layer(fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-        .layer(fixed(header::REFERRER_POLICY, "no-referrer"))
+        .layer(fixed(header::X_FRAME_OPTIONS, "DENY"))
+        // With `no-referrer` browsers would call the sender of our own forms `null`.
+        .layer(fixed(header::REFERRER_POLICY, "same-origin"))
+        .layer(fixed(
+            HeaderName::from_static("cross-origin-opener-policy"),
+            "same-origin",
+        ))
+        .layer(fixed(
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
+        ))
+        .layer(fixed(
+            HeaderName::from_static("permissions-policy"),
+            "camera=(), geolocation=(), microphone=()",
+        ))
+        .layer(SetResponseHeaderLayer::if_not_present(
+            header::STRICT_TRANSPORT_SECURITY,
+            move |_: &Response| secure.then_some(STRICT),
+        ))
         .layer(fixed(header::CACHE_CONTROL, "no-store"))
-        .layer(RequestBodyLimitLayer::new(4096))
+        .layer(RequestBodyLimitLayer::new(BODY))
         .layer(TimeoutLayer::with_status_code(
             StatusCode::REQUEST_TIMEOUT,
             Duration::from_secs(10),
@@ -78,6 +97,10 @@ fn handler(route: Route) -> MethodRouter<People> {
         Route::Page => get(page),
         Route::Style => get(style),
         Route::Healthz => get(healthz),
+        Route::Login => get(login::form),
+        Route::LogIn => post(login::log_in),
+        Route::LogOut => post(login::log_out),
+        Route::Refresh => post(refresh),
         Route::Status => get(status),
         Route::Policy => get(policy),
         Route::Me => get(me::me),
@@ -98,9 +121,43 @@ async fn page(
     Extension(caller): Extension<Caller>,
 ) -> Result<Response, Refusal> {
     let fleet = fleet(&people, &caller);
-    let page = FleetPage::of(&fleet, &people.desk.policy()).render();
+    let page = FleetPage::of(&fleet, &people.desk.policy(), visitor(&people, &caller)).render();
     let page = page.map_err(|e| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
     Ok(Html(page).into_response())
+}
+
+/// What the page offers to whoever looks at it.
+fn visitor(people: &People, caller: &Caller) -> Visitor {
+    let grants = people.access.rules().map_or(&[][..], |rules| &rules.grants);
+    let need = Need::May(Permission::Refresh, Breadth::Whole);
+    let session = caller.session.as_ref();
+    Visitor {
+        who: session
+            .map(|session| session.who.shown().to_owned())
+            .unwrap_or_default(),
+        csrf: session.map(|session| session.csrf.clone()).unwrap_or_default(),
+        refreshes: decide(caller.who.as_ref(), need, grants, now()).is_ok(),
+    }
+}
+
+/// What is looked at because somebody asked.
+#[derive(Debug, Serialize)]
+struct Looking {
+    looking: [&'static str; 3],
+}
+
+/// Wakes the loops that look at what may have changed.
+async fn refresh(State(people): State<People>, headers: HeaderMap) -> Result<Response, Refusal> {
+    people.access.refresh(now())?;
+    let wake = &people.desk.wake;
+    for what in [&wake.policy, &wake.survey, &wake.proven] {
+        what.notify_one();
+    }
+    if wants_html(&headers) {
+        return Ok(login::found("/"));
+    }
+    let looking = ["policy", "repository", "evidence"];
+    Ok((StatusCode::ACCEPTED, Json(Looking { looking })).into_response())
 }
 
 async fn style() -> Response {

@@ -1,4 +1,5 @@
 //! Access as people and programs meet it: by the table of routes, by role and
 //! scope, and through every door there is.
 
+mod browser;
 mod table;

@@ -264,7 +264,10 @@ pub fn coordinator(config: &CoordinatorConfig, lines: &Lines) -> Vec<Shown> {
 
 /// Who may read what, but the tokens: they are shown as they are written.
 fn access_of(out: &mut Layout<'_>, access: &AccessRules) {
+    out.maybe("access.public_url", access.public_url.as_ref());
     out.set("access.open_metrics", access.open_metrics);
+    out.set("access.session_idle", access.lasting.idle);
+    out.set("access.session_longest", access.lasting.longest);
     for (n, grant) in access.grants.iter().enumerate() {
         out.set(format!("access.grant[{n}].to"), &grant.to);
         out.set(format!("access.grant[{n}].role"), grant.role);

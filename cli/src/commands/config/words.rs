@@ -341,6 +341,18 @@ const COORDINATOR: Table = &[
     ),
     ("access", "Who may read page, status and metrics."),
     (
+        "access.public_url",
+        "How browsers call the coordinator, when a proxy before it has TLS: https://HOST.",
+    ),
+    (
+        "access.session_idle",
+        "Sessions end so long after their last request. Default 1h.",
+    ),
+    (
+        "access.session_longest",
+        "Sessions end so long after the login in any case. Default 12h.",
+    ),
+    (
         "access.open_metrics",
         "Whether /metrics is for everyone who can connect. Default false.",
     ),
