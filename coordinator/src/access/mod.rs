@@ -21,6 +21,7 @@ pub mod decide;
 pub mod grant;
 pub mod journal;
 pub mod limit;
+pub mod oidc;
 pub mod role;
 pub mod scope;
 pub mod section;
@@ -41,6 +42,8 @@ pub use token::{Token, TokenHash, random};
 
 use journal::{Journal, Noted, Request};
 use limit::{Buckets, Network, Rate, TooOften};
+use oidc::Provider;
+use oidc::journey::Journeys;
 use session::Sessions;
 
 /// Credentials that are wrong, from one network. Whoever shows a right one is let in
@@ -57,6 +60,12 @@ const CALLS: Rate = Rate {
     per_minute: 1200,
 };
 
+/// Logins that are begun at the OpenID provider, from one network.
+const STARTS: Rate = Rate {
+    burst: 20,
+    per_minute: 20,
+};
+
 /// Looks at the repository that somebody asked for, by all together: each lists it.
 const REFRESHES: Rate = Rate {
     burst: 3,
@@ -68,6 +77,9 @@ pub struct Access {
     rules: Option<AccessRules>,
     journal: Mutex<Journal>,
     sessions: Mutex<Sessions>,
+    provider: Option<Provider>,
+    journeys: Mutex<Journeys>,
+    starts: Mutex<Buckets<Option<Network>>>,
     wrong: Mutex<Buckets<Option<Network>>>,
     calls: Mutex<Buckets<String>>,
     refreshes: Mutex<Buckets<()>>,
@@ -81,17 +93,45 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Access {
     /// Access by `rules`; without any, whoever is here may read everything.
-    pub fn new(rules: Option<AccessRules>) -> Self {
+    ///
+    /// # Errors
+    /// A secret cannot be read, in words.
+    pub fn new(rules: Option<AccessRules>) -> Result<Self, String> {
+        let provider = match rules.as_ref().and_then(|rules| rules.provider()) {
+            Some((settings, origin)) => Some(Provider::new(settings.clone(), origin)?),
+            None => None,
+        };
         let lasting = rules.as_ref().map(|rules| rules.lasting).unwrap_or_default();
-        Self {
+        Ok(Self {
             rules,
+            provider,
+            journeys: Mutex::default(),
+            starts: Mutex::new(Buckets::new(STARTS, 10_000)),
             journal: Mutex::default(),
             sessions: Mutex::new(Sessions::new(lasting)),
             wrong: Mutex::new(Buckets::new(WRONG, 10_000)),
             calls: Mutex::new(Buckets::new(CALLS, 10_000)),
             refreshes: Mutex::new(Buckets::new(REFRESHES, 1)),
             form_key: rand::random(),
-        }
+        })
+    }
+
+    /// The OpenID provider, when there is one.
+    pub fn provider(&self) -> Option<&Provider> {
+        self.provider.as_ref()
+    }
+
+    /// The logins under way there. Held for moments only.
+    pub fn journeys(&self) -> MutexGuard<'_, Journeys> {
+        locked(&self.journeys)
+    }
+
+    /// Somebody goes to the provider.
+    ///
+    /// # Errors
+    /// So did others from there, too often.
+    pub fn start(&self, client: Option<IpAddr>, now: Timestamp) -> Result<(), TooOften> {
+        locked(&self.starts).take(&client.map(Network::from), now)
     }
 
     /// Our origin as browsers name it, when the configuration says it.

@@ -7,6 +7,9 @@
 //! session_idle = "1h"                    # sessions end so long after their last request
 //! session_longest = "12h"                # and so long after the login in any case
 //!
+//! [access.oidc]                          # people log in there: `oidc::settings`
+//! …
+//!
 //! [[access.token]]
 //! name = "grafana"
 //! hash = "sha256:9f86…"                  # printed by `holdfast coordinator token`
@@ -20,6 +23,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use holdfast_plan::document::Section;
@@ -28,6 +32,8 @@ use holdfast_proto::Timestamp;
 use holdfast_proto::names::ActorName;
 
 use super::grant::{Grant, Subject};
+use super::oidc::OidcSettings;
+use super::oidc::settings::read_oidc;
 use super::role::Role;
 use super::scope::Scope;
 use super::session::Lasting;
@@ -46,6 +52,17 @@ pub struct AccessRules {
     pub public_url: Option<PublicUrl>,
     /// How long sessions last.
     pub lasting: Lasting,
+    /// Where people log in.
+    pub oidc: Option<OidcSettings>,
+}
+
+impl AccessRules {
+    /// The OpenID provider, and our own origin, to which it sends people back.
+    pub fn provider(&self) -> Option<(&OidcSettings, &str)> {
+        self.oidc
+            .as_ref()
+            .zip(self.public_url.as_ref().map(PublicUrl::origin))
+    }
 }
 
 /// An address without a path: `https://holdfast.example.com`, or plain HTTP on this
@@ -90,10 +107,19 @@ impl FromStr for PublicUrl {
 }
 
 /// Reads the section.
-pub fn read_access(section: &mut Section<'_>) -> Option<AccessRules> {
+pub fn read_access(section: &mut Section<'_>, directory: &Path) -> Option<AccessRules> {
     let open_metrics = section.optional_bool("open_metrics").unwrap_or(false);
+    let has_url = section.has("public_url");
     let public_url = section.optional::<PublicUrl>("public_url");
     let lasting = read_lasting(section);
+    let oidc = section.section("oidc").map(|mut oidc| {
+        let read = read_oidc(&mut oidc, directory);
+        oidc.finish();
+        read
+    });
+    if oidc.is_some() && !has_url {
+        section.problem("needs public_url: the OpenID provider sends people back to it");
+    }
     let tokens = read_tokens(section);
     let names: BTreeSet<&ActorName> = tokens.values().collect();
     let mut grants = Vec::new();
@@ -101,9 +127,10 @@ pub fn read_access(section: &mut Section<'_>) -> Option<AccessRules> {
         grants.extend(read_grant(&mut entry, &names));
         entry.finish();
     }
-    if tokens.is_empty() {
+    if tokens.is_empty() && oidc.is_none() {
         section.problem(
-            "lets nobody in: make a token with `holdfast coordinator token` and add its [[access.token]]",
+            "lets nobody in: make a token with `holdfast coordinator token` and add its [[access.token]], or add \
+             [access.oidc]",
         );
     }
     Some(AccessRules {
@@ -112,6 +139,10 @@ pub fn read_access(section: &mut Section<'_>) -> Option<AccessRules> {
         open_metrics,
         public_url,
         lasting,
+        oidc: match oidc {
+            Some(oidc) => Some(oidc?),
+            None => None,
+        },
     })
 }
 
@@ -185,7 +216,7 @@ mod tests {
 
     fn read(text: &str) -> Result<AccessRules, Vec<String>> {
         let read = document::read(text, "c.toml", |mut root| {
-            let rules = read_access(&mut root);
+            let rules = read_access(&mut root, Path::new("/etc/holdfast"));
             root.finish();
             rules
         });
@@ -245,6 +276,14 @@ mod tests {
             );
         }
         assert!(read("").unwrap_err()[0].contains("lets nobody in"));
+        let oidc = "[oidc]\nissuer = \"https://id.example\"\nclient_id = \"holdfast\"\n";
+        assert!(read(oidc).unwrap_err()[0].contains("needs public_url"));
+        assert!(
+            read(&format!("public_url = \"https://h.example\"\n{oidc}"))
+                .unwrap()
+                .provider()
+                .is_some()
+        );
         for bad in [
             "",
             "h.example",

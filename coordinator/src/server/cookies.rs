@@ -13,6 +13,8 @@ pub enum Cookie {
     Session,
     /// Ties a login form to the browser that it was shown to.
     Form,
+    /// Ties the way back from the OpenID provider to the browser that went there.
+    Journey,
 }
 
 impl Cookie {
@@ -21,6 +23,7 @@ impl Cookie {
         let name = match self {
             Cookie::Session => "holdfast-session",
             Cookie::Form => "holdfast-form",
+            Cookie::Journey => "holdfast-journey",
         };
         format!("{}{name}", if secure { "__Host-" } else { "" })
     }
@@ -37,8 +40,8 @@ impl Cookie {
     }
 
     /// The header that sets it, until the browser closes. A login form's is sent by
-    /// our own page alone. A session's comes back from a link elsewhere, a mail;
-    /// requests that change something carry more than it.
+    /// our own page alone. The other two come back from a link elsewhere, a mail or
+    /// the provider's page; requests that change something carry more than them.
     pub fn set(self, value: &str, secure: bool) -> HeaderValue {
         self.header(value, secure, "")
     }
@@ -51,7 +54,7 @@ impl Cookie {
     fn header(self, value: &str, secure: bool, more: &str) -> HeaderValue {
         let same_site = match self {
             Cookie::Form => "Strict",
-            Cookie::Session => "Lax",
+            Cookie::Session | Cookie::Journey => "Lax",
         };
         let secure_word = if secure { "; Secure" } else { "" };
         let text = format!(

@@ -20,6 +20,7 @@ use super::login;
 use super::pages::People;
 use super::problem::Refusal;
 use super::routes::Route;
+use crate::access::oidc::OidcError;
 use crate::access::session::Session;
 use crate::access::{Access, Denied, Need, Principal, Reach, journal};
 use crate::desk::now;
@@ -99,7 +100,7 @@ async fn admit(gate: &Gate, mut request: Request) -> Result<Request, Refusal> {
     if route.need() != Need::Nothing {
         let client = request.extensions().get::<Client>().map(|c| c.0.ip());
         let by_person = request.uri().query() != Some("reload");
-        let shown = identify(access, request.headers(), by_person)?;
+        let shown = identify(access, request.headers(), by_person).await?;
         let (who, session) = match shown {
             Shown::Nothing => (None, None),
             Shown::Wrong => {
@@ -140,7 +141,7 @@ enum Shown {
 }
 
 /// Who asks. A bearer token goes first, and when it is wrong nothing else counts.
-fn identify(access: &Access, headers: &HeaderMap, by_person: bool) -> Result<Shown, Refusal> {
+async fn identify(access: &Access, headers: &HeaderMap, by_person: bool) -> Result<Shown, Refusal> {
     if access.rules().is_none() {
         return Ok(Shown::Known(Principal::Local, None));
     }
@@ -151,7 +152,7 @@ fn identify(access: &Access, headers: &HeaderMap, by_person: bool) -> Result<Sho
         .and_then(|text| text.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     if let Some((_, token)) = bearer {
-        let who = access.bearer(token.trim());
+        let who = by_bearer(access, token.trim()).await?;
         return Ok(who.map_or(Shown::Wrong, |who| Shown::Known(who, None)));
     }
     let session = Cookie::Session
@@ -160,6 +161,30 @@ fn identify(access: &Access, headers: &HeaderMap, by_person: bool) -> Result<Sho
     Ok(session.map_or(Shown::Nothing, |session| {
         Shown::Known(session.who.clone(), Some(session))
     }))
+}
+
+/// Whose a bearer token is: one of the configuration, or one that the OpenID provider
+/// has signed.
+async fn by_bearer(access: &Access, token: &str) -> Result<Option<Principal>, Refusal> {
+    if let Some(who) = access.bearer(token) {
+        return Ok(Some(who));
+    }
+    let signed = token.bytes().filter(|b| *b == b'.').count() == 2;
+    let Some(provider) = access.provider().filter(|p| signed && p.takes_bearers()) else {
+        return Ok(None);
+    };
+    match provider.bearer(token, now()).await {
+        Ok(who) => Ok(Some(who)),
+        Err(why @ OidcError::Unreachable(_)) => {
+            tracing::warn!(%why, "a token cannot be checked");
+            let detail = "the OpenID provider cannot be asked, and its keys are not known: try again soon";
+            Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, detail))
+        }
+        Err(why) => {
+            tracing::info!(%why, "a token was not taken");
+            Ok(None)
+        }
+    }
 }
 
 /// A request that carries its session's mark, in a header or in a form. A browser

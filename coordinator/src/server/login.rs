@@ -11,6 +11,7 @@ use super::forms::{Fields, same};
 use super::guard::Client;
 use super::pages::People;
 use super::problem::Refusal;
+use crate::access::oidc::Provider;
 use crate::access::{Principal, random};
 use crate::desk::now;
 
@@ -59,7 +60,7 @@ pub fn shown(
     };
     let page = LoginPage {
         problem: problem.to_owned(),
-        provider: String::new(),
+        provider: people.access.provider().map(Provider::host).unwrap_or_default(),
         tokens: rules.is_some_and(|rules| !rules.tokens.is_empty()),
         csrf: people.access.form_mark(&cookie),
         next: next.to_owned(),
@@ -120,7 +121,11 @@ pub fn begin(people: &People, headers: &HeaderMap, who: Principal, next: &str) -
         sessions.begin(&cookie, csrf, who, now());
     }
     let mut response = found(next);
-    for cookie in [Cookie::Session.set(&cookie, secure), Cookie::Form.clear(secure)] {
+    for cookie in [
+        Cookie::Session.set(&cookie, secure),
+        Cookie::Form.clear(secure),
+        Cookie::Journey.clear(secure),
+    ] {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }
     Ok(response)

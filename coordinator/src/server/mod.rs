@@ -11,6 +11,7 @@ mod forms;
 pub mod guard;
 mod login;
 mod me;
+mod oidc;
 pub mod pages;
 mod problem;
 pub mod routes;

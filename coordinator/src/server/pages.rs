@@ -24,6 +24,7 @@ use super::evidence::{self, EvidenceShowing};
 use super::guard::{BODY, Caller, wants_html};
 use super::login;
 use super::me;
+use super::oidc;
 use super::problem::Refusal;
 use super::routes::{self, Route};
 use super::sight::seen;
@@ -99,6 +100,8 @@ fn handler(route: Route) -> MethodRouter<People> {
         Route::Healthz => get(healthz),
         Route::Login => get(login::form),
         Route::LogIn => post(login::log_in),
+        Route::ToProvider => get(oidc::to_provider),
+        Route::FromProvider => get(oidc::from_provider),
         Route::LogOut => post(login::log_out),
         Route::Refresh => post(refresh),
         Route::Status => get(status),

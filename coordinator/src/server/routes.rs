@@ -63,6 +63,10 @@ routes! {
     Login: GET "/login", Need::Nothing;
     /// Logs in, with a form that the page has shown.
     LogIn: POST "/login", Need::Nothing;
+    /// Goes to the OpenID provider to log in.
+    ToProvider: GET "/login/oidc", Need::Nothing;
+    /// Comes back from there.
+    FromProvider: GET "/login/oidc/callback", Need::Nothing;
     /// Logs out.
     LogOut: POST "/logout", Need::Known;
     /// The fleet as JSON.

@@ -2,4 +2,5 @@
 //! scope, and through every door there is.
 
 mod browser;
+mod oidc;
 mod table;

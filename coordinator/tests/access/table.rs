@@ -90,6 +90,8 @@ fn success(route: Route) -> &'static [u16] {
         // Without the form's mark.
         Route::LogIn => &[403],
         Route::LogOut => &[303],
+        // There is no provider.
+        Route::ToProvider | Route::FromProvider => &[404],
         // The fourth within a moment is told to wait, after it was let in.
         Route::Refresh => &[202, 429],
         _ => &[200],
