@@ -12,6 +12,7 @@ pub mod guard;
 mod login;
 mod me;
 mod oidc;
+pub(crate) mod openapi;
 pub mod pages;
 mod problem;
 pub mod routes;

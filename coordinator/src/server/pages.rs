@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use askama::Template;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::map_response;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Json, Router};
@@ -19,18 +20,20 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
+use utoipa::ToSchema;
 
 use super::evidence::{self, EvidenceShowing};
 use super::guard::{BODY, Caller, wants_html};
 use super::login;
 use super::me;
 use super::oidc;
-use super::problem::Refusal;
+use super::openapi;
+use super::problem::{self, Refusal};
 use super::routes::{self, Route};
 use super::sight::seen;
 use crate::access::{Access, Breadth, Need, Permission, decide};
 use crate::desk::{Desk, now};
-use crate::fleet::{Fleet, PolicyStatus};
+use crate::fleet::{ClusterStatus, Fleet, PolicyStatus};
 use crate::page::{FleetPage, Visitor};
 
 /// The style sheet.
@@ -62,6 +65,13 @@ pub fn router(people: People) -> Router {
     routes::mount(&people, handler)
         .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "begin at / or at /v1/me") })
         .with_state(people)
+        .layer(RequestBodyLimitLayer::new(BODY))
+        .layer(TimeoutLayer::with_status_code(
+            StatusCode::REQUEST_TIMEOUT,
+            Duration::from_secs(10),
+        ))
+        .layer(CatchPanicLayer::new())
+        .layer(map_response(problem::detailed))
         .layer(fixed(header::CONTENT_SECURITY_POLICY, POLICY))
         .layer(fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(fixed(header::X_FRAME_OPTIONS, "DENY"))
@@ -84,12 +94,6 @@ pub fn router(people: People) -> Router {
             move |_: &Response| secure.then_some(STRICT),
         ))
         .layer(fixed(header::CACHE_CONTROL, "no-store"))
-        .layer(RequestBodyLimitLayer::new(BODY))
-        .layer(TimeoutLayer::with_status_code(
-            StatusCode::REQUEST_TIMEOUT,
-            Duration::from_secs(10),
-        ))
-        .layer(CatchPanicLayer::new())
 }
 
 /// What answers a route.
@@ -105,9 +109,11 @@ fn handler(route: Route) -> MethodRouter<People> {
         Route::LogOut => post(login::log_out),
         Route::Refresh => post(refresh),
         Route::Status => get(status),
+        Route::Cluster => get(cluster),
         Route::Policy => get(policy),
         Route::Me => get(me::me),
         Route::Decisions => get(me::decisions),
+        Route::OpenApi => get(openapi::document),
         Route::Metrics => get(metrics),
         Route::EvidenceList => get(evidence::list),
         Route::EvidenceDocument => get(evidence::document),
@@ -144,13 +150,23 @@ fn visitor(people: &People, caller: &Caller) -> Visitor {
 }
 
 /// What is looked at because somebody asked.
-#[derive(Debug, Serialize)]
-struct Looking {
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Looking {
+    /// At what.
+    #[schema(value_type = Vec<String>)]
     looking: [&'static str; 3],
 }
 
-/// Wakes the loops that look at what may have changed.
-async fn refresh(State(people): State<People>, headers: HeaderMap) -> Result<Response, Refusal> {
+/// Has the policy's file, the repository and the evidence looked at now.
+#[utoipa::path(
+    post,
+    path = "/v1/refresh",
+    responses(
+        (status = 202, body = Looking, description = "They are looked at"),
+        (status = 303, description = "As 202, for a browser's form: back to the page"),
+    )
+)]
+pub async fn refresh(State(people): State<People>, headers: HeaderMap) -> Result<Response, Refusal> {
     people.access.refresh(now())?;
     let wake = &people.desk.wake;
     for what in [&wake.policy, &wake.survey, &wake.proven] {
@@ -174,11 +190,42 @@ async fn style() -> Response {
         .into_response()
 }
 
-async fn status(State(people): State<People>, Extension(caller): Extension<Caller>) -> Json<Fleet> {
+/// The fleet as the caller may see it, worst first.
+#[utoipa::path(get, path = "/v1/status", responses((status = 200, body = Fleet, description = "The fleet")))]
+pub async fn status(State(people): State<People>, Extension(caller): Extension<Caller>) -> Json<Fleet> {
     Json(fleet(&people, &caller))
 }
 
-async fn policy(State(people): State<People>) -> Json<PolicyStatus> {
+/// One cluster.
+#[utoipa::path(
+    get,
+    path = "/v1/clusters/{tenant}/{cluster}",
+    params(
+        ("tenant" = String, Path, description = "Its tenant", pattern = "^[a-z0-9][a-z0-9_-]{0,62}$"),
+        ("cluster" = String, Path, description = "Its name within the tenant", pattern = "^[a-z0-9][a-z0-9_-]{0,62}$"),
+    ),
+    responses((status = 200, body = ClusterStatus, description = "The cluster"))
+)]
+pub async fn cluster(
+    State(people): State<People>,
+    Extension(caller): Extension<Caller>,
+    Path((tenant, cluster)): Path<(String, String)>,
+) -> Result<Json<ClusterStatus>, Refusal> {
+    let wanted = format!("{tenant}/{cluster}");
+    let all = fleet(&people, &caller).clusters;
+    let found = all.into_iter().find(|c| c.cluster.to_string() == wanted);
+    // Whoever may not see a cluster hears the same as if there were none.
+    found.map(Json).ok_or_else(|| {
+        Refusal::new(
+            StatusCode::NOT_FOUND,
+            "there is no such cluster, or it is out of the grants' scope: /v1/status lists what there is",
+        )
+    })
+}
+
+/// The policy in force, and the one that waits.
+#[utoipa::path(get, path = "/v1/policy", responses((status = 200, body = PolicyStatus, description = "The policy")))]
+pub async fn policy(State(people): State<People>) -> Json<PolicyStatus> {
     Json(PolicyStatus::of(&people.desk))
 }
 

@@ -71,6 +71,8 @@ routes! {
     LogOut: POST "/logout", Need::Known;
     /// The fleet as JSON.
     Status: GET "/v1/status", scoped(Permission::Fleet);
+    /// One cluster of it.
+    Cluster: GET "/v1/clusters/{tenant}/{cluster}", scoped(Permission::Fleet);
     /// The policy in force; its text names every tenant.
     Policy: GET "/v1/policy", whole(Permission::Policy);
     /// Has the repository, the evidence and the policy's file looked at now.
@@ -79,6 +81,8 @@ routes! {
     Me: GET "/v1/me", Need::Known;
     /// What was decided about access lately.
     Decisions: GET "/v1/access", whole(Permission::Access);
+    /// What there is below /v1, for programs that read such descriptions.
+    OpenApi: GET "/v1/openapi.json", Need::Nothing;
     /// Metrics; counters are of the whole.
     Metrics: GET "/metrics", whole(Permission::Metrics);
     /// The list of drills.

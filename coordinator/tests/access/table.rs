@@ -70,9 +70,15 @@ fn showing() -> Evidence {
     }
 }
 
+/// A path that a route is mounted for.
+fn path_of(route: Route) -> String {
+    let path = route.path().replace("{*path}", "drill");
+    path.replace("{tenant}/{cluster}", "acme/erp")
+}
+
 /// A route asked by somebody, or by nobody.
 async fn ask(running: &Running, route: Route, token: Option<&str>) -> (u16, String) {
-    let path = route.path().replace("{*path}", "drill");
+    let path = path_of(route);
     let mut request = hyper::Request::builder()
         .method(route.method())
         .uri(path)
@@ -105,6 +111,8 @@ fn promised(route: Route, role: &str, scope: &str) -> &'static [u16] {
         Need::Nothing | Need::Known => success(route),
         Need::May(permission, _) if !permissions.contains(&permission.as_str()) => &[403],
         Need::May(_, Breadth::Whole) if scope != "*" => &[403],
+        // What is out of scope is not there.
+        Need::May(..) if route == Route::Cluster && ["other/lab", "nobody/none"].contains(&scope) => &[404],
         Need::May(..) => success(route),
     }
 }
@@ -288,7 +296,7 @@ async fn without_a_section_this_machine_reads_everything_and_no_other_name_does(
     let house = House::build(POLICY).await;
     let running = house.open_with(showing()).await;
     for route in Route::ALL.iter().copied() {
-        let path = route.path().replace("{*path}", "drill");
+        let path = path_of(route);
         let ask = |host: &'static str| {
             let request = hyper::Request::builder()
                 .method(route.method())
