@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use holdfast_coordinator::access::oidc::program::ProgramLogin;
 use holdfast_repository::secret_file;
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -18,6 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Asking {
     url: String,
     token: Option<Zeroizing<String>>,
+    login: Option<ProgramLogin>,
 }
 
 impl Asking {
@@ -40,6 +42,7 @@ impl Asking {
         };
         Ok(Self {
             url: url.trim_end_matches('/').to_owned(),
+            login: operator.coordinator_oidc.clone().filter(|_| token.is_none()),
             token,
         })
     }
@@ -47,6 +50,11 @@ impl Asking {
     /// What it answers to a path.
     pub async fn get(&self, path: &str) -> anyhow::Result<String> {
         self.send(path).await.or_unavailable()
+    }
+
+    fn is_here(&self) -> bool {
+        let url = reqwest::Url::parse(&self.url).ok();
+        url.is_some_and(|url| matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]")))
     }
 
     async fn send(&self, path: &str) -> anyhow::Result<String> {
@@ -62,7 +70,14 @@ impl Asking {
         let mut request = client
             .get(format!("{}{path}", self.url))
             .header("accept", "application/json");
-        if let Some(token) = &self.token {
+        let token = match &self.login {
+            Some(login) => Some(login.token().await?),
+            None => self.token.clone(),
+        };
+        if let Some(token) = &token {
+            if self.url.starts_with("http://") && !self.is_here() {
+                eprintln!("warning: the token goes to {} without encryption", self.url);
+            }
             request = request.bearer_auth(token.as_str());
         }
         let response = request
@@ -79,8 +94,10 @@ impl Asking {
             .as_ref()
             .and_then(|p| p["detail"].as_str())
             .unwrap_or(&text);
-        let hint = match (status.as_u16(), &self.token) {
-            (401, None) => ". Name a token with coordinator_token_file or --token-file",
+        let hint = match (status.as_u16(), &token) {
+            (401, None) => {
+                ". Name a token with coordinator_token_file or --token-file, or log in with [coordinator_oidc]"
+            }
             (401, Some(_)) => ". The token that was shown is not one that it knows",
             _ => "",
         };

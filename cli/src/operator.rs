@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
+use holdfast_coordinator::access::oidc::program::ProgramLogin;
 use holdfast_coordinator::repository_section::read_repository;
 use holdfast_drills::evidence::tlog::NoteKey;
 use holdfast_drills::scratch::Limits;
@@ -55,6 +56,8 @@ pub struct OperatorFile {
     pub coordinator: Option<String>,
     /// The file with the token that the coordinator is asked with.
     pub coordinator_token_file: Option<PathBuf>,
+    /// Or where a token for it is got.
+    pub coordinator_oidc: Option<ProgramLogin>,
     /// Where this machine is, for rules of residency.
     pub region: Option<Region>,
     /// Who runs it.
@@ -136,6 +139,14 @@ fn read_file(root: &mut Section<'_>, base: &Path) -> Option<OperatorFile> {
     let identity = root.optional("identity").map(at);
     let coordinator = root.optional("coordinator");
     let coordinator_token_file = root.optional("coordinator_token_file").map(at);
+    let coordinator_oidc = root.section("coordinator_oidc").map(|mut section| {
+        let read = ProgramLogin::read(&mut section, base);
+        section.finish();
+        read
+    });
+    if coordinator_oidc.is_some() && coordinator_token_file.is_some() {
+        root.problem("has coordinator_token_file and [coordinator_oidc]: keep one");
+    }
     let region = root.optional("region");
     let provider = root.optional("provider");
     let policy_file = root.optional("policy").map(at);
@@ -174,6 +185,10 @@ fn read_file(root: &mut Section<'_>, base: &Path) -> Option<OperatorFile> {
         identity,
         coordinator,
         coordinator_token_file,
+        coordinator_oidc: match coordinator_oidc {
+            Some(login) => Some(login?),
+            None => None,
+        },
         region,
         provider,
         policy_file,

@@ -217,7 +217,7 @@ fn read_root(root: &mut Section<'_>, directory: &Path) -> Option<CoordinatorConf
         .optional_bool("accept_plain_http_beyond_loopback")
         .unwrap_or(false);
     let access = root.section("access").map(|mut section| {
-        let read = read_access(&mut section);
+        let read = read_access(&mut section, directory);
         section.finish();
         read
     });

@@ -14,6 +14,7 @@ use crate::fleet::{ClusterStatus, DrillStatus, FindingStatus, Fleet, StandingWor
 #[derive(Debug, Template)]
 #[template(path = "fleet.html")]
 pub struct FleetPage {
+    visitor: Visitor,
     coordinator: String,
     version: String,
     policy: String,
@@ -22,6 +23,17 @@ pub struct FleetPage {
     clusters: Vec<Row>,
     findings: Vec<FindingRow>,
     replicas: Vec<ReplicaRow>,
+}
+
+/// Who looks at the page, and what it offers them.
+#[derive(Debug, Default)]
+pub struct Visitor {
+    /// What to call them; empty when nobody is logged in.
+    pub who: String,
+    /// What their forms carry.
+    pub csrf: String,
+    /// Whether they may have everything looked at now.
+    pub refreshes: bool,
 }
 
 /// A number at the top.
@@ -141,9 +153,10 @@ impl Moment {
 
 impl FleetPage {
     /// Lays a fleet out.
-    pub fn of(fleet: &Fleet, policy: &Policy) -> Self {
+    pub fn of(fleet: &Fleet, policy: &Policy, visitor: Visitor) -> Self {
         let now = fleet.at;
         Self {
+            visitor,
             coordinator: fleet.coordinator.to_string(),
             version: fleet.version.clone(),
             policy: fleet.policy.chars().take(12).collect(),

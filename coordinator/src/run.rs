@@ -52,6 +52,9 @@ pub enum RunError {
     /// Data may not be in every region of the repository.
     #[error("{}", lines(.0))]
     Residency(Vec<ResidencyRefused>),
+    /// The rules of access name something that cannot be read.
+    #[error("{0}")]
+    Access(String),
     /// Certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -92,6 +95,7 @@ pub struct Coordinator {
     tls: TlsAcceptor,
     agents: Arc<TcpListener>,
     people: Arc<TcpListener>,
+    access: Arc<Access>,
     evidence: Evidence,
 }
 
@@ -133,6 +137,7 @@ impl Coordinator {
         if let Some(log_key) = &config.log_key {
             check_key(log_key, "log key", KeyAlgorithm::Ed25519, "an Ed25519 key")?;
         }
+        let access = Arc::new(Access::new(config.access.clone()).map_err(RunError::Access)?);
         let tls = TlsAcceptor::from(tls::server_config(&config.tls)?);
         let repository = Repository::open(&config.repository)
             .await?
@@ -188,6 +193,7 @@ impl Coordinator {
             tls,
             agents,
             people,
+            access,
             evidence: Evidence::default(),
         })
     }
@@ -210,6 +216,7 @@ impl Coordinator {
             tls,
             agents,
             people,
+            access,
             evidence,
         } = self;
         // Ends what this call started, whoever asks for it.
@@ -226,7 +233,7 @@ impl Coordinator {
         });
         let people_share = pages::People {
             desk: Arc::clone(&desk),
-            access: Arc::new(Access::new(desk.config.access.clone())),
+            access,
             showing: evidence.showing,
         };
         let (router, token) = (pages::router(people_share), stop.clone());

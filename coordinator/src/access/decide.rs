@@ -29,13 +29,34 @@ pub enum Principal {
         /// The groups that the provider names.
         groups: BTreeSet<String>,
     },
+    /// A program for which the OpenID provider speaks.
+    Client {
+        /// Its name there.
+        id: String,
+        /// The groups that the provider names.
+        groups: BTreeSet<String>,
+    },
 }
 
 impl Principal {
+    /// What to call them on their own page.
+    pub fn shown(&self) -> &str {
+        match self {
+            Principal::Local => "",
+            Principal::Token { name } => name.as_str(),
+            Principal::Person { shown, .. } => shown,
+            Principal::Client { id, .. } => id,
+        }
+    }
+
     fn is(&self, subject: &Subject) -> bool {
         match (self, subject) {
             (Principal::Token { name }, Subject::Token(granted)) => name == granted,
-            (Principal::Person { groups, .. }, Subject::Group(granted)) => groups.contains(granted),
+            (
+                Principal::Person { groups, .. } | Principal::Client { groups, .. },
+                Subject::Group(granted),
+            ) => groups.contains(granted),
+            (Principal::Client { id, .. }, Subject::Client(granted)) => id == granted,
             (Principal::Person { subject, .. }, Subject::Subject(granted)) => subject == granted,
             _ => false,
         }
@@ -49,6 +70,7 @@ impl fmt::Display for Principal {
             Principal::Local => f.write_str("local"),
             Principal::Token { name } => write!(f, "token:{name}"),
             Principal::Person { subject, .. } => write!(f, "subject:{subject}"),
+            Principal::Client { id, .. } => write!(f, "client:{id}"),
         }
     }
 }

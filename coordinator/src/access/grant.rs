@@ -18,6 +18,8 @@ pub enum Subject {
     Group(String),
     /// Whoever the OpenID provider calls that: the claim `sub`.
     Subject(String),
+    /// The program that the OpenID provider knows as that client.
+    Client(String),
 }
 
 impl fmt::Display for Subject {
@@ -26,6 +28,7 @@ impl fmt::Display for Subject {
             Subject::Token(name) => write!(f, "token:{name}"),
             Subject::Group(name) => write!(f, "group:{name}"),
             Subject::Subject(name) => write!(f, "subject:{name}"),
+            Subject::Client(name) => write!(f, "client:{name}"),
         }
     }
 }
@@ -35,7 +38,9 @@ impl FromStr for Subject {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = |why: &str| {
-            format!("{text:?} says nobody: write \"token:NAME\", \"group:NAME\" or \"subject:NAME\" ({why})")
+            format!(
+                "{text:?} says nobody: write \"token:NAME\", \"group:NAME\", \"subject:NAME\" or \"client:NAME\" ({why})"
+            )
         };
         let (kind, name) = text
             .split_once(':')
@@ -50,6 +55,7 @@ impl FromStr for Subject {
                 .map_err(|e| wrong(&format!("{e}"))),
             "group" => Ok(Subject::Group(name.to_owned())),
             "subject" => Ok(Subject::Subject(name.to_owned())),
+            "client" => Ok(Subject::Client(name.to_owned())),
             _ => Err(wrong("it begins otherwise")),
         }
     }
@@ -81,7 +87,12 @@ mod tests {
 
     #[test]
     fn subjects_round_trip() {
-        for text in ["token:grafana", "group:Platform Team", "subject:auth0|5f7c:8"] {
+        for text in [
+            "token:grafana",
+            "group:Platform Team",
+            "subject:auth0|5f7c:8",
+            "client:robot",
+        ] {
             assert_eq!(text.parse::<Subject>().unwrap().to_string(), text);
         }
         for bad in [

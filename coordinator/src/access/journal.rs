@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use holdfast_proto::Timestamp;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::decide::{Denied, Need, Principal};
 use super::role::Permission;
@@ -30,17 +31,21 @@ pub struct Request {
 }
 
 /// A decision.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Decision)]
 pub struct Noted {
     /// When it was first made.
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// When it was last made.
+    #[schema(value_type = String, format = DateTime)]
     pub last: Timestamp,
     /// How often.
     pub count: u64,
     /// Who asked, `token:NAME` or `subject:NAME`; absent when nobody knows.
     pub who: Option<String>,
     /// Who connected.
+    #[schema(value_type = Option<String>)]
     pub client: Option<IpAddr>,
     /// The route.
     pub route: String,

@@ -59,11 +59,14 @@ pub async fn serve(
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS);
+        .header_read_timeout(HEADERS)
+        .max_headers(64)
+        .max_buf_size(64 << 10);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(64)
+        .max_header_list_size(16 << 10)
         .keep_alive_interval(Some(Duration::from_secs(20)));
     loop {
         let place = tokio::select! {

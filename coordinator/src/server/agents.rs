@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::middleware::map_response;
 use axum::routing::post;
 use axum::{Extension, Json, Router};
 use holdfast_plan::rpo::Witness;
@@ -22,7 +23,7 @@ use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use super::accept::Peer;
-use super::problem::Refusal;
+use super::problem::{self, Refusal};
 use crate::desk::{Desk, Report, now};
 use crate::meters::Answer;
 
@@ -49,6 +50,7 @@ pub fn router(desk: Arc<Desk>) -> Router {
             Duration::from_secs(10),
         ))
         .layer(CatchPanicLayer::new())
+        .layer(map_response(problem::detailed))
 }
 
 async fn heartbeat(

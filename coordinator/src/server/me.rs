@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use axum::extract::State;
 use axum::{Extension, Json};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::guard::Caller;
 use super::pages::People;
@@ -13,21 +14,24 @@ use crate::access::{Breadth, Need, Permission, decide};
 use crate::desk::now;
 
 /// Who the caller is.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Me {
     /// `token:NAME`, `subject:NAME`, or `local` while there are no rules.
     who: String,
     /// Over what each permission is granted now; what is absent is not.
+    #[schema(value_type = BTreeMap<String, String>)]
     permissions: BTreeMap<&'static str, String>,
 }
 
 /// The newest decisions about access.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Decisions {
     /// Newest first. The same one again is counted, not repeated.
     decisions: Vec<Noted>,
 }
 
+/// Who the caller is, and what they may do.
+#[utoipa::path(get, path = "/v1/me", responses((status = 200, body = Me, description = "The caller")))]
 pub async fn me(State(people): State<People>, Extension(caller): Extension<Caller>) -> Json<Me> {
     let grants = people.access.rules().map_or(&[][..], |rules| &rules.grants);
     let at = now();
@@ -44,6 +48,12 @@ pub async fn me(State(people): State<People>, Extension(caller): Extension<Calle
     })
 }
 
+/// What was decided about access lately.
+#[utoipa::path(
+    get,
+    path = "/v1/access",
+    responses((status = 200, body = Decisions, description = "The newest decisions"))
+)]
 pub async fn decisions(State(people): State<People>) -> Json<Decisions> {
     Json(Decisions {
         decisions: people.access.decisions(),

@@ -5,9 +5,14 @@
 
 pub mod accept;
 pub mod agents;
+mod cookies;
 pub mod evidence;
+mod forms;
 pub mod guard;
+mod login;
 mod me;
+mod oidc;
+pub(crate) mod openapi;
 pub mod pages;
 mod problem;
 pub mod routes;

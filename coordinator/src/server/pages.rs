@@ -9,32 +9,41 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use askama::Template;
-use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::map_response;
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Json, Router};
+use serde::Serialize;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
+use utoipa::ToSchema;
 
 use super::evidence::{self, EvidenceShowing};
-use super::guard::Caller;
+use super::guard::{BODY, Caller, wants_html};
+use super::login;
 use super::me;
-use super::problem::Refusal;
+use super::oidc;
+use super::openapi;
+use super::problem::{self, Refusal};
 use super::routes::{self, Route};
 use super::sight::seen;
-use crate::access::Access;
+use crate::access::{Access, Breadth, Need, Permission, decide};
 use crate::desk::{Desk, now};
-use crate::fleet::{Fleet, PolicyStatus};
-use crate::page::FleetPage;
+use crate::fleet::{ClusterStatus, Fleet, PolicyStatus};
+use crate::page::{FleetPage, Visitor};
 
 /// The style sheet.
 const STYLE: &str = include_str!("../../assets/style.css");
 
 /// Nothing but our own style sheet, and nobody may frame it.
-const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+
+/// Two years of TLS, for those who come over it.
+const STRICT: HeaderValue = HeaderValue::from_static("max-age=63072000");
 
 /// What the handlers of this listener share.
 #[derive(Clone)]
@@ -52,24 +61,39 @@ pub fn router(people: People) -> Router {
     let fixed = |name: HeaderName, value: &'static str| {
         SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
     };
+    let secure = people.access.secure();
     routes::mount(&people, handler)
-        .fallback(|| async {
-            Refusal::new(
-                StatusCode::NOT_FOUND,
-                "known are /, /evidence, /v1/status, /v1/policy, /v1/me, /v1/access, /metrics and /healthz",
-            )
-        })
+        .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "begin at / or at /v1/me") })
         .with_state(people)
-        .layer(fixed(header::CONTENT_SECURITY_POLICY, POLICY))
-        .layer(fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-        .layer(fixed(header::REFERRER_POLICY, "no-referrer"))
-        .layer(fixed(header::CACHE_CONTROL, "no-store"))
-        .layer(RequestBodyLimitLayer::new(4096))
+        .layer(RequestBodyLimitLayer::new(BODY))
         .layer(TimeoutLayer::with_status_code(
             StatusCode::REQUEST_TIMEOUT,
             Duration::from_secs(10),
         ))
         .layer(CatchPanicLayer::new())
+        .layer(map_response(problem::detailed))
+        .layer(fixed(header::CONTENT_SECURITY_POLICY, POLICY))
+        .layer(fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .layer(fixed(header::X_FRAME_OPTIONS, "DENY"))
+        // With `no-referrer` browsers would call the sender of our own forms `null`.
+        .layer(fixed(header::REFERRER_POLICY, "same-origin"))
+        .layer(fixed(
+            HeaderName::from_static("cross-origin-opener-policy"),
+            "same-origin",
+        ))
+        .layer(fixed(
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
+        ))
+        .layer(fixed(
+            HeaderName::from_static("permissions-policy"),
+            "camera=(), geolocation=(), microphone=()",
+        ))
+        .layer(SetResponseHeaderLayer::if_not_present(
+            header::STRICT_TRANSPORT_SECURITY,
+            move |_: &Response| secure.then_some(STRICT),
+        ))
+        .layer(fixed(header::CACHE_CONTROL, "no-store"))
 }
 
 /// What answers a route.
@@ -78,10 +102,18 @@ fn handler(route: Route) -> MethodRouter<People> {
         Route::Page => get(page),
         Route::Style => get(style),
         Route::Healthz => get(healthz),
+        Route::Login => get(login::form),
+        Route::LogIn => post(login::log_in),
+        Route::ToProvider => get(oidc::to_provider),
+        Route::FromProvider => get(oidc::from_provider),
+        Route::LogOut => post(login::log_out),
+        Route::Refresh => post(refresh),
         Route::Status => get(status),
+        Route::Cluster => get(cluster),
         Route::Policy => get(policy),
         Route::Me => get(me::me),
         Route::Decisions => get(me::decisions),
+        Route::OpenApi => get(openapi::document),
         Route::Metrics => get(metrics),
         Route::EvidenceList => get(evidence::list),
         Route::EvidenceDocument => get(evidence::document),
@@ -98,9 +130,53 @@ async fn page(
     Extension(caller): Extension<Caller>,
 ) -> Result<Response, Refusal> {
     let fleet = fleet(&people, &caller);
-    let page = FleetPage::of(&fleet, &people.desk.policy()).render();
+    let page = FleetPage::of(&fleet, &people.desk.policy(), visitor(&people, &caller)).render();
     let page = page.map_err(|e| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
     Ok(Html(page).into_response())
+}
+
+/// What the page offers to whoever looks at it.
+fn visitor(people: &People, caller: &Caller) -> Visitor {
+    let grants = people.access.rules().map_or(&[][..], |rules| &rules.grants);
+    let need = Need::May(Permission::Refresh, Breadth::Whole);
+    let session = caller.session.as_ref();
+    Visitor {
+        who: session
+            .map(|session| session.who.shown().to_owned())
+            .unwrap_or_default(),
+        csrf: session.map(|session| session.csrf.clone()).unwrap_or_default(),
+        refreshes: decide(caller.who.as_ref(), need, grants, now()).is_ok(),
+    }
+}
+
+/// What is looked at because somebody asked.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Looking {
+    /// At what.
+    #[schema(value_type = Vec<String>)]
+    looking: [&'static str; 3],
+}
+
+/// Has the policy's file, the repository and the evidence looked at now.
+#[utoipa::path(
+    post,
+    path = "/v1/refresh",
+    responses(
+        (status = 202, body = Looking, description = "They are looked at"),
+        (status = 303, description = "As 202, for a browser's form: back to the page"),
+    )
+)]
+pub async fn refresh(State(people): State<People>, headers: HeaderMap) -> Result<Response, Refusal> {
+    people.access.refresh(now())?;
+    let wake = &people.desk.wake;
+    for what in [&wake.policy, &wake.survey, &wake.proven] {
+        what.notify_one();
+    }
+    if wants_html(&headers) {
+        return Ok(login::found("/"));
+    }
+    let looking = ["policy", "repository", "evidence"];
+    Ok((StatusCode::ACCEPTED, Json(Looking { looking })).into_response())
 }
 
 async fn style() -> Response {
@@ -114,11 +190,42 @@ async fn style() -> Response {
         .into_response()
 }
 
-async fn status(State(people): State<People>, Extension(caller): Extension<Caller>) -> Json<Fleet> {
+/// The fleet as the caller may see it, worst first.
+#[utoipa::path(get, path = "/v1/status", responses((status = 200, body = Fleet, description = "The fleet")))]
+pub async fn status(State(people): State<People>, Extension(caller): Extension<Caller>) -> Json<Fleet> {
     Json(fleet(&people, &caller))
 }
 
-async fn policy(State(people): State<People>) -> Json<PolicyStatus> {
+/// One cluster.
+#[utoipa::path(
+    get,
+    path = "/v1/clusters/{tenant}/{cluster}",
+    params(
+        ("tenant" = String, Path, description = "Its tenant", pattern = "^[a-z0-9][a-z0-9_-]{0,62}$"),
+        ("cluster" = String, Path, description = "Its name within the tenant", pattern = "^[a-z0-9][a-z0-9_-]{0,62}$"),
+    ),
+    responses((status = 200, body = ClusterStatus, description = "The cluster"))
+)]
+pub async fn cluster(
+    State(people): State<People>,
+    Extension(caller): Extension<Caller>,
+    Path((tenant, cluster)): Path<(String, String)>,
+) -> Result<Json<ClusterStatus>, Refusal> {
+    let wanted = format!("{tenant}/{cluster}");
+    let all = fleet(&people, &caller).clusters;
+    let found = all.into_iter().find(|c| c.cluster.to_string() == wanted);
+    // Whoever may not see a cluster hears the same as if there were none.
+    found.map(Json).ok_or_else(|| {
+        Refusal::new(
+            StatusCode::NOT_FOUND,
+            "there is no such cluster, or it is out of the grants' scope: /v1/status lists what there is",
+        )
+    })
+}
+
+/// The policy in force, and the one that waits.
+#[utoipa::path(get, path = "/v1/policy", responses((status = 200, body = PolicyStatus, description = "The policy")))]
+pub async fn policy(State(people): State<People>) -> Json<PolicyStatus> {
     Json(PolicyStatus::of(&people.desk))
 }
 

@@ -59,14 +59,30 @@ routes! {
     Style: GET "/style.css", Need::Nothing;
     /// Whether this process does its work.
     Healthz: GET "/healthz", Need::Nothing;
+    /// The form to log in with.
+    Login: GET "/login", Need::Nothing;
+    /// Logs in, with a form that the page has shown.
+    LogIn: POST "/login", Need::Nothing;
+    /// Goes to the OpenID provider to log in.
+    ToProvider: GET "/login/oidc", Need::Nothing;
+    /// Comes back from there.
+    FromProvider: GET "/login/oidc/callback", Need::Nothing;
+    /// Logs out.
+    LogOut: POST "/logout", Need::Known;
     /// The fleet as JSON.
     Status: GET "/v1/status", scoped(Permission::Fleet);
+    /// One cluster of it.
+    Cluster: GET "/v1/clusters/{tenant}/{cluster}", scoped(Permission::Fleet);
     /// The policy in force; its text names every tenant.
     Policy: GET "/v1/policy", whole(Permission::Policy);
+    /// Has the repository, the evidence and the policy's file looked at now.
+    Refresh: POST "/v1/refresh", whole(Permission::Refresh);
     /// Who the caller is, and what they may do.
     Me: GET "/v1/me", Need::Known;
     /// What was decided about access lately.
     Decisions: GET "/v1/access", whole(Permission::Access);
+    /// What there is below /v1, for programs that read such descriptions.
+    OpenApi: GET "/v1/openapi.json", Need::Nothing;
     /// Metrics; counters are of the whole.
     Metrics: GET "/metrics", whole(Permission::Metrics);
     /// The list of drills.
@@ -76,6 +92,11 @@ routes! {
 }
 
 impl Route {
+    /// Whether it changes something. Such a request must not be another site's doing.
+    pub fn changes(self) -> bool {
+        self.method() != Method::GET
+    }
+
     /// Method and path, as logs name it.
     pub fn name(self) -> String {
         format!("{} {}", self.method(), self.path())

@@ -48,9 +48,13 @@ wal_valve = {}
 /// What the coordinator's example shows in comments only.
 const COORDINATOR: &str = r#"
 [access]
+[access.oidc]
 [[access.token]]
 [[access.grant]]
 "#;
+
+/// What the operator's example shows in comments only.
+const HOLDFAST: &str = "[coordinator_oidc]";
 
 /// What no shipped scenario does together.
 const SCENARIO: &str = r#"
@@ -96,7 +100,7 @@ impl SchemaKind {
             ),
             SchemaKind::Holdfast => (
                 OperatorFile::shape,
-                &[include_str!("../../../../config/holdfast.toml")],
+                &[include_str!("../../../../config/holdfast.toml"), HOLDFAST],
             ),
             SchemaKind::Scenario => (
                 Scenario::shape,

@@ -341,8 +341,50 @@ const COORDINATOR: Table = &[
     ),
     ("access", "Who may read page, status and metrics."),
     (
+        "access.public_url",
+        "How browsers call the coordinator, when a proxy before it has TLS: https://HOST.",
+    ),
+    (
+        "access.session_idle",
+        "Sessions end so long after their last request. Default 1h.",
+    ),
+    (
+        "access.session_longest",
+        "Sessions end so long after the login in any case. Default 12h.",
+    ),
+    (
         "access.open_metrics",
         "Whether /metrics is for everyone who can connect. Default false.",
+    ),
+    ("access.oidc", "The OpenID provider where people log in."),
+    (
+        "access.oidc.issuer",
+        "What it calls itself, letter by letter: https://id.example.com.",
+    ),
+    ("access.oidc.client_id", "What it calls the coordinator."),
+    (
+        "access.oidc.client_secret_file",
+        "The file with the client's secret; none for a public client.",
+    ),
+    (
+        "access.oidc.client_secret_env",
+        "The environment variable with the client's secret.",
+    ),
+    (
+        "access.oidc.audience",
+        "Whom programs' access tokens must be for. Without it none are taken.",
+    ),
+    (
+        "access.oidc.groups_claim",
+        "The claim with a person's groups. Default groups.",
+    ),
+    (
+        "access.oidc.scopes",
+        "What is asked for. Default openid, profile and email.",
+    ),
+    (
+        "access.oidc.ca",
+        "The authority of the provider's certificate (PEM), when this machine does not know it.",
     ),
     ("access.token", "Tokens of people and programs."),
     ("access.token[].name", "What grants and logs call it."),
@@ -353,7 +395,7 @@ const COORDINATOR: Table = &[
     ("access.grant", "What is granted; all else is refused."),
     (
         "access.grant[].to",
-        "token:NAME, or of the OpenID provider group:NAME or subject:NAME.",
+        "token:NAME, or of the OpenID provider group:NAME, subject:NAME or client:NAME.",
     ),
     (
         "access.grant[].role",
@@ -385,6 +427,35 @@ const HOLDFAST: Table = &[
     (
         "coordinator_token_file",
         "The file with the token that the coordinator is asked with.",
+    ),
+    (
+        "coordinator_oidc",
+        "Or where a token for it is got: client credentials at an OpenID provider.",
+    ),
+    (
+        "coordinator_oidc.issuer",
+        "What the provider calls itself, letter by letter.",
+    ),
+    ("coordinator_oidc.client_id", "What it calls this program."),
+    (
+        "coordinator_oidc.client_secret_file",
+        "The file with the client's secret.",
+    ),
+    (
+        "coordinator_oidc.client_secret_env",
+        "The environment variable with the client's secret.",
+    ),
+    (
+        "coordinator_oidc.audience",
+        "Whom the token is to be for: access.oidc.audience of the coordinator.",
+    ),
+    (
+        "coordinator_oidc.scope",
+        "What is asked for, when the provider wants to hear of it.",
+    ),
+    (
+        "coordinator_oidc.ca",
+        "The authority of the provider's certificate (PEM), when this machine does not know it.",
     ),
     (
         "region",
