@@ -40,6 +40,7 @@ pub(super) fn walk(
         trust: export.trust,
     };
     derived::openssl(export, &loose, report)?;
+    derived::coverage_page(export, statement, report)?;
     let coverage = &statement.predicate;
     let mut slots = SlotCounts::default();
     coverage.tiers.iter().for_each(|t| slots.add(&t.slots));
