@@ -166,35 +166,33 @@ fn signed(role: TrustRole) -> &'static str {
 }
 
 fn verdict(all: &SlotCounts) -> (&'static str, &'static str, String) {
-    let drills = |n: u64| format!("{} drill{}", count(n), if n == 1 { "" } else { "s" });
+    let due = |n: u64| match n {
+        1 => "The one drill that was due".to_owned(),
+        n => format!("Each of the {} drills that were due", count(n)),
+    };
     match (all.expected, all.failures(), all.passed_with_exceptions) {
         (0, ..) => (
             "warn",
             "nothing was asked for",
             "No drill was due in this month: nothing is proven by that.".to_owned(),
         ),
-        (n, 0, 0) => (
-            "good",
-            "covered",
-            format!("Each of the {} that were due passed.", drills(n)),
-        ),
+        (n, 0, 0) => ("good", "covered", format!("{} passed.", due(n))),
         (n, 0, e) => (
             "warn",
             "covered, with exceptions",
-            format!(
-                "Each of the {} that were due passed, {} with exceptions.",
-                drills(n),
-                count(e)
-            ),
+            format!("{} passed, {} with exceptions.", due(n), count(e)),
         ),
         (n, bad, _) => (
             "bad",
             "not covered",
-            format!(
-                "Of the {} that were due, {} failed or were missed.",
-                drills(n),
-                count(bad)
-            ),
+            match n {
+                1 => "The one drill that was due failed or was missed.".to_owned(),
+                n => format!(
+                    "Of the {} drills that were due, {} failed or were missed.",
+                    count(n),
+                    count(bad)
+                ),
+            },
         ),
     }
 }
