@@ -45,11 +45,13 @@ def tenants_log(export, leaves, tenant, envelope, believe, own):
     """The tenant's entries, the drill's `own` places among them. Of others there are the hashes."""
     found = read_entries(export, leaves, tenant, envelope, believe)
     need(set(own) <= set(found), "entries/ lacks what is this drill's own")
-    audit(found, float("-inf"))
+    moments = [t for _, b, _ in found.values() for t in [b.get("at")] + [x["end"] for x in b.get("predicate", {}).get("timings", {}).get("phases", [])] if t]
+    audit(found, lambda i: i["deadline"] < max(moments))
     for at, (kind, body, _) in found.items():
         for cluster, number in body["predicate"]["drills"].get("sequences", {}).items() if kind == "coverage" else ():
-            here = [x["sequence"] for n, (what, x, _) in found.items() if what == "intent" and x["cluster"] == cluster
-                    and n < body["predicate"]["size"]]
+            counted = {n: x for n, x in found.items() if n < body["predicate"]["size"]}
+            audit(counted, lambda i: i["at"] < body["predicate"]["until"])
+            here = [x["sequence"] for what, x, _ in counted.values() if what == "intent" and x["cluster"] == cluster]
             need(max(here, default=0) == number, "%s had %d drills when entry %d was counted: a drill is missing" % (cluster, number, at))
     return "log: %d entries of %s, none missing between its drills; %d by their hashes alone%s" % (
         len(found), tenant, len(leaves) - len(found), unused_draws(found))
@@ -71,11 +73,11 @@ def whole_log(bundles, leaves, envelope, believe):
     for n, data in enumerate(entries):
         found[n] = entry(n, data, envelope, believe)
     found = {n: x for n, x in found.items() if x}
-    audit(found, float("-inf"))
+    audit(found, lambda i: False)
     return "whole log: %d entries, no drill missing%s" % (len(entries), unused_draws(found))
 
-def audit(entries, until):
-    """Each cluster's intents are numbered and chained, each is answered once by what answers it."""
+def audit(entries, late):
+    """Each cluster's intents are numbered and chained, each is answered once by what answers it, if it is `late`."""
     last, answered = {}, set()
     for n, (kind, body, digest) in sorted(entries.items()):
         if kind == "intent":
@@ -100,8 +102,8 @@ def audit(entries, until):
         if kind == "received":
             place = entries.get(body["entry"], ("", {}, ""))
             need(body["entry"] < n and (place[0], place[2]) == ("result", body["digest"]), "entry %d names no restore" % n)
-    missing = [n for n, (kind, body, _) in entries.items() if kind == "intent" and micros(body["at"]) < until and n not in answered]
-    need(not missing, "nothing answers entry %s, although the month was counted: an entry is missing" % missing[:1])
+    missing = [n for n, (kind, body, _) in entries.items() if kind == "intent" and late(body) and n not in answered]
+    need(not missing, "nothing answers entry %s, although its time is over: an entry is missing" % missing[:1])
 
 def listing(members):
     lines = ["%s %s%s\n" % (m["cluster"], m["tier"], "".join(" %(scenario)s:%(level)s:%(every_ms)d" % d for d in m.get("drills", [])))
@@ -168,7 +170,7 @@ def verify(statement, export, origin, at, leaves, tree_root, envelope, believe):
     need((c["log"], bytes.fromhex(c["root"])) == (origin, tree_root(leaves[:c["size"]])) and c["size"] <= at,
          "it was counted from another log than this one")
     entries = read_entries(export, leaves, c["tenant"], envelope, believe)
-    audit(entries, micros(c["until"]))
+    audit(entries, lambda i: i["at"] < c["until"])
     rows, used, drills, exceptions = count(entries, c)
     stated = {(r["tier"], r["cluster"], r["scenario"], r["level"], r["every_ms"]): [r[x] for x in NAMES] for r in c["clusters"]}
     again = {key: [row.get(x, 0) for x in NAMES] for key, row in rows.items()}

@@ -111,15 +111,25 @@ impl EvidencePages {
         of_drill(&input, what)
     }
 
-    /// The export of a month's coverage, by its place in the log.
+    /// The page of a month's coverage, or its export, by its place in the log.
     async fn coverage(&self, log: &DrillLog, wanted: &str) -> Result<Option<Document>, String> {
-        let index = wanted.strip_suffix(".zip").and_then(|n| n.parse::<u64>().ok());
-        let Some(index) = index.filter(|n| {
-            let entry = usize::try_from(*n).ok().and_then(|n| self.entries.get(n));
-            entry.is_some_and(|e| matches!(e.entry, Entry::Coverage(_)))
-        }) else {
+        let (number, zip) = match wanted.strip_suffix(".zip") {
+            Some(number) => (number, true),
+            None => (wanted, false),
+        };
+        let index = number.parse::<u64>().ok();
+        let entry = index.and_then(|n| self.entries.get(usize::try_from(n).ok()?));
+        let (Some(index), Some(entry)) = (index, entry) else {
             return Ok(None);
         };
+        let Entry::Coverage(statement) = &entry.entry else {
+            return Ok(None);
+        };
+        if !zip {
+            let shown = export::shown_coverage(statement, &entry.envelope, index, log.trust());
+            let page = view::coverage::served(&shown).map_err(|e| e.to_string())?;
+            return Ok(document(HTML, None, page.into_bytes()));
+        }
         let input = publish::gather_coverage(log, &self.entries, index)
             .await
             .map_err(|e| e.to_string())?;

@@ -15,6 +15,7 @@
 pub mod alerts;
 pub mod cron;
 pub mod document;
+pub mod drills;
 pub mod period;
 pub mod policy;
 pub mod rpo;

@@ -31,15 +31,18 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use holdfast_proto::envelope;
+use holdfast_proto::record::TrustRole;
 use holdfast_proto::{Fingerprint, Sha256Digest};
 use holdfast_repository::trust::{Trust, TrustError};
 
+use super::coverage::CoverageStatement;
 use super::dsse::{Envelope, EnvelopeSignature};
 use super::entry::{Entry, LoggedEntry};
 use super::statement::Statement;
 use super::tlog::merkle::ProofError;
 use super::tlog::tiles::{EntryTooLong, LogFile, entry_bundles, hash_tiles};
 use super::tlog::{SignedCheckpoint, TlogProof, Tree};
+use super::view::coverage::ShownCoverage;
 use super::view::{self, Shown};
 pub(super) use loose::{Loose, LooseSignature, distinct, loose_files};
 
@@ -287,18 +290,38 @@ pub fn shown<'a>(
     trust: &Trust,
     delay_ms: Option<u64>,
 ) -> Shown<'a> {
-    let signers = envelope.signatures.iter().filter_map(|s| {
-        let key = trust.key(&s.key)?;
-        Some((key.role, key.name.to_string(), s.key))
-    });
     Shown {
         statement,
         digest: Sha256Digest::of(&envelope.payload),
         index,
-        signers: signers.collect(),
+        signers: signers(envelope, trust),
         root: *trust.root(),
         delay_ms,
     }
+}
+
+/// The same of a month's coverage.
+pub fn shown_coverage<'a>(
+    statement: &'a CoverageStatement,
+    envelope: &Envelope,
+    index: u64,
+    trust: &Trust,
+) -> ShownCoverage<'a> {
+    ShownCoverage {
+        statement,
+        digest: Sha256Digest::of(&envelope.payload),
+        index,
+        signers: signers(envelope, trust),
+        root: *trust.root(),
+    }
+}
+
+fn signers(envelope: &Envelope, trust: &Trust) -> Vec<(TrustRole, String, Fingerprint)> {
+    let signers = envelope.signatures.iter().filter_map(|s| {
+        let key = trust.key(&s.key)?;
+        Some((key.role, key.name.to_string(), s.key))
+    });
+    signers.collect()
 }
 
 /// Names and envelopes of what was logged before the work.
@@ -393,6 +416,14 @@ pub fn coverage_files(input: &CoverageInput) -> Result<Vec<LogFile>, ExportError
     }
     let entries = input.entries.iter();
     out.extend(entries.map(|(n, entry)| entry_file(*n, entry.bytes())));
+    if let Entry::Coverage(statement) = &input.entry.entry {
+        out.push(view::coverage::file(&shown_coverage(
+            statement,
+            envelope,
+            input.index,
+            &input.trust,
+        ))?);
+    }
     out.extend(hash_tiles(&input.tree));
     let loose = loose_files(&Loose {
         statement: envelope,

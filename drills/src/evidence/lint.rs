@@ -5,6 +5,8 @@
 //! themselves, and text that has no place in evidence: secrets, addresses of
 //! people, query results. It does not know whether the numbers are true.
 
+mod unknown;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -17,6 +19,7 @@ use super::statement::results::{CheckOutcome, Verdict};
 use super::statement::{DrillKind, Level, Statement, SubjectKind};
 use super::tlog::tiles::MAX_ENTRY;
 use super::verdict::judge;
+pub use unknown::lint_to_sign;
 
 /// The longest text that a statement may carry.
 const MAX_TEXT: usize = 400;
@@ -48,6 +51,7 @@ pub fn lint(statement: &Statement) -> Result<(), Vec<LintFinding>> {
     counts(statement, &mut found);
     timings(statement, &mut found);
     target(statement, &mut found);
+    unknown::named(statement, &mut found);
     texts(statement, &mut found);
     if found.0.is_empty() { Ok(()) } else { Err(found.0) }
 }

@@ -108,8 +108,26 @@ impl Policy {
         policy: &ClusterPolicy,
         now: Timestamp,
     ) -> Option<(CalendarName, Timestamp)> {
+        self.frozen(policy, now, |frozen| frozen.base_backup)
+    }
+
+    /// The same for drills.
+    pub(crate) fn drills_frozen(
+        &self,
+        policy: &ClusterPolicy,
+        now: Timestamp,
+    ) -> Option<(CalendarName, Timestamp)> {
+        self.frozen(policy, now, |frozen| frozen.drill)
+    }
+
+    fn frozen(
+        &self,
+        policy: &ClusterPolicy,
+        now: Timestamp,
+        what: impl Fn(Frozen) -> bool,
+    ) -> Option<(CalendarName, Timestamp)> {
         self.calendars()
-            .filter(|calendar| calendar.effects.frozen.base_backup && calendar.covers(policy))
+            .filter(|calendar| what(calendar.effects.frozen) && calendar.covers(policy))
             .flat_map(|calendar| {
                 calendar
                     .open(now)

@@ -53,6 +53,7 @@ fn base(id: u64, start: u64, stop: u64, on: u32) -> BaseFact {
         stopped: at(stop),
         version_num: 150_020,
         segment_size: SegmentSize::new(SEGMENT).unwrap(),
+        kind: None,
         pages_bad: 0,
         tablespaces: Vec::new(),
         totals: Totals {

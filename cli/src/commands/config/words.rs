@@ -37,6 +37,15 @@ const POLICY: Table = &[
         "time_zone",
         "IANA zone in which schedules and calendars are read. Default UTC.",
     ),
+    ("drills", "What drills have to cover, and how many there may be."),
+    (
+        "drills.window",
+        "Within it each cluster is restored from each replica, with each live epoch's keys, from each kind of base. Default 92d.",
+    ),
+    (
+        "drills.per_day",
+        "Drills that the runners can carry out in a day, all together. Default 4.",
+    ),
     (
         "residency",
         "Residency zones: where data may lie, be restored for a drill, and be exported to.",
@@ -80,6 +89,14 @@ const POLICY: Table = &[
     (
         "cluster[].residency",
         "Its own residency zone, instead of its tenant's.",
+    ),
+    (
+        "cluster[].environment",
+        "Production, staging and the like, for its evidence. It decides nothing.",
+    ),
+    (
+        "cluster[].business_services",
+        "Business services that depend on it, for its evidence. They decide nothing.",
     ),
     ("cluster[].schedule", "Its own schedules, instead of the tier's."),
     (

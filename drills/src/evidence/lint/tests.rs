@@ -183,3 +183,37 @@ fn a_statement_fits_into_the_log() {
         [""; 0]
     );
 }
+
+#[test]
+fn what_is_left_out_has_a_reason() {
+    use super::super::statement::unknown::{self, Unknown};
+    let mut statement = fixture::statement();
+    let silent = |s: &Statement| lint_to_sign(s).err().unwrap_or_default();
+    assert!(silent(&statement).iter().all(|f| f.rule == "left-out-in-silence"));
+    assert!(
+        silent(&statement)
+            .iter()
+            .any(|f| f.detail.contains("scope.legal_entity"))
+    );
+    unknown::state(&mut statement.predicate, |_| Some("nobody said it".into()));
+    assert_eq!(lint_to_sign(&statement), Ok(()));
+    let entity = |s: &mut Statement| s.predicate.scope.legal_entity = Some("Acme".into());
+    entity(&mut statement);
+    assert_eq!(
+        silent(&statement).iter().map(|f| f.rule).collect::<Vec<_>>(),
+        ["known-and-unknown"]
+    );
+    let with = |unknown: Unknown| rules(|s| s.predicate.unknown.push(unknown));
+    assert_eq!(
+        with(Unknown::new("scope.environment", "it is")),
+        ["known-and-unknown"]
+    );
+    assert_eq!(
+        with(Unknown::new("scope.colour", "no such field")),
+        ["known-and-unknown"]
+    );
+    assert_eq!(
+        with(Unknown::new("scope.legal_entity", " ")),
+        ["unknown-without-reason"]
+    );
+}

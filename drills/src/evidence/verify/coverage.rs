@@ -40,6 +40,7 @@ pub(super) fn walk(
         trust: export.trust,
     };
     derived::openssl(export, &loose, report)?;
+    derived::coverage_page(export, statement, report)?;
     let coverage = &statement.predicate;
     let mut slots = SlotCounts::default();
     coverage.tiers.iter().for_each(|t| slots.add(&t.slots));
@@ -74,7 +75,7 @@ fn read_entries(export: &Export<'_>, statement: &CoverageStatement) -> Found<BTr
 
 /// A month is counted when nothing begun in it is open: an intent that nothing
 /// answers shows that its answer was left out.
-fn unanswered(entries: &BTreeMap<u64, LoggedEntry>, until: Timestamp) -> Option<u64> {
+pub(super) fn unanswered(entries: &BTreeMap<u64, LoggedEntry>, until: Timestamp) -> Option<u64> {
     let answered: BTreeSet<u64> = entries
         .values()
         .filter_map(|e| match &e.entry {

@@ -9,9 +9,10 @@
 use super::Export;
 use super::archive::{Archive, Found, LogEntries, say};
 use super::report::VerifyReport;
+use crate::evidence::coverage::CoverageStatement;
 use crate::evidence::dsse::Envelope;
 use crate::evidence::entry::{Entry, LoggedEntry};
-use crate::evidence::export::{Loose, SCRIPTS, distinct, guide, loose_files, shown};
+use crate::evidence::export::{Loose, SCRIPTS, distinct, guide, loose_files, shown, shown_coverage};
 use crate::evidence::statement::Statement;
 use crate::evidence::tlog::tiles::LogFile;
 use crate::evidence::view;
@@ -87,6 +88,21 @@ pub(super) fn views(
     again(export, "views", derived, report)
 }
 
+/// The page of a month says what its statement says. Earlier versions made none.
+pub(super) fn coverage_page(
+    export: &Export<'_>,
+    statement: &CoverageStatement,
+    report: &mut VerifyReport,
+) -> Option<()> {
+    if !export.dir.has("views") {
+        return Some(());
+    }
+    let (envelope, index) = (&export.result.entry.envelope, export.result.proof.index);
+    let shown = shown_coverage(statement, envelope, index, export.trust);
+    let derived = view::coverage::file(&shown).map(|file| vec![file]);
+    again(export, "views", derived.map_err(say), report)
+}
+
 /// How long the restore at `index` had waited, as one of `entries` says.
 fn waited<B: AsRef<[u8]>>(index: u64, entries: impl Iterator<Item = B>) -> Option<u64> {
     entries
@@ -108,8 +124,12 @@ pub(super) fn again(
         Ok(files) => files,
         Err(why) => return report.step(what, Err(why)),
     };
-    let other = files.iter().find(|f| !export.dir.matches(&f.path, &f.bytes));
-    match (other, export.own_version) {
+    // All of them are looked at: each that is as it should be is covered.
+    let others: Vec<&LogFile> = files
+        .iter()
+        .filter(|f| !export.dir.matches(&f.path, &f.bytes))
+        .collect();
+    match (others.first(), export.own_version) {
         (None, _) => {
             let detail = "what it says follows from what was signed".to_owned();
             report.step::<_, String>(what, Ok(((), detail)))

@@ -10,7 +10,7 @@ use holdfast_repository::signing::SigningKey;
 use super::super::export::{Announced, SCRIPTS, ShownEntries, files, write};
 use super::super::fixture::{self, at};
 use super::super::statement::DrillKind;
-use super::super::statement::results::{CheckClass, CheckOutcome};
+use super::super::statement::results::{CheckClass, CheckOutcome, Verdict};
 use super::super::tlog::SignedCheckpoint;
 use super::super::tlog::note::SignatureKind;
 use super::super::tlog::tiles::LogFile;
@@ -316,6 +316,8 @@ fn a_real_restore_is_evidence_of_its_own_kind() {
                 (p.drill.kind, p.drill.intent) = (DrillKind::RealRestore, None);
                 (p.drill.sequence, p.drill.previous) = (0, None);
                 (p.sampling, p.byproducts) = (None, Vec::new());
+                p.results.verdict = Verdict::CouldNotVerify;
+                p.results.reasons = vec!["nothing was checked".into()];
                 change(s);
             },
             &world.runner,

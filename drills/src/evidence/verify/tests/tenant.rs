@@ -14,7 +14,7 @@ use super::world::*;
 const OTHERS: [usize; 2] = [7, 200];
 
 /// The drill's export for its tenant, after a history in which another's drills are;
-/// at the end a third drill of the cluster is under way, and the month was counted.
+/// at the end there is a third drill of the cluster, and the month was counted.
 fn export(world: &World) -> ExportInput {
     let mut input = world.drill_after(|entries| {
         for place in OTHERS {
@@ -36,6 +36,7 @@ fn export(world: &World) -> ExportInput {
         entries.len() as u64 - 1
     };
     world.announce(&mut third, Some(previous), 3, &mut add);
+    add(&LoggedEntry::sign_result(&third, &world.runner).unwrap());
     let tree = Tree::from_entries(&entries);
     let counted = Counted {
         log: "holdfast.dev/log/test".parse().unwrap(),
@@ -103,8 +104,8 @@ fn an_entry_that_was_left_out_is_noticed() {
     let world = World::new();
     let sound = export(&world);
     let count = own(&mut sound.clone()).len();
-    // The earlier drill, this one with its draw, the one under way, and the coverage.
-    assert_eq!(count, 7);
+    // The earlier drill, this one with its draw, the one after it, and the coverage.
+    assert_eq!(count, 8);
     for left_out in 0..count - 1 {
         let mut input = sound.clone();
         let (place, _) = own(&mut input).remove(left_out);
@@ -116,7 +117,7 @@ fn an_entry_that_was_left_out_is_noticed() {
     }
     // The last drill follows from nothing later, but from the coverage.
     let mut input = sound.clone();
-    own(&mut input).remove(count - 2);
+    own(&mut input).drain(count - 3..count - 1);
     refused(world.both(&files(&input).unwrap()), "a drill is missing");
     // The whole of an earlier drill.
     let mut input = sound;

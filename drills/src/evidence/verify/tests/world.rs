@@ -306,8 +306,8 @@ impl World {
                 point: None,
             },
             seed: p.sampling.as_ref().unwrap().seed,
-            at: at("13:59:59"),
-            deadline: at("15:00:00"),
+            at: at(if n == 1 { "12:59:59" } else { "13:59:59" }),
+            deadline: at(if n == 1 { "13:30:00" } else { "15:00:00" }),
         };
         let entry = LoggedEntry::sign(&intent, &self.runner).unwrap();
         let place = add(&entry);
