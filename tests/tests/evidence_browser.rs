@@ -11,6 +11,7 @@ use holdfast_drills::evidence::statement::recovery::RecoveryTarget;
 use holdfast_drills::evidence::statement::{DrillKind, Level, Statement};
 use holdfast_drills::evidence::view::coverage::ShownCoverage;
 use holdfast_drills::evidence::view::{self, Shown, list};
+use holdfast_drills::pages::Sees;
 use holdfast_proto::names::DrillId;
 use holdfast_proto::record::TrustRole;
 use holdfast_proto::{Sha256Digest, Timestamp};
@@ -209,7 +210,7 @@ fn pages() -> Result<Vec<(&'static str, String)>> {
         LoggedEntry::sign(&Heartbeat { at: at("14:30:00") }, &key)?,
         LoggedEntry::sign_coverage(&missed, &key)?,
     ];
-    let list = list::served(&entries, &list::Filter::default(), at("14:40:00"))?;
+    let list = list::served(&entries, &list::Filter::default(), Sees::ALL, at("14:40:00"))?;
     let bodies = [
         list,
         drill(&passed)?,
