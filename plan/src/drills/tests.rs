@@ -61,7 +61,7 @@ fn words(wanted: &Wanted) -> String {
 #[test]
 fn what_was_never_proven_is_wanted_now() {
     let (policy, a) = (policy(&["acme/erp"], ""), replica("west"));
-    let plan = plan(&[facts("acme/erp", &[a.clone()])], &policy, day(1));
+    let plan = plan(&[facts("acme/erp", std::slice::from_ref(&a))], &policy, day(1));
     assert_eq!(plan.len(), 2);
     assert!(plan.iter().all(Wanted::is_due), "{plan:#?}");
     let aimed = plan.iter().find(|w| w.aim == Some(a.clone())).unwrap();
@@ -76,8 +76,8 @@ fn what_was_never_proven_is_wanted_now() {
 #[test]
 fn what_was_proven_waits_for_its_time() {
     let (policy, a) = (policy(&["acme/erp"], ""), replica("west"));
-    let mut known = facts("acme/erp", &[a.clone()]);
-    known.proofs.push(proof(day(1), &[a.clone()]));
+    let mut known = facts("acme/erp", std::slice::from_ref(&a));
+    known.proofs.push(proof(day(1), std::slice::from_ref(&a)));
     let early = plan(&[known.clone()], &policy, day(3));
     assert!(early.iter().all(|w| !w.is_due() && !w.on_change), "{early:#?}");
     let of = |plan: &[Wanted], aim: Option<Aspect>| plan.iter().find(|w| w.aim == aim).unwrap().clone();
