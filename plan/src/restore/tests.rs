@@ -383,7 +383,7 @@ fn a_hole_is_never_passed_over() {
         text.contains(&format!("missing from {} to {}", lsn(7000), lsn(7500))),
         "{text}"
     );
-    assert!(text.contains("1500000 bytes of WAL"), "{text}");
+    assert!(text.contains("1.4 MiB of WAL"), "{text}");
     assert_eq!(why.nearest_before.unwrap().time, Some(at(6999)));
     for target in [
         Target::Time(at(7200)),
