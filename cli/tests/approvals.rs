@@ -515,7 +515,7 @@ async fn a_hold_stands_until_two_people_let_it_go() -> Result<()> {
 
     // A replica that is away may hold something that the others know nothing of.
     let (first, away) = (stage.scene.vault.place(0), stage.path("away"));
-    std::fs::rename(&first, &away)?;
+    std::fs::rename(first, &away)?;
     for words in [&["hold", "list"][..], &["approve", "list"]] {
         let said = stage.ends(0, words)?;
         assert!(said.contains("replica-unreachable"), "{said}");
@@ -524,7 +524,7 @@ async fn a_hold_stands_until_two_people_let_it_go() -> Result<()> {
     let unknown = ["hold", "release", "00000000000000000000000000"];
     let said = stage.ends(1, &[&unknown[..], &why[..], &[&olga]].concat())?;
     assert!(said.contains("not listed was"), "{said}");
-    std::fs::rename(&away, &first)?;
+    std::fs::rename(&away, first)?;
 
     // A release that nobody granted, made by hand with a key that may, counts for nothing.
     let said = place("2026-04-01T00:00:00Z", 0)?;
