@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -27,11 +28,28 @@ use tower::ServiceExt;
 use crate::pki;
 use holdfast_proto::names::ActorName;
 
-/// Connections at once.
-const CONNECTIONS: usize = 4096;
+/// Connections at once: an agent keeps the one that it has.
+const CONNECTIONS: usize = 16_384;
 const HANDSHAKE: Duration = Duration::from_secs(10);
-const HEADERS: Duration = Duration::from_secs(10);
+/// How long a connection may say nothing between requests, and within a request's head.
+/// Longer than the longest pause between heartbeats.
+const HEADERS: Duration = Duration::from_secs(30);
+/// The largest request head.
+const HEAD: usize = 16 << 10;
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// Raises the limit of open files as far as this process may: every connection is one.
+pub fn allow_connections() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(err) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%err, "the limit of open files could not be raised");
+    }
+    let wanted = CONNECTIONS as u64 + 256;
+    if let Some(most) = limit.maximum.filter(|most| *most < wanted) {
+        tracing::info!(most, wanted, "fewer connections than could be served may be open");
+    }
+}
 
 /// The agent at the other end of a connection, from its certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +69,7 @@ pub async fn serve(
     builder
         .http1()
         .timer(TokioTimer::new())
+        .max_buf_size(HEAD)
         .header_read_timeout(HEADERS);
     builder
         .http2()

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use askama::Template;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
@@ -22,7 +22,7 @@ use super::agents::Refusal;
 use super::evidence::{self, EvidenceShowing};
 use crate::desk::{Desk, now};
 use crate::fleet::{Fleet, PolicyStatus};
-use crate::page::FleetPage;
+use crate::page::{FleetPage, Part};
 
 /// The style sheet.
 const STYLE: &str = include_str!("../../assets/style.css");
@@ -63,10 +63,10 @@ pub fn router(desk: Arc<Desk>, showing: Option<EvidenceShowing>) -> Router {
         .layer(CatchPanicLayer::new())
 }
 
-async fn page(State(desk): State<Arc<Desk>>) -> Result<Response, Refusal> {
+async fn page(State(desk): State<Arc<Desk>>, Query(part): Query<Part>) -> Result<Response, Refusal> {
     let at = now();
     let fleet = Fleet::of(&desk, at);
-    let page = FleetPage::of(&fleet, &desk.policy()).render();
+    let page = FleetPage::of(&fleet, &desk.policy(), part).render();
     let page = page.map_err(|e| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
     Ok(Html(page).into_response())
 }

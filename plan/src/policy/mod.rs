@@ -40,7 +40,7 @@ pub use crate::document::Problem;
 pub use approvals::{ApprovalRule, Approvals, Guarded};
 pub use calendar::{Calendar, Covers, Edge, Effects, Frozen, Pin, Window};
 pub use cluster::{Ambiguous, ClusterPolicy, Pattern};
-pub use in_force::{ActiveWindow, InForce};
+pub use in_force::{ActiveWindow, InForce, OpenWindows};
 pub use limits::Limits;
 pub use recurrence::{BadLocalDate, BadLocalTime, BadRecurrence, LocalDate, LocalTime, Recurrence};
 pub use residency::ResidencyRefused;

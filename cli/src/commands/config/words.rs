@@ -339,6 +339,10 @@ const COORDINATOR: Table = &[
         "replicate_after",
         "How long a replica may lack something before it is copied. Default 1min.",
     ),
+    (
+        "lease",
+        "How long a lease of the leader is good for, among several coordinators. Default 30s.",
+    ),
     ("tls", "Certificates for the agents' side."),
     ("tls.cert", "Certificate chain (PEM)."),
     ("tls.key", "Its key (PEM)."),
@@ -452,6 +456,10 @@ const AGENT: Table = &[
     ("recipients.escrow", "age recipients of last resort."),
     ("coordinator", "How the agent reaches its coordinator."),
     ("coordinator.url", "https://host:port."),
+    (
+        "coordinator.standbys",
+        "https://host:port of the coordinators that are called when that one does not lead.",
+    ),
     (
         "coordinator.ca",
         "Certificates that the coordinator's is checked against (PEM).",
