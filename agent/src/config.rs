@@ -503,8 +503,15 @@ fn read_cluster(section: Section<'_, '_>, coordinated: bool, places: &[Place]) -
         }
     };
     let slot = section.or("slot", "holdfast".parse().expect("it is a slot's name"));
-    let valve = section.section("wal_valve");
-    let valve = valve.map_or(Some(ValveLimits::default()), read_valve);
+    let valve = match section.section("wal_valve") {
+        Some(valve) => read_valve(valve),
+        None => {
+            let shipped = ValveLimits::default();
+            section.show_default("wal_valve.one_copy_at", &shipped.one_copy_at);
+            section.show_default("wal_valve.give_up_at", &shipped.give_up_at);
+            Some(shipped)
+        }
+    };
     let generation = section.optional("generation");
     let take_over = section.optional("take_over");
     let peers = section.list("peers");

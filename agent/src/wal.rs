@@ -76,10 +76,12 @@ pub mod seal;
 mod sealer;
 mod shared;
 mod sightings;
+mod standing;
 pub mod start;
 pub mod state;
 mod stream;
 mod trouble;
+mod unheld;
 mod valve;
 
 pub use courier::REPLICA_FAILS;

@@ -150,6 +150,7 @@ fn told_by(e: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             RunError::Key(_)
             | RunError::KeyKind { .. }
             | RunError::Residency(_)
+            | RunError::Access(_)
             | RunError::Tls(_)
             | RunError::Cache(_)
             | RunError::Listen { .. } => Some(Exit::Usage),

@@ -8,6 +8,7 @@
 //! restore command says: 1 only for a proven absence, at least 126 for
 //! everything else.
 
+mod asking;
 mod commands;
 mod demo;
 mod exit;

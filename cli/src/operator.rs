@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
+use holdfast_coordinator::access::oidc::program::ProgramLogin;
 use holdfast_coordinator::repository_section::read_repository;
 use holdfast_drills::evidence::tlog::NoteKey;
 use holdfast_drills::scratch::Limits;
@@ -51,8 +52,12 @@ pub struct OperatorFile {
     pub repository: RepositoryConfig,
     /// An age identity file.
     pub identity: Option<PathBuf>,
-    /// The coordinator's address for people, `http://…`.
+    /// The coordinator's address for people, `https://…` or `http://…`.
     pub coordinator: Option<String>,
+    /// The file with the token that the coordinator is asked with.
+    pub coordinator_token_file: Option<PathBuf>,
+    /// Or where a token for it is got.
+    pub coordinator_oidc: Option<ProgramLogin>,
     /// Where this machine is, for rules of residency.
     pub region: Option<Region>,
     /// Who runs it.
@@ -133,6 +138,15 @@ fn read_file(root: &mut Section<'_>, base: &Path) -> Option<OperatorFile> {
     let at = |path: PathBuf| base.join(path);
     let identity = root.optional("identity").map(at);
     let coordinator = root.optional("coordinator");
+    let coordinator_token_file = root.optional("coordinator_token_file").map(at);
+    let coordinator_oidc = root.section("coordinator_oidc").map(|mut section| {
+        let read = ProgramLogin::read(&mut section, base);
+        section.finish();
+        read
+    });
+    if coordinator_oidc.is_some() && coordinator_token_file.is_some() {
+        root.problem("has coordinator_token_file and [coordinator_oidc]: keep one");
+    }
     let region = root.optional("region");
     let provider = root.optional("provider");
     let policy_file = root.optional("policy").map(at);
@@ -170,6 +184,11 @@ fn read_file(root: &mut Section<'_>, base: &Path) -> Option<OperatorFile> {
         repository: repository?,
         identity,
         coordinator,
+        coordinator_token_file,
+        coordinator_oidc: match coordinator_oidc {
+            Some(login) => Some(login?),
+            None => None,
+        },
         region,
         provider,
         policy_file,

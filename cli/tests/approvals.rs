@@ -513,6 +513,19 @@ async fn a_hold_stands_until_two_people_let_it_go() -> Result<()> {
             .contains("released by olga")
     );
 
+    // A replica that is away may hold something that the others know nothing of.
+    let (first, away) = (stage.scene.vault.place(0), stage.path("away"));
+    std::fs::rename(first, &away)?;
+    for words in [&["hold", "list"][..], &["approve", "list"]] {
+        let said = stage.ends(0, words)?;
+        assert!(said.contains("replica-unreachable"), "{said}");
+    }
+    assert!(stage.ends(0, &["hold", "list"])?.contains("within reach"));
+    let unknown = ["hold", "release", "00000000000000000000000000"];
+    let said = stage.ends(1, &[&unknown[..], &why[..], &[&olga]].concat())?;
+    assert!(said.contains("not listed was"), "{said}");
+    std::fs::rename(&away, first)?;
+
     // A release that nobody granted, made by hand with a key that may, counts for nothing.
     let said = place("2026-04-01T00:00:00Z", 0)?;
     let id = said.split([' ', ':']).nth(1).context("a number")?.parse()?;

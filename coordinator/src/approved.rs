@@ -44,7 +44,7 @@ impl Approved {
     ) -> Result<(), ApprovalError> {
         self.set(BTreeMap::new());
         let mut plans: BTreeMap<Sha256Digest, Vec<Granted>> = BTreeMap::new();
-        let (requests, _) = approval::list(repository, trust).await?;
+        let requests = approval::list(repository, trust).await?.items;
         for request in requests.iter().filter(|request| {
             request.body.action == Guarded::PolicyWeakening && request.body.clusters.is_empty()
         }) {

@@ -17,6 +17,9 @@
 //! key = "/etc/holdfast/coordinator-1.tls.key"
 //! client_ca = "/etc/holdfast/ca.crt"
 //!
+//! [access]                               # who may read page, status and metrics
+//! …                                      # see `access::section`
+//!
 //! [repository]
 //! trust_root = "3f…"
 //! replicas = [
@@ -42,6 +45,8 @@ use holdfast_proto::names::ActorName;
 use holdfast_proto::residency::Use;
 use holdfast_repository::RepositoryConfig;
 
+use crate::access::AccessRules;
+use crate::access::section::read_access;
 use crate::repository_section::read_repository;
 
 /// What a coordinator works by.
@@ -65,6 +70,9 @@ pub struct CoordinatorConfig {
     pub log_key: Option<PathBuf>,
     /// Certificates for the agents' side.
     pub tls: TlsFiles,
+    /// Who may read page, status and metrics. Without it: whoever can connect, and
+    /// `listen_http` is on the loopback interface.
+    pub access: Option<AccessRules>,
     /// The repository.
     pub repository: RepositoryConfig,
     /// From where everything is believed.
@@ -211,15 +219,28 @@ fn read_root(root: &mut Section<'_>, directory: &Path) -> Option<CoordinatorConf
     let accept_plain = root
         .optional_bool("accept_plain_http_beyond_loopback")
         .unwrap_or(false);
+    let access = root.section("access").map(|mut section| {
+        let read = read_access(&mut section, directory);
+        section.finish();
+        read
+    });
     if let Some((listen, at)) = &listen_http
         && !listen.0.ip().is_loopback()
-        && !accept_plain
     {
-        root.problem_at(
-            at,
-            "would show page and metrics to the network without encryption or login: listen on 127.0.0.1 behind a \
-             proxy that has both, or set accept_plain_http_beyond_loopback = true",
-        );
+        if access.is_none() {
+            root.problem_at(
+                at,
+                "would show page and metrics to the network without login: add an [access] section (`holdfast \
+                 coordinator token` begins it), or listen on 127.0.0.1",
+            );
+        }
+        if !accept_plain {
+            root.problem_at(
+                at,
+                "would send page, metrics and tokens over the network without encryption: listen on 127.0.0.1 behind a \
+                 proxy that has TLS, or set accept_plain_http_beyond_loopback = true where something else encrypts",
+            );
+        }
     }
     let state_dir = required_path(root, "state_dir", "/var/lib/holdfast/coordinator", directory);
     let policy_file = required_path(root, "policy", "/etc/holdfast/policy.toml", directory);
@@ -260,6 +281,10 @@ fn read_root(root: &mut Section<'_>, directory: &Path) -> Option<CoordinatorConf
         signing_key: signing_key?,
         log_key,
         tls: tls?,
+        access: match access {
+            Some(access) => Some(access?),
+            None => None,
+        },
         repository: repository?,
         trust_root: trust_root?,
         replicate_after: replicate_after.or(Period::from_millis(60_000))?,
@@ -324,7 +349,8 @@ replicas = [{ region = "a", url = "file:///srv/a" }, { region = "b", url = "file
             "c.toml:1:1: name: is missing",
             "c.toml:1:1: state_dir: is missing",
             "c.toml:1:17: listen_agents: \"everywhere\" is not an address",
-            "c.toml:2:15: listen_http: would show page and metrics to the network",
+            "c.toml:2:15: listen_http: would show page and metrics to the network without login",
+            "c.toml:2:15: listen_http: would send page, metrics and tokens over the network without encryption",
             "c.toml:3:1: identity: is not a known key",
             "c.toml:4:1: tls.key: is missing",
             "c.toml:5:8: tls.cert: must name a file",
@@ -341,6 +367,13 @@ replicas = [{ region = "a", url = "file:///srv/a" }, { region = "b", url = "file
             "state_dir",
             "listen_http = \"0.0.0.0:80\"\naccept_plain_http_beyond_loopback = true\nstate_dir",
         );
+        let found = parse(&opened).unwrap_err();
+        assert!(
+            found.len() == 1 && found[0].contains("without login"),
+            "{found:#?}"
+        );
+        let hash = crate::access::TokenHash::of("x");
+        let opened = format!("{opened}[[access.token]]\nname = \"x\"\nhash = \"{hash}\"\n");
         assert!(parse(&opened).is_ok());
     }
 }

@@ -20,6 +20,7 @@ use crate::desk::{Desk, Report, State};
 use crate::facts;
 use crate::fleet::{FindingStatus, RpoStatus, StandingWord, measure};
 use crate::governing::WaitsFor;
+use crate::lead::Trouble;
 use crate::survey::Survey;
 
 /// Under what a finding is the same one seen again.
@@ -325,7 +326,7 @@ fn whole(sheet: &mut Sheet, state: &State, desk: &Desk) {
         sheet.pass_on(finding);
     }
     let lasts = desk.config.lease.millis();
-    if let Some((why, since)) = desk.lead.leading().trouble
+    if let Some(Trouble { why, since }) = desk.lead.leading().trouble
         && sheet.now.millis_since(since) > lasts
     {
         let detail = format!(

@@ -13,19 +13,23 @@ use holdfast_proto::names::{ActorName, BackupId, ClusterId, DrillId, Lineage, Po
 use holdfast_proto::pg::{Lsn, TimelineId};
 use holdfast_proto::{Sha256Digest, Timestamp};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::desk::{Desk, State};
 use crate::facts;
 use crate::governing::Waiting;
 use crate::lead::Leading;
+use crate::server::openapi::{FindingSchema, WorkSchema};
 use crate::survey::DrillSeen;
 
 /// The whole fleet at one moment.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Fleet {
     /// The moment.
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// Which coordinator says so.
+    #[schema(value_type = String)]
     pub coordinator: ActorName,
     /// Who leads the coordinators. What agents say is known to that one.
     #[serde(default)]
@@ -45,11 +49,13 @@ pub struct Fleet {
 }
 
 /// One cluster.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ClusterStatus {
     /// The cluster.
+    #[schema(value_type = String)]
     pub cluster: ClusterId,
     /// Its tier; absent when the policy does not name the cluster.
+    #[schema(value_type = Option<String>)]
     pub tier: Option<TierName>,
     /// The exposure, measured on the repository.
     pub rpo: RpoStatus,
@@ -58,12 +64,15 @@ pub struct ClusterStatus {
     /// The agent.
     pub agent: Option<AgentStatus>,
     /// The lineage written.
+    #[schema(value_type = Option<String>)]
     pub lineage: Option<Lineage>,
     /// The timeline streamed.
+    #[schema(value_type = Option<u32>)]
     pub timeline: Option<TimelineId>,
     /// The newest base backup in the repository.
     pub last_base: Option<BaseStatus>,
     /// When the next base backup is due by the calendar.
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub next_base: Option<Timestamp>,
     /// The newest joint recovery point in the repository.
     pub last_point: Option<PointStatus>,
@@ -78,11 +87,12 @@ pub struct ClusterStatus {
     /// Warnings about it.
     pub warnings: u32,
     /// All findings about it, worst first.
+    #[schema(value_type = Vec<FindingSchema>)]
     pub findings: Vec<Finding>,
 }
 
 /// The exposure of a cluster.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RpoStatus {
     /// `met`, `missed` or `unknown`.
     pub standing: StandingWord,
@@ -91,8 +101,10 @@ pub struct RpoStatus {
     /// At most this would be lost now, in milliseconds.
     pub now_ms: Option<u64>,
     /// Every commit until then is in the repository.
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub safe_until: Option<Timestamp>,
     /// How far enough replicas hold the WAL.
+    #[schema(value_type = Option<String>)]
     pub frontier: Option<Lsn>,
     /// Why it is unknown.
     pub unknown: Option<String>,
@@ -101,7 +113,7 @@ pub struct RpoStatus {
 }
 
 /// How the exposure stands to the objective.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum StandingWord {
     /// Within it.
@@ -113,48 +125,59 @@ pub enum StandingWord {
 }
 
 /// An agent.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AgentStatus {
     /// Its name.
+    #[schema(value_type = String)]
     pub name: ActorName,
     /// Its program's version.
     pub version: String,
     /// When it was heard last.
+    #[schema(value_type = String, format = DateTime)]
     pub heard: Timestamp,
     /// Whether that is too long ago.
     pub silent: bool,
 }
 
 /// A base backup.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BaseStatus {
     /// The backup.
+    #[schema(value_type = String)]
     pub id: BackupId,
     /// When its copy was complete, by the agent's clock.
+    #[schema(value_type = String, format = DateTime)]
     pub stopped: Timestamp,
     /// When it was committed, by the store's clock.
+    #[schema(value_type = String, format = DateTime)]
     pub committed: Timestamp,
     /// Replicas that hold it.
+    #[schema(value_type = Vec<String>)]
     pub regions: Vec<Region>,
 }
 
 /// A recovery point.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PointStatus {
     /// The point.
+    #[schema(value_type = String)]
     pub id: PointId,
     /// Its moment.
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// Replicas that hold it.
+    #[schema(value_type = Vec<String>)]
     pub regions: Vec<Region>,
 }
 
 /// A drill.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DrillStatus {
     /// The drill.
+    #[schema(value_type = String)]
     pub id: DrillId,
     /// When it ended, or began while it has not.
+    #[schema(value_type = String, format = DateTime)]
     pub at: Timestamp,
     /// The scenario.
     pub scenario: String,
@@ -167,43 +190,51 @@ pub struct DrillStatus {
 }
 
 /// A kind of work.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct WorkStatus {
     /// Which.
+    #[schema(value_type = WorkSchema)]
     pub work: Work,
     /// What is done about it and why.
     pub state: String,
     /// Plaintext bytes done and in all, while it runs.
+    #[schema(value_type = Option<Vec<u64>>, min_items = 2, max_items = 2)]
     pub progress: Option<(u64, u64)>,
 }
 
 /// A replica of the repository.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ReplicaStatus {
     /// Its region.
+    #[schema(value_type = String)]
     pub region: Region,
     /// Where it lies.
     pub location: String,
     /// When it last answered.
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub answered: Option<Timestamp>,
     /// Why it does not, and since when.
+    #[schema(value_type = Option<Vec<String>>, min_items = 2, max_items = 2)]
     pub failing: Option<(String, Timestamp)>,
 }
 
 /// A finding and what it belongs to.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct FindingStatus {
     /// The cluster; absent when it is about the whole.
+    #[schema(value_type = Option<String>)]
     pub cluster: Option<ClusterId>,
     /// The finding.
     #[serde(flatten)]
+    #[schema(value_type = FindingSchema)]
     pub finding: Finding,
 }
 
 /// The policy in force, as `/v1/policy` says it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PolicyStatus {
     /// SHA-256 of its text.
+    #[schema(value_type = String)]
     pub digest: Sha256Digest,
     /// The text. There is no secret in a policy.
     pub text: String,

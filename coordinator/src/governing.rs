@@ -20,6 +20,7 @@ use holdfast_proto::names::{ActorName, ClusterId};
 use holdfast_proto::residency::{Place, Use};
 use holdfast_proto::{Sha256Digest, Timestamp};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Whether a plan, by the digest of exactly what it says, was approved.
 pub trait Approvals {
@@ -48,18 +49,20 @@ pub struct Taken {
 }
 
 /// A text in the policy's file that is not in force, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Waiting {
     /// Digest of the text; absent when it could not be read.
+    #[schema(value_type = Option<String>)]
     pub digest: Option<Sha256Digest>,
     /// Why it waits.
     pub why: WaitsFor,
     /// Since when.
+    #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
 }
 
 /// Why a policy is not in force.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum WaitsFor {
     /// It cannot be used: every reason, each with its line where it has one.
@@ -67,6 +70,7 @@ pub enum WaitsFor {
     /// It asks for less.
     Approval {
         /// The digest that has to be signed.
+        #[schema(value_type = String)]
         plan: Sha256Digest,
         /// By whom.
         rule: String,

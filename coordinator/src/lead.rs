@@ -16,6 +16,7 @@ use holdfast_proto::Timestamp;
 use holdfast_proto::names::ActorName;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use utoipa::ToSchema;
 
 use crate::desk::now;
 
@@ -40,23 +41,35 @@ struct Held {
     holder: Option<(ActorName, u64)>,
     /// When our reign began, by our wall clock.
     since: Option<Timestamp>,
-    /// Why it cannot be said who leads, and since when.
-    trouble: Option<(String, Timestamp)>,
+    /// Why it cannot be said who leads.
+    trouble: Option<Trouble>,
 }
 
 /// Who leads, as `/v1/status` says it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Leading {
     /// This coordinator does.
     pub here: bool,
     /// Who holds the highest lease that is known.
+    #[schema(value_type = Option<String>)]
     pub coordinator: Option<ActorName>,
     /// In which term.
     pub term: Option<u64>,
     /// Since when, where this one does.
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub since: Option<Timestamp>,
-    /// Why the leases cannot be read or taken, and since when.
-    pub trouble: Option<(String, Timestamp)>,
+    /// Why the leases cannot be read or taken.
+    pub trouble: Option<Trouble>,
+}
+
+/// Why it cannot be said who leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Trouble {
+    /// What went wrong.
+    pub why: String,
+    /// Since when it goes wrong.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
 }
 
 impl Lead {
@@ -139,8 +152,8 @@ impl Lead {
     pub fn note_trouble(&self, trouble: Option<String>) -> bool {
         let mut held = self.held();
         let news = held.trouble.is_some() != trouble.is_some();
-        let since = held.trouble.as_ref().map_or_else(now, |(_, since)| *since);
-        held.trouble = trouble.map(|why| (why, since));
+        let since = held.trouble.as_ref().map_or_else(now, |trouble| trouble.since);
+        held.trouble = trouble.map(|why| Trouble { why, since });
         news
     }
 

@@ -12,13 +12,14 @@
 //!
 //! Where to read next:
 //! - [`config`]: its configuration. [`pki`]: certificates for it and its agents.
-//! - [`server`]: the two listeners. [`fleet`]: what `/v1/status` says.
+//! - [`server`]: the two listeners. [`access`]: who may read what. [`fleet`]: what `/v1/status` says.
 //! - `loops`: what it does by itself, one file for each.
 //! - `survey`: what it sees in the repository. `findings`: what stands out.
 //! - `governing`: the policy in force, and one that waits to be.
 //! - `lead`: whether this coordinator acts, or another one does.
 //! - `desk`: what lies between them. `cache`, `memory`: what is remembered.
 
+pub mod access;
 mod alerts;
 mod approved;
 pub mod cache;

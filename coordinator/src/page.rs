@@ -15,6 +15,7 @@ use crate::fleet::{ClusterStatus, DrillStatus, FindingStatus, Fleet, StandingWor
 #[derive(Debug, Template)]
 #[template(path = "fleet.html")]
 pub struct FleetPage {
+    visitor: Visitor,
     coordinator: String,
     /// Who leads, when that is not this coordinator.
     standby: Option<String>,
@@ -76,6 +77,17 @@ fn query(clusters: usize, findings: usize) -> String {
         (0, findings) => format!("/?findings={findings}"),
         (clusters, findings) => format!("/?clusters={clusters}&findings={findings}"),
     }
+}
+
+/// Who looks at the page, and what it offers them.
+#[derive(Debug, Default)]
+pub struct Visitor {
+    /// What to call them; empty when nobody is logged in.
+    pub who: String,
+    /// What their forms carry.
+    pub csrf: String,
+    /// Whether they may have everything looked at now.
+    pub refreshes: bool,
 }
 
 /// A number at the top.
@@ -195,11 +207,12 @@ impl Moment {
 
 impl FleetPage {
     /// Lays a part of a fleet out.
-    pub fn of(fleet: &Fleet, policy: &Policy, part: Part) -> Self {
+    pub fn of(fleet: &Fleet, policy: &Policy, visitor: Visitor, part: Part) -> Self {
         let now = fleet.at;
         let clusters = fleet.clusters.iter().skip(part.clusters).take(ROWS);
         let findings = fleet.findings.iter().skip(part.findings).take(ROWS);
         Self {
+            visitor,
             coordinator: fleet.coordinator.to_string(),
             standby: standby(fleet),
             version: fleet.version.clone(),
@@ -244,7 +257,7 @@ fn standby(fleet: &Fleet) -> Option<String> {
         return None;
     }
     Some(match (&leading.coordinator, &leading.trouble) {
-        (_, Some((why, _))) => format!("does not lead: {why}"),
+        (_, Some(trouble)) => format!("does not lead: {}", trouble.why),
         (Some(name), None) if *name != fleet.coordinator => {
             format!("standby: {name} leads, and knows what agents say")
         }

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Access;
 use crate::cache::{Cache, CacheError};
 use crate::config::CoordinatorConfig;
 use crate::desk::{Desk, State, now};
@@ -54,6 +55,9 @@ pub enum RunError {
     /// Data may not be in every region of the repository.
     #[error("{}", lines(.0))]
     Residency(Vec<ResidencyRefused>),
+    /// The rules of access name something that cannot be read.
+    #[error("{0}")]
+    Access(String),
     /// Certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -95,6 +99,7 @@ pub struct Coordinator {
     tls: TlsAcceptor,
     agents: Arc<TcpListener>,
     people: Arc<TcpListener>,
+    access: Arc<Access>,
     evidence: Evidence,
 }
 
@@ -115,9 +120,13 @@ impl Coordinator {
         evidence: Evidence,
         stop: CancellationToken,
     ) -> Result<(), RunError> {
-        let mut coordinator = Self::start(config).await?;
-        coordinator.evidence = evidence;
+        let coordinator = Self::start(config).await?.with_evidence(evidence);
         coordinator.serve(stop).await
+    }
+
+    /// With somebody who keeps and shows the evidence.
+    pub fn with_evidence(self, evidence: Evidence) -> Self {
+        Self { evidence, ..self }
     }
 
     /// Opens the repository, the cache and both listeners. Nothing is answered
@@ -132,6 +141,7 @@ impl Coordinator {
         if let Some(log_key) = &config.log_key {
             key(log_key, "log key", KeyAlgorithm::Ed25519, "an Ed25519 key")?;
         }
+        let access = Arc::new(Access::new(config.access.clone()).map_err(RunError::Access)?);
         let tls = TlsAcceptor::from(tls::server_config(&config.tls)?);
         accept::allow_connections();
         let repository = Repository::open(&config.repository)
@@ -175,6 +185,12 @@ impl Coordinator {
             clusters = governing.policy().clusters().count(), agents = %config.listen_agents, http = %config.listen_http,
             "coordinator started"
         );
+        if config.access.is_none() {
+            tracing::info!(
+                http = %config.listen_http,
+                "there is no [access] section: whoever can connect from this machine may read everything"
+            );
+        }
         let lasts = Duration::from_millis(config.lease.millis());
         let lead = Lead::new(Candidate::new(lasts, 0), memory::nonce(&opened.rows));
         let desk = Arc::new(Desk::new(config, governing, repository, lead, state, now()));
@@ -185,6 +201,7 @@ impl Coordinator {
             tls,
             agents,
             people,
+            access,
             evidence: Evidence::default(),
         })
     }
@@ -208,6 +225,7 @@ impl Coordinator {
             tls,
             agents,
             people,
+            access,
             evidence,
         } = self;
         // Ends what this call started, whoever asks for it.
@@ -222,7 +240,12 @@ impl Coordinator {
                 token.clone(),
             )
         });
-        let (router, token) = (pages::router(Arc::clone(&desk), evidence.showing), stop.clone());
+        let people_share = pages::People {
+            desk: Arc::clone(&desk),
+            access,
+            showing: evidence.showing,
+        };
+        let (router, token) = (pages::router(people_share), stop.clone());
         supervisor.spawn("pages", Exit::Fatal, move || {
             accept::serve(Arc::clone(&people), None, router.clone(), token.clone())
         });

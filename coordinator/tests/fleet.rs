@@ -1,6 +1,7 @@
 //! The coordinator as its agents and its readers meet it: real certificates,
 //! a real repository on two directories, real signatures.
 
+mod access;
 mod house;
 mod policy;
 
@@ -305,6 +306,27 @@ async fn exposure_is_measured_on_the_repository_and_not_taken_from_the_agent() {
     );
     let after = grown["rpo"]["safe_until"].as_str().unwrap();
     assert!(after >= before.as_str(), "{before} {grown:#}");
+    running.close().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_lost_its_server_is_no_witness() {
+    let house = House::build(POLICY).await;
+    let running = house.open().await;
+    let caller = house.caller("erp-1");
+    furnish(&house).await;
+    let met = |erp: &Value| (erp["rpo"]["standing"] == "met").then_some(());
+    beat_until("the exposure", &caller, &running, |_| {}, met).await;
+    // It is well, answers, and repeats the position that it heard a minute ago.
+    let cut_off = |h: &mut holdfast_proto::message::Heartbeat| {
+        h.clusters[0].wal.as_mut().unwrap().heard_ms = Some(60_000);
+    };
+    let erp = beat_until("the exposure to grow", &caller, &running, cut_off, |erp| {
+        let grown = erp["rpo"]["now_ms"].as_u64().is_none_or(|ms| ms > 6_000);
+        grown.then(|| erp.clone())
+    })
+    .await;
+    assert_eq!(erp["rpo"]["agent_says_ms"], 0);
     running.close().await;
 }
 

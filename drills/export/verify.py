@@ -2,32 +2,18 @@
 """Checks one drill's evidence: python3 verify.py --root FINGERPRINT [DIRECTORY]
 Needs Python's standard library and the openssl command, no network. Exit 0: the
 evidence is authentic. Exit 1: it is not, or no root fingerprint was given."""
-import argparse, base64, json, pathlib, subprocess, sys, tempfile
+import argparse, json, pathlib, sys
 sys.dont_write_bytecode = True
 import verify_claims as claims, verify_coverage as coverage
+from verify_files import ED25519, Export
 from verify_log import b64, hexsha, need, note, proof, sha, tree_root
 
-ED25519 = bytes.fromhex("302a300506032b6570032100")
-HERE = pathlib.Path(__file__).resolve().parent
-
-def read(path): return (HERE / path).read_bytes()
-
-def signed(key, message, signature, what):
-    pem = b"-----BEGIN PUBLIC KEY-----\n" + base64.encodebytes(key["der"]) + b"-----END PUBLIC KEY-----\n"
-    with tempfile.TemporaryDirectory() as d:
-        k, m, s = paths = [str(pathlib.Path(d, name)) for name in ("key", "message", "signature")]
-        [pathlib.Path(path).write_bytes(data) for path, data in zip(paths, (pem, message, signature))]
-        ed25519 = ["pkeyutl", "-verify", "-pubin", "-inkey", k, "-rawin", "-in", m, "-sigfile", s]
-        args = ed25519 if key["der"].startswith(ED25519) else ["dgst", "-sha256", "-verify", k, "-signature", s, m]
-        done = subprocess.run(["openssl"] + args, capture_output=True)
-    need(done.returncode == 0, "the signature of %s on %s does not hold" % (key["name"], what))
-
-def trust_chain(root):
+def trust_chain(export, root):
     """The keys that the records enrol, by fingerprint, beginning with the root key."""
-    keys, head, repository, names = {}, None, None, sorted(f.name for f in (HERE / "trust").iterdir())
+    keys, head, repository, names = {}, None, None, export.names("trust")
     need(names and names == ["%016d" % n for n in range(len(names))], "the trust chain has a hole or is empty")
     for n, name in enumerate(names):
-        record, what = read("trust/" + name), "trust record %d" % n
+        record, what = export.read("trust/" + name), "trust record %d" % n
         start = len(record) - 16 - int.from_bytes(record[-16:-8], "big")
         need(record[-8:] == b"HFSIGNED" and start >= 0 and record[-17:-16] == b"\n", what + " is no signed object")
         line, signatures = record[start:-17].split(b"\n")
@@ -42,7 +28,7 @@ def trust_chain(root):
         for s in signatures:
             key = (first if n == 0 else keys).get(s["key"], {"role": None})
             need(key["role"] == "root" and "believed" not in key and hexsha(key["der"]) == s["key"], what + " is not by the root")
-            signed(key, b"holdfast-signed-object-v1\n" + line, b64(s["sig"]), what)
+            export.verify(key, b"holdfast-signed-object-v1\n" + line, b64(s["sig"]), what)
         for act in body["acts"]:
             if act["act"] == "require": continue  # approvals: no statement rests on them
             old = keys.get(act["key"])
@@ -60,26 +46,13 @@ def trust_chain(root):
         head = {"key": header["key"], "sha256": hexsha(record)}
     return keys, root, len(names)
 
-def located(path, entry): return proof(read(path), path, read(entry))
-
 def envelope(data, path):
     e = json.loads(data)
     need(json.dumps(e, separators=(",", ":"), ensure_ascii=False).encode() == data, path + " is not in its stored form")
     kind, payload = e["payloadType"], b64(e["payload"])
     return kind, payload, b"DSSEv1 %d %s %d " % (len(kind), kind.encode(), len(payload)) + payload, e["signatures"]
 
-def tiles(kind, size):
-    for n in range((size + 255) // 256):
-        path, rest, width = "%03d" % (n % 1000), n // 1000, min(256, size - 256 * n)
-        while rest:
-            path, rest = "x%03d/%s" % (rest % 1000, path), rest // 1000
-        yield read("tile/%s/%s" % (kind, path + (".p/%d" % width if width < 256 else "")))
-
-def leaf_hashes(size):
-    leaves = b"".join(tiles("0", size))
-    return [leaves[i:i + 32] for i in range(0, len(leaves), 32)]
-
-def cosigned(checkpoint, witness):
+def cosigned(export, checkpoint, witness):
     """That `witness`, as NAME+HASH+KEY, saw this checkpoint (C2SP cosignature/v1); when."""
     name, tag, key = witness.split("+", 2)
     key, text, lines = b64(key), *note(checkpoint)[3:]
@@ -87,20 +60,16 @@ def cosigned(checkpoint, witness):
     mine = [b64(s)[4:] for _, by, s in lines if (by, b64(s)[:4].hex()) == (name, tag)]
     need(mine, "%s has not cosigned the checkpoint of %d entries" % (name, note(checkpoint)[1]))
     seconds = int.from_bytes(mine[0][:8], "big")
-    signed({"der": ED25519 + key[1:], "name": name}, b"cosignature/v1\ntime %d\n" % seconds + text, mine[0][8:], "a checkpoint")
+    export.verify({"der": ED25519 + key[1:], "name": name}, b"cosignature/v1\ntime %d\n" % seconds + text, mine[0][8:], "a checkpoint")
     return "%s saw the checkpoint of %d entries, %d s after 1970" % (name, note(checkpoint)[1], seconds)
 
-def byproduct(digest):
-    data = read("byproducts/" + digest)
-    need(hexsha(data) == digest, "byproducts/%s is not of that digest" % digest)
-    return data
-
-def verify(root, witnesses, say):
-    keys, root, records = trust_chain(root)
+def verify(export, root, witnesses, say):
+    read, located = export.read, lambda path, entry: proof(export.read(path), path, export.read(entry))
+    keys, root, records = trust_chain(export, root)
     say("trust chain: %d records from root %s" % (records, root))
     origin, size = note(head := read("checkpoint"))[:2]
     at, final = located("statement.tlog-proof", "result.entry")
-    leaves, earlier = leaf_hashes(size), [f.read_bytes() for f in (HERE / "checkpoints").glob("*")]
+    leaves, earlier = export.leaf_hashes(size), [read("checkpoints/" + x) for x in export.names("checkpoints")]
     kind, payload, message, logged = envelope(read("result.entry"), "result.entry")
     need((kind, (s := json.loads(payload))["_type"]) == ("application/vnd.in-toto+json", "https://in-toto.io/Statement/v1"),
          "this is no in-toto statement")
@@ -117,7 +86,7 @@ def verify(root, witnesses, say):
              "key %s may not sign %s" % (fingerprint, what))
         vouched = {digest} | {hexsha(c) for c in earlier + [head] if note(c)[1] >= upto}
         need("believed" not in key or vouched & key["believed"], "the key of %s was revoked" % key["name"])
-        signed(key, message, signature, what)
+        export.verify(key, message, signature, what)
         tell and say("%s: signed by %s %s" % (what, key["role"], key["name"]))
         return key
     for c in dict.fromkeys([head, held, under] + earlier):
@@ -127,14 +96,15 @@ def verify(root, witnesses, say):
         own = [(f, b64(s)[4:]) for f, k in keys.items() for dash, name, s in lines if k["role"] == "coordinator" and
                (dash, name, b64(s)[:4]) == ("\u2014", origin, sha(origin.encode() + b"\n\x01" + k["der"][12:])[:4])]
         need(own, "no coordinator of the trust chain has signed the checkpoint of %d entries" % n)
-        [believe(f, ["coordinator"], None, hexsha(c), n, text, sig, "log of %d entries" % n) for f, sig in own]
+        [believe(f, ["coordinator"], None, hexsha(c), n, text, sig, "checkpoint" if c == head else "log of %d entries" % n) for f, sig in own]
     same = envelope(read("envelope.json"), "envelope.json")
     need(payload == read("statement.json") and (kind, payload) == same[:2] and len(logged) == 1 and logged[0] in same[3],
          "statement.json, envelope.json and result.entry differ")
     leaf = hexsha(read("result.entry"))
     if of_month:
         believe(logged[0]["keyid"], ["coordinator"], None, leaf, at + 1, message, b64(logged[0]["sig"]), "statement")
-        say(coverage.verify(s, HERE, origin, at, leaves, tree_root, envelope, believe))
+        say(coverage.verify(s, export, origin, at, leaves, tree_root, envelope, believe))
+        export.loose()
         return root
     d, cluster, who = p["drill"], p["scope"]["tenant"] + "/" + p["scope"]["cluster"], p["actors"]["runner"]
     claims.announced(p, d, real)
@@ -162,18 +132,22 @@ def verify(root, witnesses, say):
                   and i["recovery"].get("base") in (None, point["base"]["id"]) and i["recovery"].get("point") in (None, point.get("point")))
              and draw.get("seed") == i.get("seed") and draw.get("slot") in (None, i.get("slot")),
              "the statement is not the answer to this intent")
-        [say(cosigned(c, w)) for w in witnesses for c in ([held, under] if drawn else [held])]
+        [say(cosigned(export, c, w)) for w in witnesses for c in ([held, under] if drawn else [held])]
         say("intent: entry %d of the log, announced before the work; result: entry %d; witness: %s%s" % (
             intent_at, at, ref["witness"], "" if ref["witness"] == "none" or witnesses else " (not checked: give --witness)"))
     if drawn:
         population = before("population.entry", "application/vnd.holdfast.population+json", drawn_at)
         names = [by for _, by, _ in note(under)[4]]
-        say(claims.sampled(p, population, drawn_at, (note(under)[1], under), names, byproduct))
-    if (HERE / "tile/entries").is_dir():
+        say(claims.sampled(p, population, drawn_at, (note(under)[1], under), names, export))
+    if export.has("tile/entries"):
         quiet = lambda *x: believe(*x, tell=False)
-        say(coverage.whole_log(tiles("entries", size), leaves, envelope, quiet))
+        say(coverage.whole_log(export.tiles("entries", size), leaves, envelope, quiet))
+    elif export.has("entries"):
+        own = [at] if real else [at, intent_at] + ([drawn_at] if drawn else [])
+        say(coverage.tenants_log(export, leaves, p["scope"]["tenant"], envelope, lambda *x: believe(*x, tell=False), own))
     verdict, claimed = claims.judge(p), p["results"]["verdict"]
     need(not claimed.startswith("PASS") or claimed == verdict, "it claims %s where its findings allow %s" % (claimed, verdict))
+    export.loose()
     say("%s %s of %s, level %s, %s: verdict %s" % ("restore" if real else "drill", d["id"], cluster, d["level"], d["scenario"], claimed))
     return root
 
@@ -181,12 +155,14 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root")
     parser.add_argument("--witness", action="append", default=[], help="a witness's key, NAME+HASH+KEY, that must have cosigned")
-    parser.add_argument("directory", nargs="?", type=pathlib.Path, default=HERE)
-    HERE, root = (options := parser.parse_args()).directory, options.root
+    parser.add_argument("directory", nargs="?", type=pathlib.Path, default=pathlib.Path(__file__).resolve().parent)
+    export, root = Export((options := parser.parse_args()).directory), options.root
     try:
-        found = verify(root, options.witness, lambda line: print("ok      " + line))
+        found = verify(export, root, options.witness, lambda line: print("ok      " + line))
     except Exception as why:
         sys.exit("FAILED  %s: %s\nREFUSED: do not rely on this export" % (type(why).__name__, why))
+    if rest := export.unchecked():
+        print("NOT COVERED: nothing signed vouches for %d files, and they may say anything: %s" % (len(rest), ", ".join(rest)))
     if not root:
         sys.exit("UNTRUSTED: it names root %s itself; pass --root with the fingerprint that you know" % found)
-    print("VERIFIED: the evidence is authentic")
+    print("VERIFIED: the evidence is authentic%s" % ("; NOT what is named above as not covered" if rest else ""))

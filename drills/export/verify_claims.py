@@ -39,16 +39,21 @@ def listed(text, why):
     need(text.decode() == "".join(x + "\n" for x in sorted(set(lines))), why)
     return lines
 
-def sampled(p, population, index, checkpoint, signers, byproduct):
+def sampled(p, population, index, checkpoint, signers, export):
     """Draws again what the statement says was drawn. `population` was logged at
     `index`; `checkpoint` is (size, bytes) of the one over it, `signers` the names
-    on its lines; `byproduct` reads a file by its digest."""
+    on its lines; `export` has the files that it names by digest."""
     s, draw, wrong = p["sampling"], population["draw"], "the sample is not the drawn one: "
+    def byproduct(digest):
+        data = export.read("byproducts/" + digest)
+        need(sha(data).hex() == digest, "byproducts/%s is not of that digest" % digest)
+        return data
     cluster, intent = p["scope"]["tenant"] + "/" + p["scope"]["cluster"], p["drill"]["intent"]
-    window, points = draw.get("window"), draw.get("points")
+    window, points, percent = draw.get("window"), draw.get("points"), draw.get("files_percent")
     need(not (window and points), wrong + "the population is of moments and of points")
     what = "points %d %s" % (points["count"], points["digest"]) if points else "operator"
     listing = "%s\n%s\n" % (draw["cluster"], "%s %s" % (window["from"], window["until"]) if window else what)
+    listing += "" if percent is None else "files %d\n" % percent
     span = micros(window["until"]) - micros(window["from"]) if window else points["count"] if points else 1
     digest = sha(listing.encode())
     need((population["size"], population["digest"], draw["cluster"]) == (abs(span), digest.hex(), cluster),
@@ -82,7 +87,12 @@ def sampled(p, population, index, checkpoint, signers, byproduct):
         ranked = [x for _, x in sorted((sha(seed + bytes.fromhex(x)), x) for x in lines)][:files["drawn"]]
         need((files["population"], files["drawn"]) == (len(lines), len(ranked)) and (chosen == ranked or not chosen and len(ranked) > 64),
              wrong + "the seed draws other files")
-        said += ", %d of %d files" % (len(ranked), len(lines))
+        # As many as were announced before the seed was known, rounded up, and no fewer than 16.
+        least = min(len(lines), max(16, -(-len(lines) * (percent or 0) // 100)))
+        need(len(ranked) >= least, wrong + "it has fewer files than were announced, or than 16")
+        need(percent is None or len(ranked) == least, wrong + "it has more files than were announced")
+        said += ", %d of %d files, %s," % (len(ranked), len(lines), "whose share nobody announced" if percent is None
+                                           else "the %d %% that were announced" % percent)
     for b in p.get("byproducts", []):
         byproduct(b["digest"])
     return said + " drawn again"
@@ -93,6 +103,8 @@ def announced(p, d, real):
          "a drill has an intent, a restore that was needed has none")
     s = p.get("sampling", {})
     need("selected" not in s or "seed" in s, "it claims a drawn moment without a seed")
+    need(not p["results"]["verdict"].startswith("PASS") or "seed" in s and s.get("file_sample"),
+         "it claims a pass and names no files that were drawn, read and hashed again")
 
 def conflict(p, reviewer, coordinators):
     """The part that the reviewer had in the drill already, if any."""

@@ -1,10 +1,11 @@
-"""A month's coverage, counted again from the tenant's entries of the log. Part of
-verify.py; Python's standard library alone."""
+"""Entries of the log: that no drill is missing among them, and a month's coverage,
+counted again. Part of verify.py; Python's standard library alone."""
 import json
 from verify_claims import micros
 from verify_log import b64, hexsha, need, sha
 
 RUNNER, COORDINATOR, EITHER = ["runner"], ["coordinator"], ["runner", "coordinator"]
+TYPES = {"result": "https://holdfast.dev/recovery-drill/v1", "coverage": "https://holdfast.dev/recovery-coverage/v1"}
 KINDS = {"intent": RUNNER, "abandoned": EITHER, "population": None, "received": COORDINATOR}
 
 def entry(n, data, envelope, believe):
@@ -13,9 +14,10 @@ def entry(n, data, envelope, believe):
     need(len(signatures) == 1, "entry %d has not one signature" % n)
     body, digest = json.loads(payload), hexsha(data)
     if kind == "application/vnd.in-toto+json":
-        if body["predicateType"] != "https://holdfast.dev/recovery-drill/v1":
-            return None
-        kind, roles, cluster = "result", RUNNER, "%(tenant)s/%(cluster)s" % body["predicate"]["scope"]
+        scope = body["predicate"].get("scope")
+        kind, roles = ("result", RUNNER) if scope else ("coverage", COORDINATOR)
+        need(body["predicateType"] == TYPES[kind], "entry %d is no statement that is known here" % n)
+        cluster = "%(tenant)s/%(cluster)s" % scope if scope else None
     else:
         kind = kind[len("application/vnd.holdfast."):-len("+json")]
         if kind not in KINDS:
@@ -25,19 +27,40 @@ def entry(n, data, envelope, believe):
     believe(signatures[0]["keyid"], roles, cluster, digest, n + 1, message, b64(signatures[0]["sig"]), "entry %d" % n)
     return kind, body, digest
 
-def read_entries(folder, leaves, tenant, envelope, believe):
+def read_entries(export, leaves, tenant, envelope, believe):
     """The tenant's entries by their places, each as the log holds it."""
     found = {}
-    for path in sorted((folder / "entries").iterdir()):
-        n, data = int(path.name), path.read_bytes()
-        need("%016d" % n == path.name and n < len(leaves) and sha(b"\0" + data) == leaves[n],
-             "entries/%s is not what the log holds there" % path.name)
+    for name in export.names("entries"):
+        n, data = int(name), export.read("entries/" + name)
+        need("%016d" % n == name and n < len(leaves) and sha(b"\0" + data) == leaves[n],
+             "entries/%s is not what the log holds there" % name)
         found[n] = entry(n, data, envelope, believe)
-        kind, body, _ = found[n] or need(False, "entries/%s says nothing about coverage" % path.name)
-        scope = body["predicate"]["scope"] if kind == "result" else {}
+        kind, body, _ = found[n] or need(False, "entries/%s says nothing about coverage" % name)
+        scope = body["predicate"].get("scope", body["predicate"]) if kind in TYPES else {}
         whose = scope.get("tenant") or (body.get("cluster") or body.get("draw", {}).get("cluster") or body["tenant"] + "/").split("/")[0]
-        need(whose == tenant, "entries/%s is another tenant's" % path.name)
+        need(whose == tenant, "entries/%s is another tenant's" % name)
     return found
+
+def tenants_log(export, leaves, tenant, envelope, believe, own):
+    """The tenant's entries, the drill's `own` places among them. Of others there are the hashes."""
+    found = read_entries(export, leaves, tenant, envelope, believe)
+    need(set(own) <= set(found), "entries/ lacks what is this drill's own")
+    moments = [t for _, b, _ in found.values() for t in [b.get("at")] + [x["end"] for x in b.get("predicate", {}).get("timings", {}).get("phases", [])] if t]
+    audit(found, lambda i: i["deadline"] < max(moments))
+    for at, (kind, body, _) in found.items():
+        for cluster, number in body["predicate"]["drills"].get("sequences", {}).items() if kind == "coverage" else ():
+            counted = {n: x for n, x in found.items() if n < body["predicate"]["size"]}
+            audit(counted, lambda i: i["at"] < body["predicate"]["until"])
+            here = [x["sequence"] for what, x, _ in counted.values() if what == "intent" and x["cluster"] == cluster]
+            need(max(here, default=0) == number, "%s had %d drills when entry %d was counted: a drill is missing" % (cluster, number, at))
+    return "log: %d entries of %s, none missing between its drills; %d by their hashes alone%s" % (
+        len(found), tenant, len(leaves) - len(found), unused_draws(found))
+
+def unused_draws(found):
+    used = {(body["cluster"], body.get("slot")) for kind, body, _ in found.values() if kind == "intent"}
+    draws = [n for n, (kind, body, _) in found.items() if kind == "population" and "draw" in body
+             and (body["draw"]["cluster"], body["draw"]["slot"]) not in used]
+    return "; drawn and not used: entries %s" % draws if draws else ""
 
 def whole_log(bundles, leaves, envelope, believe):
     """Every entry of the log, where an export has them: no drill is missing."""
@@ -50,14 +73,11 @@ def whole_log(bundles, leaves, envelope, believe):
     for n, data in enumerate(entries):
         found[n] = entry(n, data, envelope, believe)
     found = {n: x for n, x in found.items() if x}
-    audit(found, float("-inf"))
-    used = {(body["cluster"], body.get("slot")) for kind, body, _ in found.values() if kind == "intent"}
-    draws = [n for n, (kind, body, _) in found.items() if kind == "population" and "draw" in body
-             and (body["draw"]["cluster"], body["draw"]["slot"]) not in used]
-    return "whole log: %d entries, no drill missing%s" % (len(entries), "; drawn and not used: entries %s" % draws if draws else "")
+    audit(found, lambda i: False)
+    return "whole log: %d entries, no drill missing%s" % (len(entries), unused_draws(found))
 
-def audit(entries, until):
-    """Each cluster's intents are numbered and chained, each is answered once by what answers it."""
+def audit(entries, late):
+    """Each cluster's intents are numbered and chained, each is answered once by what answers it, if it is `late`."""
     last, answered = {}, set()
     for n, (kind, body, digest) in sorted(entries.items()):
         if kind == "intent":
@@ -82,8 +102,8 @@ def audit(entries, until):
         if kind == "received":
             place = entries.get(body["entry"], ("", {}, ""))
             need(body["entry"] < n and (place[0], place[2]) == ("result", body["digest"]), "entry %d names no restore" % n)
-    missing = [n for n, (kind, body, _) in entries.items() if kind == "intent" and micros(body["at"]) < until and n not in answered]
-    need(not missing, "nothing answers entry %s, although the month was counted: an entry is missing" % missing[:1])
+    missing = [n for n, (kind, body, _) in entries.items() if kind == "intent" and late(body) and n not in answered]
+    need(not missing, "nothing answers entry %s, although its time is over: an entry is missing" % missing[:1])
 
 def listing(members):
     lines = ["%s %s%s\n" % (m["cluster"], m["tier"], "".join(" %(scenario)s:%(level)s:%(every_ms)d" % d for d in m.get("drills", [])))
@@ -145,12 +165,12 @@ def count(entries, coverage):
 
 NAMES = ("expected", "executed", "passed", "passed_with_exceptions", "failed", "missed")
 
-def verify(statement, folder, origin, at, leaves, tree_root, envelope, believe):
+def verify(statement, export, origin, at, leaves, tree_root, envelope, believe):
     c = statement["predicate"]
     need((c["log"], bytes.fromhex(c["root"])) == (origin, tree_root(leaves[:c["size"]])) and c["size"] <= at,
          "it was counted from another log than this one")
-    entries = read_entries(folder, leaves, c["tenant"], envelope, believe)
-    audit(entries, micros(c["until"]))
+    entries = read_entries(export, leaves, c["tenant"], envelope, believe)
+    audit(entries, lambda i: i["at"] < c["until"])
     rows, used, drills, exceptions = count(entries, c)
     stated = {(r["tier"], r["cluster"], r["scenario"], r["level"], r["every_ms"]): [r[x] for x in NAMES] for r in c["clusters"]}
     again = {key: [row.get(x, 0) for x in NAMES] for key, row in rows.items()}

@@ -5,6 +5,7 @@
 //! counts and digests; rows stay in the copy.
 
 pub mod damage;
+pub mod foreign_keys;
 pub mod integrity;
 pub mod programs;
 pub mod queries;

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use holdfast_agent::ledger::PointsReport;
+use holdfast_plan::drills::BaseKind;
 use holdfast_proto::names::{ClusterId, DrillId};
 use holdfast_proto::{Sha256Digest, Timestamp};
 use holdfast_repository::clock;
@@ -116,7 +117,30 @@ pub fn window(points: &PointsReport) -> Option<Window> {
         .filter(|w| w.from < w.until)
 }
 
-/// Draws for `drill`.
+/// The longest part of `window` in which the nearest base backup before is one of
+/// `kind`. `bases` are the moments at which each was complete.
+pub fn nearest(
+    window: Window,
+    bases: impl Iterator<Item = (Timestamp, Option<BaseKind>)>,
+    kind: BaseKind,
+) -> Option<Window> {
+    let mut bases: Vec<_> = bases.collect();
+    bases.sort_by_key(|(at, _)| *at);
+    let ends = bases.iter().skip(1).map(|(at, _)| *at).chain([window.until]);
+    bases
+        .iter()
+        .zip(ends)
+        .filter(|((_, of), _)| *of == Some(kind))
+        .map(|((from, _), until)| Window {
+            from: window.from.max(*from),
+            until: window.until.min(until),
+        })
+        .filter(|w| w.from < w.until)
+        .max_by_key(|w| w.until.millis_since(w.from))
+}
+
+/// Draws for `drill`. `files_percent` is announced with it: of all stored files so
+/// many hundredths will be read.
 ///
 /// # Errors
 /// The log cannot be used, or the lot is empty.
@@ -125,6 +149,7 @@ pub async fn draw(
     drill: DrillId,
     cluster: &ClusterId,
     lot: &Lot,
+    files_percent: u64,
     runner: &SigningKey,
     patience: Duration,
 ) -> Result<Drawn, DrawError> {
@@ -147,6 +172,7 @@ pub async fn draw(
         cluster: cluster.clone(),
         window,
         points: listed,
+        files_percent: Some(files_percent),
     };
     if let Some(listing) = &listing {
         let stored = log.store().put_byproduct(listing.clone().into()).await;
@@ -183,4 +209,37 @@ pub async fn draw(
             file_sample: None,
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evidence::fixture::at;
+
+    #[test]
+    fn a_kind_of_base_has_the_moments_after_it() {
+        let window = Window {
+            from: at("01:00:00"),
+            until: at("10:00:00"),
+        };
+        let (full, incremental) = (Some(BaseKind::Full), Some(BaseKind::Incremental));
+        let bases = [
+            (at("00:30:00"), full),
+            (at("02:00:00"), incremental),
+            (at("04:00:00"), incremental),
+            (at("09:30:00"), full),
+        ];
+        let part = |kind| nearest(window, bases.into_iter(), kind).map(|w| (w.from, w.until));
+        assert_eq!(part(BaseKind::Full), Some((at("01:00:00"), at("02:00:00"))));
+        assert_eq!(
+            part(BaseKind::Incremental),
+            Some((at("04:00:00"), at("09:30:00")))
+        );
+        let none = [(at("00:30:00"), full), (at("11:00:00"), incremental)];
+        assert_eq!(nearest(window, none.into_iter(), BaseKind::Incremental), None);
+        assert_eq!(
+            nearest(window, [(at("00:30:00"), None)].into_iter(), BaseKind::Full),
+            None
+        );
+    }
 }

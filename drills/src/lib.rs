@@ -21,4 +21,5 @@ pub mod runner;
 pub mod scenario;
 pub mod scratch;
 pub mod view;
+pub mod wanted;
 pub mod witness;

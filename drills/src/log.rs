@@ -14,11 +14,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_proto::names::ClusterId;
 use holdfast_proto::record::TrustRole;
-use holdfast_proto::{Fingerprint, Sha256Digest};
-use holdfast_repository::Repository;
+use holdfast_proto::{Fingerprint, Sha256Digest, Timestamp};
 use holdfast_repository::evidence::{EvidenceError, EvidenceStore};
 use holdfast_repository::signing::SigningKey;
 use holdfast_repository::trust::Trust;
+use holdfast_repository::{Repository, clock};
 
 use crate::evidence::entry::{BadEntry, Entry, Intent, LoggedEntry, Population};
 use crate::evidence::statement::{IntentReference, Statement, Witness};
@@ -100,6 +100,17 @@ pub struct Place {
     pub index: u64,
     /// SHA-256 of its bytes.
     pub digest: Sha256Digest,
+}
+
+/// When an entry was stored, by the clock of whoever did.
+#[derive(Debug, Clone, Copy)]
+pub struct Stored {
+    /// The entry's number.
+    pub index: u64,
+    /// Just before.
+    pub began: Timestamp,
+    /// When every replica within reach had it.
+    pub ended: Timestamp,
 }
 
 /// What a cluster's drills have left in the log so far.
@@ -198,22 +209,30 @@ impl DrillLog {
         Ok(sequence)
     }
 
-    /// Logs an intent and waits until a checkpoint covers it.
+    /// Logs an intent and waits until a checkpoint covers it. Says besides when it was
+    /// stored.
     pub async fn log_intent(
         &self,
         intent: &Intent,
         runner: &SigningKey,
         patience: Duration,
-    ) -> Result<IntentReference, LogError> {
+    ) -> Result<(IntentReference, Stored), LogError> {
+        let began = clock::now();
         let place = self.append(LoggedEntry::sign(intent, runner)?).await?;
+        let stored = Stored {
+            index: place.index,
+            began,
+            ended: clock::now(),
+        };
         let sealed = self.wait_sealed(place.index, patience).await?;
-        Ok(IntentReference {
+        let reference = IntentReference {
             log: self.origin.clone(),
             index: place.index,
             digest: place.digest,
             checkpoint_size: Some(sealed.checkpoint.checkpoint().size),
             witness: sealed.witness,
-        })
+        };
+        Ok((reference, stored))
     }
 
     /// Logs what a drill will be drawn from and waits until a checkpoint covers

@@ -5,6 +5,7 @@
 //! the entries. If the trust chain grows, they are looked at again.
 
 use holdfast_proto::Timestamp;
+use holdfast_proto::names::ClusterId;
 use holdfast_repository::Repository;
 use holdfast_repository::trust::Trust;
 
@@ -29,6 +30,34 @@ pub struct Document {
 const HTML: &str = "text/html; charset=utf-8";
 const JSON: &str = "application/json";
 
+/// What a reader may see. A drill of another cluster is as one that never was.
+#[derive(Clone, Copy)]
+pub struct Sees<'a> {
+    /// Whether it is everything, also what counts over tenants.
+    pub whole: bool,
+    /// Whether a cluster's drills are seen.
+    pub cluster: &'a (dyn Fn(&ClusterId) -> bool + Send + Sync),
+}
+
+impl Sees<'_> {
+    /// Everything.
+    pub const ALL: Sees<'static> = Sees {
+        whole: true,
+        cluster: &|_| true,
+    };
+}
+
+/// A question of a reader.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// The path below `/evidence`.
+    pub path: &'a str,
+    /// The query string.
+    pub query: &'a str,
+    /// What the reader may see.
+    pub sees: Sees<'a>,
+}
+
 /// The log, as far as it was read.
 #[derive(Debug, Default)]
 pub struct EvidencePages {
@@ -37,7 +66,7 @@ pub struct EvidencePages {
 }
 
 impl EvidencePages {
-    /// The document at `path` below `/evidence`, or `None` when there is none.
+    /// The document that is asked for, or `None` when there is none for this reader.
     ///
     /// # Errors
     /// The log cannot be read, in words.
@@ -45,8 +74,7 @@ impl EvidencePages {
         &mut self,
         repository: &Repository,
         trust: &Trust,
-        path: &str,
-        query: &str,
+        Asked { path, query, sees }: Asked<'_>,
         now: Timestamp,
     ) -> Result<Option<Document>, String> {
         if path == "evidence.css" {
@@ -58,35 +86,50 @@ impl EvidencePages {
             .map_err(|e| e.to_string())?;
         self.catch_up(&log).await?;
         if path.is_empty() {
-            let page = list::served(&self.entries, &list::Filter::of_query(query), now);
+            let page = list::served(&self.entries, &list::Filter::of_query(query), sees, now);
             return Ok(document(
                 HTML,
                 None,
                 page.map_err(|e| e.to_string())?.into_bytes(),
             ));
         }
-        if let Some(wanted) = path.strip_prefix("coverage/") {
+        if let Some(wanted) = path.strip_prefix("coverage/").filter(|_| sees.whole) {
             return self.coverage(&log, wanted).await;
         }
         let (drill, what) = path.split_once('/').unwrap_or((path, ""));
-        let Some((index, _)) = list::result_of(&self.entries, drill) else {
+        let found = list::result_of(&self.entries, drill);
+        let Some((index, _)) = found.filter(|(_, cluster)| (sees.cluster)(cluster)) else {
             return Ok(None);
         };
-        let input = publish::gather(&log, &self.entries, index)
+        if what.ends_with(".zip") && !sees.whole {
+            // Every entry of its tenant is in it, and the scope may be one cluster.
+            return Ok(None);
+        }
+        let input = publish::gather(&log, &self.entries, index, publish::Audience::Tenant)
             .await
             .map_err(|e| e.to_string())?;
         of_drill(&input, what)
     }
 
-    /// The export of a month's coverage, by its place in the log.
+    /// The page of a month's coverage, or its export, by its place in the log.
     async fn coverage(&self, log: &DrillLog, wanted: &str) -> Result<Option<Document>, String> {
-        let index = wanted.strip_suffix(".zip").and_then(|n| n.parse::<u64>().ok());
-        let Some(index) = index.filter(|n| {
-            let entry = usize::try_from(*n).ok().and_then(|n| self.entries.get(n));
-            entry.is_some_and(|e| matches!(e.entry, Entry::Coverage(_)))
-        }) else {
+        let (number, zip) = match wanted.strip_suffix(".zip") {
+            Some(number) => (number, true),
+            None => (wanted, false),
+        };
+        let index = number.parse::<u64>().ok();
+        let entry = index.and_then(|n| self.entries.get(usize::try_from(n).ok()?));
+        let (Some(index), Some(entry)) = (index, entry) else {
             return Ok(None);
         };
+        let Entry::Coverage(statement) = &entry.entry else {
+            return Ok(None);
+        };
+        if !zip {
+            let shown = export::shown_coverage(statement, &entry.envelope, index, log.trust());
+            let page = view::coverage::served(&shown).map_err(|e| e.to_string())?;
+            return Ok(document(HTML, None, page.into_bytes()));
+        }
         let input = publish::gather_coverage(log, &self.entries, index)
             .await
             .map_err(|e| e.to_string())?;

@@ -1,12 +1,13 @@
 //! Gathers from the repository what an export of one drill needs.
 
+use holdfast_proto::names::TenantName;
 use holdfast_proto::record::TrustRole;
 use holdfast_repository::{Repository, layout};
 
-use crate::evidence::coverage::concerns;
+use crate::evidence::coverage::{concerns, of_tenant};
 use crate::evidence::dsse::Envelope;
 use crate::evidence::entry::{Entry, LoggedEntry};
-use crate::evidence::export::{Announced, CoverageInput, ExportInput};
+use crate::evidence::export::{Announced, CoverageInput, ExportInput, ShownEntries};
 use crate::evidence::statement::Statement;
 use crate::evidence::tlog::Tree;
 
@@ -23,11 +24,25 @@ pub enum GatherError {
     Missing(String),
 }
 
-/// The input for an export of the result at `index` of `entries`.
+/// For whom an export is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Who may see the drill's tenant: of other tenants it holds hashes.
+    Tenant,
+    /// Who may see every tenant: it holds the whole log.
+    Operator,
+}
+
+/// The input for an export of the result at `index` of `entries`, for `audience`.
 ///
 /// # Errors
 /// The log cannot be read, or lacks the intent or a checkpoint.
-pub async fn gather(log: &DrillLog, entries: &[LoggedEntry], index: u64) -> Result<ExportInput, GatherError> {
+pub async fn gather(
+    log: &DrillLog,
+    entries: &[LoggedEntry],
+    index: u64,
+    audience: Audience,
+) -> Result<ExportInput, GatherError> {
     let missing = |what: &str| GatherError::Missing(what.to_owned());
     let at = |n: u64| usize::try_from(n).ok().and_then(|n| entries.get(n));
     let result = at(index).ok_or_else(|| missing("the result"))?.clone();
@@ -84,13 +99,32 @@ pub async fn gather(log: &DrillLog, entries: &[LoggedEntry], index: u64) -> Resu
         byproducts,
         delay_ms: delay(entries, index),
         tree: Tree::from_entries(entries[..size].iter().map(LoggedEntry::bytes)),
-        entries: Some(entries[..size].iter().map(|e| e.bytes().to_vec()).collect()),
+        entries: match audience {
+            Audience::Operator => {
+                ShownEntries::Whole(entries[..size].iter().map(|e| e.bytes().to_vec()).collect())
+            }
+            Audience::Tenant => tenants_own(log, &entries[..size], &statement.predicate.scope.tenant),
+        },
         earlier_checkpoints: Vec::new(),
         trust_records: trust_records(log.store().repository(), log.trust().length()).await,
         trust: log.trust().clone(),
         checkpoint,
         result,
     })
+}
+
+/// What the tenant may see. What nobody signed who might is not about anybody,
+/// whatever it says; whether a key that was revoked is believed is for the reader.
+fn tenants_own(log: &DrillLog, entries: &[LoggedEntry], tenant: &TenantName) -> ShownEntries {
+    let signed = |e: &LoggedEntry| {
+        let key = log.trust().key(&e.signer());
+        key.is_some_and(|k| e.signers().contains(&k.role) && e.envelope.verify(&k.verifying).is_ok())
+    };
+    let own = (0u64..)
+        .zip(entries)
+        .filter(|(_, e)| of_tenant(e, tenant) && signed(e))
+        .map(|(n, e)| (n, e.bytes().to_vec()));
+    ShownEntries::Tenant(own.collect())
 }
 
 /// How long the restore whose statement stands at `index` had waited.

@@ -17,13 +17,13 @@ use holdfast_repository::signing::SigningKey;
 
 use crate::checks::Check;
 use crate::evidence::entry::{BadEntry, LoggedEntry};
-use crate::evidence::lint::{LintFinding, lint};
-use crate::evidence::statement::context::{Actors, Approval, Decision, Runner, Scope, SeparationOfDuties};
+use crate::evidence::lint::{LintFinding, lint_to_sign};
+use crate::evidence::statement::context::{Actors, Approval, Decision, Runner, SeparationOfDuties};
 use crate::evidence::statement::recovery::Timings;
 use crate::evidence::statement::results::{CheckClass, Results, Rpo, Verdict};
 use crate::evidence::statement::{Drill, DrillKind, Level, RecoveryDrill, Statement};
 use crate::evidence::verdict;
-use crate::runner::{Governing, objectives, report};
+use crate::runner::{Governing, objectives, report, unknown};
 
 /// A statement that was not left behind.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +63,7 @@ pub async fn leave(
     let id = DrillId::from_parts(clock::now(), rand::random());
     let mut statement = statement(restorer, access, plan, outcome, id).await;
     verdict::settle(&mut statement.predicate);
-    lint(&statement).map_err(RestoredError::Lint)?;
+    lint_to_sign(&statement).map_err(RestoredError::Lint)?;
     let entry = LoggedEntry::sign_result(&statement, restorer.key)?;
     let bytes = bytes::Bytes::copy_from_slice(entry.bytes());
     let copies = EvidenceStore::put_pending(&access.repository, id, bytes).await?;
@@ -143,17 +143,10 @@ async fn statement(
             level,
             scenario: "restore".parse().expect("a word of letters"),
             scenario_digest: None,
+            why: Vec::new(),
             intent: None,
         },
-        scope: Scope {
-            tenant: plan.cluster.tenant.clone(),
-            cluster: plan.cluster.cluster.clone(),
-            legal_entity: governing.and_then(|g| g.legal_entity.clone()),
-            environment: None,
-            tier: governing.map(|g| g.tier.clone()),
-            residency_zone: governing.and_then(|g| Some(g.residency.as_ref()?.to_string())),
-            business_services: Vec::new(),
-        },
+        scope: objectives::scope(&plan.cluster, governing),
         actors: Actors {
             initiator,
             approvals,
@@ -176,6 +169,7 @@ async fn statement(
         target: None,
         timings: Timings {
             clock_offset_ms: None,
+            clock_error_ms: None,
             phases,
         },
         results: Results {
@@ -192,6 +186,9 @@ async fn statement(
         controls: report::controls(),
         retention: None,
         byproducts: Vec::new(),
+        unknown: Vec::new(),
     };
-    Statement::new(report::subjects(plan, &[]), predicate)
+    let mut statement = Statement::new(report::subjects(plan, &[]), predicate);
+    unknown::state_of_restore(&mut statement, restorer.governing.is_some());
+    statement
 }

@@ -18,6 +18,8 @@ pub(crate) mod objectives;
 mod provision;
 pub(crate) mod report;
 mod sight;
+mod surroundings;
+pub(crate) mod unknown;
 
 pub use objectives::Governing;
 
@@ -26,6 +28,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_agent::restore::{Access, FetchBy, PlanError};
+use holdfast_plan::drills::BaseKind;
 use holdfast_plan::restore::Target;
 use holdfast_proto::Sha256Digest;
 use holdfast_proto::finding::Finding;
@@ -38,7 +41,7 @@ use holdfast_repository::signing::SigningKey;
 use crate::checks::{damage, integrity};
 use crate::draw::DrawError;
 use crate::evidence::entry::{IntendedRecovery, Intent};
-use crate::evidence::lint::{LintFinding, lint};
+use crate::evidence::lint::{LintFinding, lint_to_sign};
 use crate::evidence::statement::recovery::Phase;
 use crate::evidence::statement::{DrillKind, IntentReference, Level, ScenarioName, Statement};
 use crate::evidence::tlog::NoteKey;
@@ -75,6 +78,14 @@ pub enum DrillError {
         /// What to do.
         what: &'static str,
     },
+    /// No moment can be drawn from which a base backup of the kind is nearest.
+    #[error(
+        "{0} has no restorable moment to which a base backup of the wanted kind is nearest: see `holdfast points`"
+    )]
+    NoBase(ClusterId),
+    /// A region that the repository does not have.
+    #[error("the configuration has no replica in {0}: `holdfast config show` lists them")]
+    NoRegion(Region),
     /// No joint recovery point can be drawn.
     #[error("{0} has no joint recovery point of database and filestores: see `holdfast points`")]
     NoFence(ClusterId),
@@ -128,6 +139,8 @@ pub struct Runner {
     pub place: Option<Place>,
     /// What the copy may use of this machine.
     pub limits: Limits,
+    /// Where this machine is, when its configuration says so.
+    pub region: Option<Region>,
 }
 
 impl Runner {
@@ -169,6 +182,8 @@ pub struct DrillRequest {
     pub governing: Option<Governing>,
     /// Why it runs.
     pub kind: DrillKind,
+    /// What it has to restore from.
+    pub aim: Aim,
     /// Who started it.
     pub initiator: Option<String>,
     /// Databases that filestores belong to, where that is not evident.
@@ -179,6 +194,18 @@ pub struct DrillRequest {
     pub limit: Duration,
     /// How long to wait for the coordinator to seal an entry.
     pub patience: Duration,
+}
+
+/// What a drill has to restore from, so that it proves just that.
+#[derive(Debug, Clone, Default)]
+pub struct Aim {
+    /// The replica of this region alone: all others are cut off.
+    pub only_region: Option<Region>,
+    /// A base backup of this kind: the moment is drawn from those that such a one is
+    /// nearest to.
+    pub base: Option<BaseKind>,
+    /// Why the plan of drills wants it.
+    pub why: Vec<String>,
 }
 
 /// What came of a drill.
@@ -212,6 +239,11 @@ pub async fn run(
 ) -> Result<DrillOutcome, DrillError> {
     let began = clock::now();
     let played = request.scenario.play(&request.parameters)?;
+    if let Some(region) = &request.aim.only_region
+        && !runner.regions().contains(region)
+    {
+        return Err(DrillError::NoRegion(region.clone()));
+    }
     if request.scenario.attack && request.writer.is_none() {
         return Err(DrillError::NoWriter(request.scenario.name.clone()));
     }
@@ -262,7 +294,7 @@ pub async fn run(
         at: began,
         deadline: began.plus_millis(request.limit.as_millis() as i64),
     };
-    let reference = log.log_intent(&intent, &runner.key, request.patience).await?;
+    let (reference, stored) = log.log_intent(&intent, &runner.key, request.patience).await?;
 
     let mut measured = Measured::new(id, &intent);
     let work = carry_out(runner, access, request, &chosen, &played, &mut measured, say);
@@ -273,6 +305,8 @@ pub async fn run(
         );
     }
     put_right(&mut measured, say).await;
+    let (decides, read) = (log.store().decides(), measured.read());
+    measured.surroundings = surroundings::measure(&access.repository, decides, &stored, &read).await;
     conclude(runner, access, request, &chosen, &log, reference, measured, say).await
 }
 
@@ -352,6 +386,7 @@ async fn prove(
     measured.checks.extend(found.checks);
     measured.findings.extend(found.findings);
     measured.wal.clone_from(&found.objects.wal);
+    measured.commits = [found.objects.commits.clone(), found.objects.indexes.clone()].concat();
     measured.packs = found.sample;
     if scenario.level == Level::L1 {
         measured.end(Phase::Checks, None, Some(measured.checks.len() as u64));
@@ -419,7 +454,7 @@ async fn conclude(
     let listing = measured.packs.listing();
     let mut statement = report::statement(runner, access, request, chosen, intent, measured).await;
     verdict::settle(&mut statement.predicate);
-    lint(&statement).map_err(DrillError::Lint)?;
+    lint_to_sign(&statement).map_err(DrillError::Lint)?;
     say(&format!(
         "logging the result: {}",
         statement.predicate.results.verdict

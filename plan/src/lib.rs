@@ -16,6 +16,7 @@
 pub mod alerts;
 pub mod cron;
 pub mod document;
+pub mod drills;
 pub mod lead;
 pub mod period;
 pub mod policy;

@@ -127,10 +127,11 @@ impl fmt::Display for Why {
             } => {
                 write!(
                     f,
-                    "the agent's last sign of life is of {last}, older than {fresh_for}"
+                    "the server was last heard at {last}, longer ago than {fresh_for}: its agent is silent, or does not \
+                     reach it"
                 )
             }
-            Why::Stale { last: None, .. } => f.write_str("the agent has not been heard of"),
+            Why::Stale { last: None, .. } => f.write_str("nobody has heard of the server"),
             Why::NothingSafe => f.write_str("no commit is known to be in the repository"),
         }
     }
@@ -348,7 +349,7 @@ mod tests {
                 witnesses: vec![],
                 ..facts()
             },
-            "has not been heard of",
+            "nobody has heard of the server",
         );
         check(
             Facts {

@@ -74,6 +74,9 @@ pub struct WalFacts {
     /// Age in milliseconds of the oldest commit that is not acknowledged; zero
     /// when all are.
     pub rpo_ms: u64,
+    /// Milliseconds since the server was heard last: of then is `server_flush`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub heard_ms: Option<u64>,
     /// Time of the newest commit acknowledged.
     pub last_commit: Option<Timestamp>,
     /// Bytes of WAL the slot holds back on the primary.

@@ -438,7 +438,7 @@ pub struct ReplicaFrontier {
 pub struct FrontierBody {
     /// The timeline streamed.
     pub timeline: TimelineId,
-    /// The server's flush position when asked.
+    /// The server's flush position, last heard.
     pub server_flush: Lsn,
     /// Acknowledged: the k-th highest contiguous frontier over the replicas.
     pub acknowledged: Lsn,
@@ -449,6 +449,15 @@ pub struct FrontierBody {
     /// Age in milliseconds of the oldest commit beyond `acknowledged`; zero when
     /// there is none.
     pub rpo_ms: u64,
+    /// Milliseconds since the server was heard last. Absent where nobody counted: then
+    /// the position is of an unknown age.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub heard_ms: Option<u64>,
+    /// Everything committed by then, by the server's clock, lies before `acknowledged`.
+    /// Absent while that was not seen: an agent that does not reach its server does not
+    /// know what is committed there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub complete_until: Option<Timestamp>,
     /// How far each filestore is captured.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub filestores: Vec<FilestoreFrontier>,
@@ -456,6 +465,24 @@ pub struct FrontierBody {
     pub at: Timestamp,
 }
 record!(FrontierBody, "frontier");
+
+impl FrontierBody {
+    /// When the server was last heard, by the agent's clock; long ago where that is not
+    /// known.
+    pub fn heard(&self) -> Timestamp {
+        heard_at(self.at, self.heard_ms, self.rpo_ms)
+    }
+}
+
+/// What an agent that does not say when it heard its server may be assumed to have let
+/// pass, in milliseconds.
+const UNHEARD_MS: u64 = 60_000;
+
+/// When an agent that spoke at `at` had last heard its server.
+pub fn heard_at(at: Timestamp, heard_ms: Option<u64>, rpo_ms: u64) -> Timestamp {
+    let ago = heard_ms.unwrap_or_else(|| rpo_ms.saturating_add(UNHEARD_MS));
+    at.plus_millis(-i64::try_from(ago).unwrap_or(i64::MAX))
+}
 
 /// How far a filestore is captured: the journal says nothing when nothing changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

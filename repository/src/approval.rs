@@ -27,6 +27,7 @@ use holdfast_proto::record::TrustRole;
 use holdfast_proto::{Fingerprint, Sha256Digest, Timestamp};
 
 use crate::Repository;
+use crate::clock;
 use crate::control::{copies, draft, holder, name_of, open, spread};
 use crate::layout::{self, Located};
 use crate::listing::ListError;
@@ -78,6 +79,17 @@ pub struct Ignored {
     pub what: String,
     /// Why it does not count.
     pub why: String,
+}
+
+/// What was found of what people signed.
+#[derive(Debug, Clone)]
+pub struct Found<T> {
+    /// What is to be believed.
+    pub items: Vec<T>,
+    /// What lies there and does not count.
+    pub ignored: Vec<Ignored>,
+    /// The replicas that could not be listed: what is on them alone is missing here.
+    pub away: Vec<Finding>,
 }
 
 /// Where a request stands.
@@ -495,28 +507,28 @@ pub async fn standing(
     Ok(standing)
 }
 
-/// Every request within reach that is to be believed, newest first, and what lies
-/// there and is not.
-pub async fn list(
-    repository: &Repository,
-    trust: &Trust,
-) -> Result<(Vec<Request>, Vec<Ignored>), ApprovalError> {
+/// Every request within reach, newest first.
+///
+/// # Errors
+/// No replica can be listed.
+pub async fn list(repository: &Repository, trust: &Trust) -> Result<Found<Request>, ApprovalError> {
     let listed = repository.list(&layout::requests()).await?;
-    let (mut requests, mut ignored) = (Vec::new(), Vec::new());
+    let away = listed.findings(clock::now());
+    let (mut items, mut ignored) = (Vec::new(), Vec::new());
     for key in listed.keys() {
         let Some(Located::Request { id }) = layout::parse(key.as_str()) else {
             continue;
         };
         match load(repository, trust, id).await {
-            Ok(request) => requests.push(request),
+            Ok(request) => items.push(request),
             Err(e) => ignored.push(Ignored {
                 what: key.to_string(),
                 why: e.to_string(),
             }),
         }
     }
-    requests.sort_by_key(|r| std::cmp::Reverse(r.body.id));
-    Ok((requests, ignored))
+    items.sort_by_key(|r| std::cmp::Reverse(r.body.id));
+    Ok(Found { items, ignored, away })
 }
 
 /// Answers an executor: may it carry out `plan`, byte for byte, on `clusters`?

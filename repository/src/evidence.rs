@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use holdfast_proto::names::{DrillId, ObjectKey};
+use holdfast_proto::names::{DrillId, ObjectKey, Region};
 use holdfast_proto::record::TrustRole;
 use holdfast_proto::{Fingerprint, Sha256Digest};
 
@@ -56,6 +56,11 @@ impl EvidenceStore {
     /// The repository that it lies in.
     pub fn repository(&self) -> &Repository {
         &self.repository
+    }
+
+    /// The region of the replica that decides who has a number.
+    pub fn decides(&self) -> &Region {
+        &self.authority.region
     }
 
     /// How many entries the authority has; numbers run from zero without a gap.

@@ -19,7 +19,8 @@ use holdfast_proto::record::TrustRole;
 use serde::Serialize;
 
 use crate::Repository;
-use crate::approval::{self, ApprovalError, Ignored, RequireError};
+use crate::approval::{self, ApprovalError, Found, Ignored, RequireError};
+use crate::clock;
 use crate::control::{self, copies, draft, holder, open, spread};
 use crate::layout::{self, Located};
 use crate::signed::Content;
@@ -71,8 +72,13 @@ pub enum HoldError {
     #[error("a hold needs a reason: who reads it in ten years knows nothing of today")]
     NoReason,
     /// There is none of this number.
-    #[error("there is no hold {0} within reach: see `holdfast hold list`")]
-    Unknown(HoldId),
+    #[error("there is no hold {id} within reach{}: see `holdfast hold list`", unless(.away))]
+    Unknown {
+        /// The number.
+        id: HoldId,
+        /// The replicas that could not be listed, which may have it.
+        away: Vec<String>,
+    },
     /// It has ended.
     #[error("hold {id} was released by {by} at {at} already")]
     Released {
@@ -89,6 +95,13 @@ pub enum HoldError {
     /// It cannot be read or stored.
     #[error(transparent)]
     Approval(#[from] ApprovalError),
+}
+
+fn unless(away: &[String]) -> String {
+    if away.is_empty() {
+        return String::new();
+    }
+    format!(" (not listed was {})", away.join(", "))
 }
 
 /// What an approver signs to release `hold`.
@@ -162,25 +175,24 @@ pub async fn release(
 /// # Errors
 /// There is none within reach, or nothing can be listed.
 pub async fn find(repository: &Repository, trust: &Trust, id: HoldId) -> Result<Hold, HoldError> {
-    let (holds, _) = list(repository, trust, None).await?;
-    holds
-        .into_iter()
-        .find(|hold| hold.body.id == id)
-        .ok_or(HoldError::Unknown(id))
+    let Found { items, away, .. } = list(repository, trust, None).await?;
+    let found = items.into_iter().find(|hold| hold.body.id == id);
+    let away = || away.into_iter().map(|finding| finding.subject).collect();
+    found.ok_or_else(|| HoldError::Unknown { id, away: away() })
 }
 
-/// The holds of `cluster`, or of all, oldest first, released ones included, and what
-/// lies there and does not count.
+/// The holds of `cluster`, or of all, oldest first, released ones included.
 ///
 /// # Errors
-/// Nothing can be listed.
+/// No replica can be listed.
 pub async fn list(
     repository: &Repository,
     trust: &Trust,
     cluster: Option<&ClusterId>,
-) -> Result<(Vec<Hold>, Vec<Ignored>), ApprovalError> {
+) -> Result<Found<Hold>, ApprovalError> {
     let listed = repository.list(&layout::holds()).await?;
-    let (mut holds, mut ignored) = (Vec::new(), Vec::new());
+    let away = listed.findings(clock::now());
+    let (mut items, mut ignored) = (Vec::new(), Vec::new());
     for key in listed.keys() {
         let Some(Located::Hold { id }) = layout::parse(key.as_str()) else {
             continue;
@@ -217,10 +229,10 @@ pub async fn list(
             released: None,
         };
         hold.released = ended(repository, trust, &hold, &mut ignored).await?;
-        holds.push(hold);
+        items.push(hold);
     }
-    holds.sort_by_key(|hold| hold.body.id);
-    Ok((holds, ignored))
+    items.sort_by_key(|hold| hold.body.id);
+    Ok(Found { items, ignored, away })
 }
 
 /// The first release of a hold that counts.

@@ -102,11 +102,12 @@ def measure(cluster, program, options, idle):
         time.sleep(0.2)
         acknowledged = watch.stop()
         figures |= spread(delays(found, acknowledged, "what was acknowledged"), "acknowledged")
-    # All WAL since the first object that holds the start; before it, others have proven themselves.
+    # All WAL from the start on. What holds the start begins before it, and what was merged
+    # later long before it: that must not be waited for where the smaller ones were there.
     regions = []
     for objects in program.stored_at():
         relevant = [one for one in objects if one[1] > position(start)]
-        regions.append(covered(relevant, min((one[0] for one in relevant), default=0)))
+        regions.append(covered(relevant, position(start)))
     each = [delays(found, steps, "the repository") for steps in regions]
     figures |= spread([max(of_one) for of_one in zip(*each)], "stored")
     return figures

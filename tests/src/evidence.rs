@@ -50,10 +50,12 @@ pub fn policy(clusters: &[&str]) -> BTreeMap<holdfast_proto::names::TenantName, 
             every_ms: WEEK,
         }],
     };
-    BTreeMap::from([(
-        "acme".parse().expect("a tenant"),
-        clusters.iter().map(member).collect(),
-    )])
+    let mut tenants: BTreeMap<_, Vec<Member>> = BTreeMap::new();
+    for member in clusters.iter().map(member) {
+        let tenant = member.cluster.tenant.clone();
+        tenants.entry(tenant).or_default().push(member);
+    }
+    tenants
 }
 
 impl EvidenceScene {

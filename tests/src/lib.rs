@@ -2,6 +2,7 @@
 //! that needs them.
 
 pub mod agent;
+pub mod browser;
 pub mod evidence;
 pub mod faulty;
 pub mod fleet;

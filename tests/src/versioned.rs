@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use holdfast_proto::Timestamp;
-use holdfast_repository::store::{BackEnd, Protection, Version, VersionHistory};
+use holdfast_repository::store::{BackEnd, Lock, Protection, Version, VersionHistory};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
@@ -34,9 +34,19 @@ pub struct VersionedStore {
     objects: Arc<Mutex<BTreeMap<Path, Vec<Kept>>>>,
     /// Ignores the condition on create, as some stores do.
     careless: bool,
+    /// What keeps every version.
+    lock: Option<Lock>,
 }
 
 impl VersionedStore {
+    /// A store whose every version is locked so.
+    pub fn locked(lock: Lock) -> Self {
+        Self {
+            lock: Some(lock),
+            ..Self::default()
+        }
+    }
+
     /// A store that overwrites in spite of a conditional create.
     pub fn careless() -> Self {
         Self {
@@ -145,6 +155,10 @@ impl VersionHistory for VersionedStore {
             .map(|(path, _)| Ok(path.to_string()))
             .collect();
         futures::stream::iter(keys).boxed()
+    }
+
+    async fn lock(&self, _path: &Path, _version: Option<&str>) -> Result<Lock> {
+        Ok(self.lock.unwrap_or(Lock::None))
     }
 
     async fn protection(&self) -> Result<Protection> {

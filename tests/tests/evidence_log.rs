@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use holdfast_drills::evidence::coverage::Month;
+use holdfast_drills::evidence::dsse::Envelope;
 use holdfast_drills::evidence::entry::{Entry, LoggedEntry};
 use holdfast_drills::evidence::export;
 use holdfast_drills::evidence::tlog::tiles::LogFile;
 use holdfast_drills::evidence::verify::verify_export;
 use holdfast_drills::keeper::{EvidenceKeeper, InForce};
 use holdfast_drills::log::{DrillLog, LogError};
-use holdfast_drills::pages::EvidencePages;
+use holdfast_drills::pages::{Asked, EvidencePages, Sees};
 use holdfast_drills::publish;
 use holdfast_drills::witness::{Witness, WitnessError};
 use holdfast_proto::{Sha256Digest, Timestamp};
@@ -114,6 +115,7 @@ async fn a_witness_follows_the_log_and_notices_when_it_is_rewritten() -> Result<
         cluster: scene.vault.cluster.clone(),
         window: None,
         points: None,
+        files_percent: None,
     };
     let population = draw.population(day("10-01"));
     let waiting = log.clone().witnessed_by(std::slice::from_ref(&key));
@@ -207,7 +209,7 @@ async fn a_restore_that_waited_is_logged_with_its_delay() -> Result<()> {
     assert_eq!(received.delay_ms, 3 * 86_400_000 - 5000);
 
     // It verifies as what it is, with both verifiers.
-    let input = publish::gather(&log, &entries, received.entry).await?;
+    let input = publish::gather(&log, &entries, received.entry, publish::Audience::Tenant).await?;
     let files = export::files(&input)?;
     both(&scene, &files)?.map_err(|said| anyhow::anyhow!(said))?;
     let page = files
@@ -251,7 +253,12 @@ async fn pages_show_what_a_believed_key_has_signed() -> Result<()> {
         "evidence.css".to_owned(),
         "coverage/0.zip".to_owned(),
     ] {
-        let answer = pages.answer(&scene.vault.repository, &trust, &path, "", day("10-03"));
+        let asked = Asked {
+            path: &path,
+            query: "",
+            sees: Sees::ALL,
+        };
+        let answer = pages.answer(&scene.vault.repository, &trust, asked, day("10-03"));
         let found = answer.await.map_err(|why| anyhow::anyhow!(why))?;
         served.insert(path, found.map(|d| d.bytes));
     }
@@ -268,6 +275,42 @@ async fn pages_show_what_a_believed_key_has_signed() -> Result<()> {
         .as_ref()
         .context("no zip")?;
     ensure!(zip.starts_with(b"PK"), "no zip");
+
+    // Whoever may see another cluster only sees none of it, and no export of all.
+    for (sees, shown) in [
+        (
+            Sees {
+                whole: false,
+                cluster: &|_| false,
+            },
+            [false; 3],
+        ),
+        (
+            Sees {
+                whole: false,
+                cluster: &|c| c.to_string() == "acme/erp",
+            },
+            [true, true, false],
+        ),
+    ] {
+        for (path, shown) in [
+            own.clone(),
+            format!("{own}/statement.json"),
+            format!("{own}/evidence.zip"),
+        ]
+        .iter()
+        .zip(shown)
+        {
+            let asked = Asked {
+                path,
+                query: "",
+                sees,
+            };
+            let answer = pages.answer(&scene.vault.repository, &trust, asked, day("10-03"));
+            let found = answer.await.map_err(|why| anyhow::anyhow!(why))?;
+            ensure!(found.is_some() == shown, "{path}: {}", found.is_some());
+        }
+    }
     Ok(())
 }
 
@@ -312,7 +355,82 @@ async fn a_month_is_counted_signed_and_withstands_attacks() -> Result<()> {
     let input = publish::gather_coverage(&log, &entries, index as u64).await?;
     let sound = export::coverage_files(&input)?;
     both(&scene, &sound)?.map_err(|said| anyhow::anyhow!(said))?;
+    paint_coverage(&scene, &sound)?;
     attack_coverage(&scene, &input, &sound)
+}
+
+/// A month's page is derived, and nobody signs it: one that was changed is found, or
+/// named as what nothing vouches for.
+fn paint_coverage(scene: &EvidenceScene, sound: &[LogFile]) -> Result<()> {
+    let mut painted = sound.to_vec();
+    let page = painted
+        .iter_mut()
+        .find(|f| f.path == "views/coverage.html")
+        .context("no page")?;
+    let text = String::from_utf8(page.bytes.clone())?;
+    ensure!(
+        text.contains("not covered") && text.contains("acme/erp"),
+        "{text}"
+    );
+    page.bytes = text.replace("not covered", "covered").into_bytes();
+    let dir = tempfile::tempdir()?;
+    let at = dir.path().join("export");
+    export::write(&at, &painted)?;
+    let root = scene.vault.root();
+    let report = verify_export(&at, Some(root)).to_string();
+    ensure!(
+        report.contains("views/coverage.html is not what the statement says"),
+        "{report}"
+    );
+    let (accepted, said) = python(&at, &root.to_string())?;
+    let mut named = said.lines().filter(|l| l.starts_with("NOT COVERED"));
+    ensure!(
+        accepted && named.any(|l| l.contains("views/coverage.html")),
+        "{said}"
+    );
+    Ok(())
+}
+
+/// Two tenants, one log: what one of them is given says nothing of the other.
+#[tokio::test]
+async fn an_export_names_no_other_tenant() -> Result<()> {
+    let mut scene = EvidenceScene::new().await?;
+    scene.keeper = EvidenceKeeper::of(policy(&["acme/erp", "umbrella/payroll"]));
+    scene.pass(day("10-01")).await?;
+    let entry = scene.restore(day("10-01"), &scene.runner, |_| {})?;
+    scene.leave(&entry).await?;
+    scene.pass(day("10-02")).await?;
+    let log = scene.log().await?;
+    let entries = log.entries().await?;
+    let index = entries
+        .iter()
+        .position(|e| matches!(e.entry, Entry::Result(_)))
+        .context("no result")?;
+    let names = |bytes: &[u8]| {
+        let payload = Envelope::parse(bytes).map_or_else(|_| bytes.to_vec(), |e| e.payload);
+        String::from_utf8_lossy(&payload).contains("umbrella")
+    };
+    ensure!(
+        entries.iter().any(|e| names(e.bytes())),
+        "the other tenant is in the log"
+    );
+    let input = publish::gather(&log, &entries, index as u64, publish::Audience::Tenant).await?;
+    let files = export::files(&input)?;
+    ensure!(files.iter().any(|f| f.path.starts_with("entries/")), "no entries");
+    for file in &files {
+        ensure!(!names(&file.bytes), "{} names the other tenant", file.path);
+        ensure!(!file.path.starts_with("tile/entries/"), "{}", file.path);
+    }
+    both(&scene, &files)?.map_err(|said| anyhow::anyhow!(said))?;
+    // Who may see every tenant is given the whole log.
+    let input = publish::gather(&log, &entries, index as u64, publish::Audience::Operator).await?;
+    let files = export::files(&input)?;
+    ensure!(
+        files.iter().any(|f| f.path.starts_with("tile/entries/")),
+        "not the whole log"
+    );
+    both(&scene, &files)?.map_err(|said| anyhow::anyhow!(said))?;
+    Ok(())
 }
 
 /// A failed drill dropped, a number changed, an entry changed, another's entry.

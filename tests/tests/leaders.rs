@@ -217,6 +217,7 @@ impl Agent {
             server_flush: end,
             received: end,
             acknowledged: end,
+            heard_ms: Some(0),
             replicas: vec![],
             rpo_ms: 0,
             last_commit: None,

@@ -2,6 +2,7 @@
 //! believes.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,7 +12,7 @@ use holdfast_plan::restore::{Request, Target};
 use holdfast_proto::pg::{Lsn, SegmentName, TimelineId};
 use holdfast_repository::layout;
 use holdfast_repository::seal::Identity;
-use holdfast_tests::postgres::{Options, wait_until};
+use holdfast_tests::postgres::{Options, TestPostgres, program, wait_until};
 use holdfast_tests::scene::Scene;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast-wal");
@@ -298,4 +299,65 @@ async fn outside_of_a_recovery_nothing_is_fetched_ahead() -> Result<()> {
     let made: Vec<_> = fs::read_dir(ahead)?.collect();
     assert!(made.is_empty(), "{made:?}");
     Ok(())
+}
+
+/// pg_rewind itself, on a server that has removed the WAL behind the fork: it comes from
+/// the repository, by the command that the operator's page gives.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_left_behind_is_rewound_with_archived_wal() -> Result<()> {
+    let options = Options::default()
+        .set("wal_log_hints", "on")
+        .set("min_wal_size", "2MB")
+        .set("max_wal_size", "2MB");
+    let mut scene = Scene::start(PROGRAM, options).await?;
+    scene.sql("create table t (n int, x text)")?;
+    scene.base().await?;
+    let new = scene.pg.standby(&scene.vault.dir().join("new"))?;
+    let segment = scene.sql("select pg_walfile_name(pg_current_wal_lsn())")?;
+    new.promote()?;
+    new.psql("insert into t select n, 'kept' from generate_series(1, 100) n; checkpoint")?;
+    // The old primary writes on, and removes what lies behind its last checkpoint.
+    let fork = scene.pg.data_dir().join("pg_wal").join(&segment);
+    let mut rounds = 0..50;
+    while fork.exists() {
+        rounds.next().context("the segment of the fork is removed")?;
+        scene.sql("insert into t select n, repeat('y', 300) from generate_series(1, 3000) n")?;
+        scene.safe().await?;
+        scene.sql("checkpoint")?;
+    }
+    let pin = scene.restore(&Request::new(Target::Latest), "pinned").await?.pin;
+    scene.unprotect().await?;
+    scene.stop_source()?;
+
+    let old = scene.pg.data_dir().to_owned();
+    let rewind = |more: &[&str]| {
+        let mut command = program("pg_rewind");
+        command.arg("--source-server").arg(new.conninfo("postgres"));
+        command.arg("-D").arg(&old).args(more).output()
+    };
+    let alone = rewind(&[])?;
+    let said = String::from_utf8_lossy(&alone.stderr).into_owned();
+    assert!(!alone.status.success() && said.contains(&segment), "{said}");
+    let mut conf = fs::OpenOptions::new()
+        .append(true)
+        .open(old.join("postgresql.auto.conf"))?;
+    let pin = pin.display();
+    writeln!(
+        conf,
+        "restore_command = '{PROGRAM} wal fetch %f \"%p\" --pin {pin}'"
+    )?;
+    let helped = rewind(&["--restore-target-wal"])?;
+    assert!(helped.status.success(), "{helped:?}");
+
+    // It follows the new primary, and has its rows alone.
+    fs::write(old.join("standby.signal"), "")?;
+    let mut conf = fs::OpenOptions::new()
+        .append(true)
+        .open(old.join("postgresql.auto.conf"))?;
+    let (host, port) = (new.socket_dir().display(), new.port());
+    writeln!(conf, "primary_conninfo = 'host={host} port={port} user=postgres'")?;
+    let follower = TestPostgres::open(&old, false)?;
+    wait_until("the old primary follows", || {
+        Ok(follower.psql("select count(*), min(x) from t")? == "100|kept")
+    })
 }

@@ -5,15 +5,19 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use holdfast_agent::postgres::sql_connect;
 use holdfast_agent::wal;
+use holdfast_proto::Timestamp;
+use holdfast_proto::names::Lineage;
 use holdfast_proto::pg::Lsn;
 use holdfast_proto::record::{FrontierBody, WalBody};
 use holdfast_repository::clock::now;
 use holdfast_repository::layout;
 use holdfast_tests::line::{
-    Line, NEVER, QUICK, check_regions, lineage, names, position, segment_size, write_noise, write_rows,
+    Line, NEVER, QUICK, check_regions, lineage, names, position, segment_size, target, write_noise,
+    write_rows,
 };
-use holdfast_tests::postgres::{Options, TestPostgres};
+use holdfast_tests::postgres::{Options, PATIENCE, TestPostgres};
 use holdfast_tests::vault::Vault;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,6 +113,76 @@ async fn the_tip_arrives_by_itself_and_idleness_makes_no_objects() -> Result<()>
     let attestation = vault.signed::<FrontierBody>(newest).await?;
     assert!(attestation.body().acknowledged >= lsn);
     assert_eq!(attestation.body().replicas.len(), 2);
+    line.stop().await
+}
+
+/// Waits for an attestation of which `is` is true.
+async fn attestation(
+    vault: &Vault,
+    lineage: Lineage,
+    what: &str,
+    is: impl Fn(&FrontierBody) -> bool,
+) -> Result<FrontierBody> {
+    let found = async {
+        let mut looks = tokio::time::interval(Duration::from_millis(50));
+        loop {
+            looks.tick().await;
+            let frontiers = layout::frontiers(&vault.cluster, lineage);
+            let listing = vault.repository.list(&frontiers).await?;
+            if let Some(newest) = listing.objects.keys().next_back() {
+                let body = vault.signed::<FrontierBody>(newest).await?.body().clone();
+                if is(&body) {
+                    return anyhow::Ok(body);
+                }
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, found)
+        .await
+        .context(what.to_owned())?
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_does_not_reach_its_server_vouches_for_nothing() -> Result<()> {
+    let vault = Vault::new(2).await?;
+    let pg = TestPostgres::start(vault.dir(), Options::default())?;
+    let mut line = Line::start(&vault, &pg, 2, QUICK).await?;
+    let lineage = lineage(&pg)?;
+    let client = sql_connect(&target(&pg)?).await?;
+    let clock = async || -> Result<Timestamp> {
+        let row = client.query_one("select clock_timestamp()", &[]).await?;
+        Ok(Timestamp::from_chrono(row.try_get(0)?))
+    };
+    client.batch_execute("create table public.t (n int)").await?;
+    let before = clock().await?;
+    let seen = attestation(&vault, lineage, "all until now is safe", |said| {
+        said.complete_until.is_some_and(|until| until >= before)
+    })
+    .await?;
+    assert!(seen.heard() >= before);
+
+    // Nobody new finds the server; what is connected already goes on working in it.
+    let socket = pg.socket_dir().join(format!(".s.PGSQL.{}", pg.port()));
+    let hidden = vault.dir().join("hidden");
+    std::fs::rename(&socket, &hidden)?;
+    client
+        .batch_execute("select pg_terminate_backend(pid) from pg_stat_replication")
+        .await?;
+    line.until("it is cut off", |state| !state.connected).await?;
+    client.batch_execute("insert into public.t values (1)").await?;
+    let meanwhile = clock().await?;
+    let said = attestation(&vault, lineage, "it goes on signing", |said| said.at > meanwhile).await?;
+    assert!(
+        said.complete_until.is_some_and(|until| until < meanwhile),
+        "{said:?}"
+    );
+    assert!(said.heard() < meanwhile, "{said:?}");
+
+    std::fs::rename(&hidden, &socket)?;
+    attestation(&vault, lineage, "it is back", |said| {
+        said.complete_until.is_some_and(|until| until >= meanwhile)
+    })
+    .await?;
     line.stop().await
 }
 

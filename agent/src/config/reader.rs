@@ -233,12 +233,17 @@ impl<'d, 't> Section<'d, 't> {
             .and_then(|value| self.parse(self.path_of(key), value))
     }
 
+    /// Shows a default of a setting that the file does not have.
+    pub(super) fn show_default<T: FromValue>(&self, key: &str, default: &T) {
+        self.show(self.path_of(key), default.show(), Source::Default);
+    }
+
     /// A setting with a default.
     pub(super) fn or<T: FromValue>(&self, key: &str, default: T) -> T {
         match self.get(key, Kind::Value(type_name::<T>()), false) {
             Some(value) => self.parse(self.path_of(key), value).unwrap_or(default),
             None => {
-                self.show(self.path_of(key), default.show(), Source::Default);
+                self.show_default(key, &default);
                 default
             }
         }

@@ -258,6 +258,16 @@ fn the_shipped_example_is_sound() {
         Some(Duration::from_secs(12 * 3600))
     );
 
+    // What is not written is shown with what it is.
+    let valve = config
+        .settings()
+        .iter()
+        .find(|s| s.path == "cluster[0].wal_valve.give_up_at");
+    assert!(
+        valve.is_some_and(|s| s.source == reader::Source::Default && s.value == "90"),
+        "{valve:?}"
+    );
+
     // What is commented out is sound as well.
     let all: String = text
         .lines()

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures::StreamExt;
+use holdfast_plan::drills::BaseKind;
 use holdfast_plan::restore::{
     Attestation, BaseFact, BundleFact, Facts, FilestoreFacts, GapNote, JournalFact, LineageFacts, LineageGap,
     PointFact, restorable,
@@ -12,7 +13,7 @@ use holdfast_proto::finding::{Finding, Severity};
 use holdfast_proto::names::{FilestoreName, Lineage, ObjectKey};
 use holdfast_proto::pg::{TimelineHistory, TimelineId};
 use holdfast_proto::record::{
-    BaseBody, BundleBody, FrontierBody, HistoryBody, JournalBody, PointBody, WalBody,
+    BaseBody, BundleBody, ChangeDetection, FrontierBody, HistoryBody, JournalBody, PointBody, WalBody,
 };
 use holdfast_repository::layout::{self, Located};
 use holdfast_repository::signed::{self, Signed};
@@ -155,6 +156,7 @@ impl Reader<'_> {
                 stopped: body.stopped,
                 version_num: body.version_num,
                 segment_size: body.segment_size,
+                kind: Some(kind(body.detection)),
                 pages_bad: body.pages_bad,
                 tablespaces: body.tablespaces,
                 totals: body.totals,
@@ -202,8 +204,10 @@ impl Reader<'_> {
                 entry(lineages, *lineage).attested.push(Attestation {
                     timeline: body.timeline,
                     at: body.at,
+                    heard: body.heard(),
                     server_flush: body.server_flush,
                     acknowledged: body.acknowledged,
+                    complete_until: body.complete_until,
                     filestores: body.filestores,
                 });
             }
@@ -255,5 +259,15 @@ impl Reader<'_> {
             .collect();
         bundles.sort_by(|a, b| (a.at, &a.link.key).cmp(&(b.at, &b.link.key)));
         bundles
+    }
+}
+
+/// How much of the data directory a backup stored anew.
+fn kind(detection: ChangeDetection) -> BaseKind {
+    match detection {
+        ChangeDetection::Full => BaseKind::Full,
+        ChangeDetection::CompareIds | ChangeDetection::WalReferences | ChangeDetection::WalSummaries => {
+            BaseKind::Incremental
+        }
     }
 }

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_proto::Timestamp;
 use holdfast_proto::finding::Severity;
 use holdfast_proto::names::SystemId;
 use holdfast_proto::pg::{Lsn, SegmentSize, TimelineId};
@@ -42,9 +43,6 @@ const EVERY: Duration = Duration::from_secs(1);
 /// How long after its start the line waits for all replicas to be listed.
 const LISTING_PATIENCE: Duration = Duration::from_secs(5);
 
-/// A page header at the beginning of a segment is not WAL that anybody waits for.
-const LONG_HEADER: u64 = 40;
-
 /// The snapshot is taken before the position is asked for. What a standby cannot say
 /// is not asked of one.
 const LOOK: &str = "SELECT (SELECT system_identifier::text FROM pg_control_system()), pg_is_in_recovery(), \
@@ -59,7 +57,7 @@ const LOOK: &str = "SELECT (SELECT system_identifier::text FROM pg_control_syste
      (SELECT setting::int8 FROM pg_settings WHERE name = 'archive_timeout'), \
      (SELECT last_failed_wal FROM pg_stat_archiver \
       WHERE last_failed_time > coalesce(last_archived_time, '-infinity')), \
-     EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1)";
+     EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1), now()";
 
 /// What one look saw.
 struct Seen {
@@ -67,6 +65,7 @@ struct Seen {
     timeline: TimelineId,
     flush: Lsn,
     insert: Lsn,
+    clock: Timestamp,
     size: SegmentSize,
     version_num: u32,
     data_directory: Option<PathBuf>,
@@ -156,14 +155,10 @@ impl Archived {
             self.settle(&seen).await?;
             self.timeline = Some(seen.timeline);
         }
-        let position = if seen.size.offset_of(seen.insert) <= LONG_HEADER {
-            seen.size.start_of(seen.size.segment_of(seen.insert))
-        } else {
-            seen.insert
-        };
         let sighting = Sighting {
             at,
-            position,
+            clock: seen.clock,
+            position: Sighting::end_of_log(seen.insert),
             snapshot: seen.snapshot.clone(),
         };
         self.shared.sighted(seen.flush, sighting);
@@ -343,6 +338,7 @@ impl Seen {
             archive_timeout: row.try_get::<_, Option<i64>>(10)?.unwrap_or(0),
             failing: row.try_get(11)?,
             slot: row.try_get(12)?,
+            clock: Timestamp::from_chrono(row.try_get(13)?),
         })
     }
 }

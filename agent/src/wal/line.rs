@@ -8,8 +8,6 @@
 //! never gives up by itself.
 
 use std::collections::BTreeSet;
-use std::convert::Infallible;
-use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,16 +30,16 @@ use super::proof::{Expected, Proof};
 use super::seal::{Chain, Origin};
 use super::sealer::Sealer;
 use super::shared::{Followed, Shared};
+use super::standing::{Standing, shown_standby, until_stands_otherwise};
 use super::start::{self, Place, Refusal, Server, Start};
 use super::stream::{End, Flow, StreamError};
 use super::trouble::{NOT_COMPARED, PROOF_FINDINGS, SERVER_FINDINGS, Trouble};
+use super::unheld::{forgets, keep, slot_lost};
 use super::valve::Position;
 use super::{WalContext, WalError};
 use crate::postgres::{
-    PgError, PgErrorClass, PgTarget, ReplicationConnection, SlotName, SystemIdentity, received_by_standby,
-    sql_connect,
+    PgError, PgErrorClass, PgTarget, ReplicationConnection, SystemIdentity, received_by_standby, sql_connect,
 };
-use crate::state::Record;
 
 /// How long after its start the line waits for all replicas to be listed before
 /// it begins without some.
@@ -60,28 +58,6 @@ struct Session {
     /// The last chunk that was stored before this stream; taken away once the server
     /// has shown it, or cannot.
     expected: Option<Expected>,
-}
-
-/// How the agent appears among those that commits may wait for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    /// Under the name that `synchronous_standby_names` may have.
-    Standby,
-    /// Under another one: commits would wait for what it cannot give.
-    Aside,
-    /// Every name is waited for, so it confirms nothing.
-    Hidden,
-}
-
-impl Standing {
-    /// By the names that make it a standby which has to show commits.
-    fn of(refused: Option<&str>) -> Self {
-        match refused {
-            None => Self::Standby,
-            Some(names) if names_everybody(names) => Self::Hidden,
-            Some(_) => Self::Aside,
-        }
-    }
 }
 
 pub(super) struct Line {
@@ -241,10 +217,10 @@ impl Line {
             proof,
             hidden: self.standing == Standing::Hidden,
         };
-        let standing = self.standing;
+        let (standing, timeline) = (self.standing, session.timeline);
         let end = tokio::select! {
             end = flow.run(&mut stream) => end,
-            () = until_stands_otherwise(&self.context.target, standing) => Ok(End::StandsOtherwise),
+            () = until_stands_otherwise(&shared, &self.context.target, timeline, standing) => Ok(End::StandsOtherwise),
             never = forgets(&shared, &self.context.unheld, at, self.unheld) => match never {},
         };
         let proven = flow.proof.as_ref().is_some_and(Proof::is_done);
@@ -656,98 +632,6 @@ impl Line {
         }
         Ok(())
     }
-}
-
-/// Keeps why the slot held nothing, for a process that goes on where this one ends.
-pub(super) fn keep(record: &Record, unheld: Option<GapCause>) {
-    if let Err(error) = record.save(&unheld) {
-        tracing::warn!(err = %error, "why the slot held nothing is not remembered");
-    }
-}
-
-/// Forgets it once something behind `at` is stored: from there on the slot holds what
-/// is not.
-async fn forgets(shared: &Shared, record: &Record, at: Lsn, unheld: Option<GapCause>) -> Infallible {
-    let mut revision = shared.revisions();
-    let is_stored = || {
-        shared
-            .ledger(|ledger| ledger.acknowledged())
-            .is_some_and(|safe| safe > at)
-    };
-    while unheld.is_some() {
-        if is_stored() {
-            keep(record, None);
-            break;
-        }
-        if revision.changed().await.is_err() {
-            break;
-        }
-    }
-    pending().await
-}
-
-/// Why the server no longer keeps WAL for a slot; `None` while it does.
-async fn slot_lost(target: &PgTarget, slot: &SlotName) -> Result<Option<String>, PgError> {
-    let client = sql_connect(target).await?;
-    // Which columns there are depends on the major: `invalidation_reason` came with 17.
-    let query = "SELECT wal_status, pg_catalog.to_jsonb(s) ->> 'invalidation_reason' \
-                 FROM pg_catalog.pg_replication_slots s WHERE slot_name OPERATOR(pg_catalog.=) $1::text";
-    let Some(row) = client.query_opt(query, &[&slot.as_str()]).await? else {
-        return Ok(None);
-    };
-    let (status, reason): (Option<String>, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
-    Ok(match (status.as_deref(), reason) {
-        (_, Some(reason)) => Some(format!("invalidation_reason {reason}")),
-        (Some("lost"), None) => Some("wal_status lost".to_owned()),
-        _ => None,
-    })
-}
-
-/// How often it is looked at what commits wait for.
-const STANDING_EVERY: Duration = Duration::from_secs(3);
-
-/// `synchronous_standby_names`, when it names the agent and commits wait until that
-/// standby shows them.
-async fn shown_standby(target: &PgTarget) -> Result<Option<String>, PgError> {
-    let client = sql_connect(target).await?;
-    let row = client
-        .query_one(
-            "SELECT pg_catalog.current_setting('synchronous_commit'), \
-             pg_catalog.current_setting('synchronous_standby_names')",
-            &[],
-        )
-        .await?;
-    let (commit, names): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-    let shown = commit == "remote_apply" && names_standby(&names, &target.application_name);
-    Ok(shown.then_some(names))
-}
-
-/// Returns when the server's settings ask for another standing than the stream's:
-/// both can be changed while it runs. A server that does not answer says nothing new.
-async fn until_stands_otherwise(target: &PgTarget, standing: Standing) {
-    loop {
-        sleep(STANDING_EVERY).await;
-        match shown_standby(target).await {
-            Ok(refused) if Standing::of(refused.as_deref()) != standing => return,
-            _ => {}
-        }
-    }
-}
-
-/// The words of `synchronous_standby_names`, in whatever form.
-fn words_of(names: &str) -> impl Iterator<Item = &str> {
-    let is_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '*' | '.');
-    names.split(move |c| !is_word(c))
-}
-
-/// Whether `synchronous_standby_names` names a standby.
-fn names_standby(names: &str, name: &str) -> bool {
-    names_everybody(names) || words_of(names).any(|word| word.eq_ignore_ascii_case(name))
-}
-
-/// Whether it names every standby.
-fn names_everybody(names: &str) -> bool {
-    words_of(names).any(|word| word == "*")
 }
 
 /// The name under which a segment counts as removed.

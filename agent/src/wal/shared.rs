@@ -21,7 +21,7 @@ use super::ledger::{Errand, Holdings, Ledger, SealedChunk};
 use super::merge::Finished;
 use super::sightings::{Sighting, Sightings};
 use super::start::Place;
-use super::state::{FrontierPublisher, WalState};
+use super::state::{FrontierPublisher, SILENCE, WalState};
 use super::valve::Position;
 use crate::findings::Findings;
 
@@ -38,8 +38,12 @@ struct Stream {
     caught_up: Timestamp,
     heard: Timestamp,
     earliest_open: Option<Timestamp>,
-    /// What was seen of a server whose WAL is pushed; `None` where it streams.
-    sightings: Option<Sightings>,
+    /// Whether WAL is pushed, and not streamed.
+    pushed: bool,
+    /// Where the server's log was seen to end.
+    sightings: Sightings,
+    /// Everything committed by then, by the server's clock, is acknowledged.
+    complete_until: Option<Timestamp>,
 }
 
 /// The server that is followed: it passed every check.
@@ -258,8 +262,8 @@ impl Shared {
         self.change(|book| {
             // What was committed after the last commit that is stored may be lost.
             let caught_up = book.ledger.last_commit();
-            if let Some(stream) = book.stream.as_mut().filter(|s| s.sightings.is_none()) {
-                stream.sightings = Some(Sightings::default());
+            if let Some(stream) = book.stream.as_mut().filter(|s| !s.pushed) {
+                stream.pushed = true;
                 stream.caught_up = caught_up.unwrap_or(stream.caught_up);
             }
         });
@@ -271,9 +275,27 @@ impl Shared {
             if let Some(stream) = &mut book.stream {
                 stream.heard = seen.at;
                 stream.server_flush = server_flush;
-                if let Some(sightings) = &mut stream.sightings {
-                    sightings.note(seen);
-                }
+                stream.sightings.note(seen);
+            }
+        });
+    }
+
+    /// How far the stream came.
+    pub fn received(&self) -> Option<Lsn> {
+        self.book().stream.as_ref().map(|stream| stream.received)
+    }
+
+    /// Notes a look at the server of a stream, made beside it. It counts only while the
+    /// stream itself is heard of, and of a server that has what had been `received` before
+    /// the look: another one may answer at the same address.
+    pub fn seen_beside(&self, seen: Sighting, received: Option<Lsn>) {
+        self.change(|book| {
+            let current = book.stream.as_mut().filter(|stream| {
+                let heard = stream.connected && now().millis_since(stream.heard) <= SILENCE;
+                heard && received.is_some_and(|received| seen.position >= received)
+            });
+            if let Some(stream) = current {
+                stream.sightings.note(seen);
             }
         });
     }
@@ -308,7 +330,13 @@ impl Shared {
                 caught_up,
                 heard: now,
                 earliest_open: None,
-                sightings: before.and_then(|stream| stream.sightings),
+                pushed: before.as_ref().is_some_and(|stream| stream.pushed),
+                // What was seen of a stream's server says nothing of where the next begins.
+                sightings: before
+                    .filter(|stream| stream.pushed)
+                    .map(|stream| stream.sightings)
+                    .unwrap_or_default(),
+                complete_until: None,
             });
         });
     }
@@ -410,13 +438,20 @@ impl Book {
     /// Where WAL is pushed nothing lies between what is received and what is safe.
     fn settle(&mut self) {
         let Some(stream) = &mut self.stream else { return };
-        let Some(sightings) = &mut stream.sightings else {
+        let Some(acknowledged) = self
+            .ledger
+            .acknowledged()
+            .or(stream.pushed.then_some(self.ledger.anchor()))
+        else {
             return;
         };
-        let acknowledged = self.ledger.acknowledged().unwrap_or(self.ledger.anchor());
-        stream.received = acknowledged;
-        if let Some(until) = sightings.safe_until(acknowledged) {
-            stream.caught_up = stream.caught_up.max(until);
+        let safe = stream.sightings.safe_at(acknowledged);
+        stream.complete_until = stream.complete_until.max(safe.map(|safe| safe.clock));
+        if stream.pushed {
+            stream.received = acknowledged;
+            stream.caught_up = stream
+                .caught_up
+                .max(safe.map_or(stream.caught_up, |safe| safe.at));
         }
     }
 }
@@ -425,7 +460,7 @@ fn state_of(ledger: &Ledger, stream: &Stream) -> WalState {
     let replicas = ledger.frontiers();
     WalState {
         connected: stream.connected,
-        streams: stream.sightings.is_none(),
+        streams: !stream.pushed,
         timeline: ledger.timeline(),
         server_flush: stream.server_flush,
         received: stream.received,
@@ -443,6 +478,7 @@ fn state_of(ledger: &Ledger, stream: &Stream) -> WalState {
             .min(),
         caught_up: stream.caught_up,
         heard: stream.heard,
+        complete_until: stream.complete_until,
         last_commit: ledger.last_commit(),
     }
 }

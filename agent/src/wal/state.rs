@@ -17,9 +17,9 @@ use holdfast_proto::pg::{Lsn, TimelineId};
 use holdfast_proto::record::{FilestoreFrontier, FrontierBody, ReplicaFrontier};
 use tokio::sync::{Notify, watch};
 
-/// After this long without a word from the server, commits that we do not know
+/// In milliseconds. After this long without a word from the server, commits that we do not know
 /// of must be assumed.
-const SILENCE: u64 = 5_000;
+pub(super) const SILENCE: u64 = 5_000;
 
 /// The WAL line at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,9 @@ pub struct WalState {
     pub caught_up: Timestamp,
     /// When we last heard from the server, by the agent's clock.
     pub heard: Timestamp,
+    /// Everything committed by then, by the server's clock, is acknowledged. `None` while
+    /// that was not seen.
+    pub complete_until: Option<Timestamp>,
     /// The newest transaction's end that is acknowledged.
     pub last_commit: Option<Timestamp>,
     /// From where on the archive holds this timeline's WAL without a hole. A base
@@ -90,6 +93,7 @@ impl WalState {
             acknowledged: self.acknowledged,
             replicas: self.replicas.clone(),
             rpo_ms: self.rpo_ms(now),
+            heard_ms: Some(now.millis_since(self.heard)),
             last_commit: self.last_commit,
             slot_retained: self.retained(),
         }
@@ -105,6 +109,8 @@ impl WalState {
             copies: self.copies,
             replicas: self.replicas.clone(),
             rpo_ms: self.rpo_ms(now),
+            heard_ms: Some(now.millis_since(self.heard)),
+            complete_until: self.complete_until,
             filestores,
             at: now,
         }
@@ -298,6 +304,7 @@ mod tests {
             replicas: Vec::new(),
             oldest_unsafe: None,
             caught_up: at,
+            complete_until: None,
             heard: at,
             last_commit: None,
             contiguous_from: Lsn::new(0),

@@ -25,8 +25,8 @@ use holdfast_proto::record::GapCause;
 use holdfast_repository::replica::explained;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 
-use super::line::keep;
 use super::shared::Shared;
+use super::unheld::keep;
 use crate::postgres::{PgError, PgTarget, ReplicationConnection, SlotName, sql_connect};
 use crate::state::Record;
 

@@ -6,8 +6,9 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use holdfast_agent::restore::Order;
 use holdfast_proto::approval::{Decision, Guarded};
+use holdfast_proto::finding::Finding;
 use holdfast_proto::names::{ClusterId, RequestId};
-use holdfast_repository::approval::{self, ApprovalError, Ignored, Request, Standing, State};
+use holdfast_repository::approval::{self, ApprovalError, Found, Ignored, Request, Standing, State};
 use holdfast_repository::signing::SigningKey;
 use holdfast_repository::trust::Trust;
 use holdfast_repository::{Repository, clock};
@@ -138,6 +139,13 @@ fn as_json(request: &Request, standing: &Standing) -> serde_json::Value {
     })
 }
 
+/// What is amiss, beside what was asked for.
+pub fn print_findings(findings: &[Finding]) {
+    for finding in findings {
+        eprintln!("{}", super::restore::finding_line(finding));
+    }
+}
+
 pub fn print_ignored(ignored: &[Ignored]) {
     for Ignored { what, why } in ignored {
         screen::print(&format!("  does not count: {what}: {why}"));
@@ -146,11 +154,12 @@ pub fn print_ignored(ignored: &[Ignored]) {
 
 async fn list(arguments: ListArguments) -> anyhow::Result<Exit> {
     let house = House::open(&arguments.operator).await?;
-    let (requests, ignored) = approval::list(&house.repository, &house.trust)
+    let Found { items, ignored, away } = approval::list(&house.repository, &house.trust)
         .await
         .or_unavailable()?;
+    print_findings(&away);
     let mut shown = Vec::new();
-    for request in requests {
+    for request in items {
         let standing = house.standing(&request).await?;
         if arguments.all || matches!(standing.state, State::Open | State::Granted) {
             shown.push((request, standing));
@@ -163,7 +172,8 @@ async fn list(arguments: ListArguments) -> anyhow::Result<Exit> {
     }
     if shown.is_empty() {
         println!(
-            "Nothing waits{}",
+            "Nothing waits{}{}",
+            if away.is_empty() { "" } else { " within reach" },
             if arguments.all {
                 ""
             } else {
@@ -326,9 +336,7 @@ async fn answer(arguments: AnswerArguments, decision: Decision) -> anyhow::Resul
         Err(e @ ApprovalError::Store(_)) => return Err(e).or_unavailable(),
         other => other.or_no()?,
     };
-    findings
-        .iter()
-        .for_each(|f| eprintln!("{}", super::restore::finding_line(f)));
+    print_findings(&findings);
     println!();
     print_standing(&house.standing(&request).await?);
     Ok(Exit::Done)

@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use holdfast_coordinator::access::Token;
 use holdfast_coordinator::config::CoordinatorConfig;
 use holdfast_coordinator::{
     Coordinator, Evidence, EvidenceDocument, EvidenceKeeping, EvidenceShowing, Given,
 };
 use holdfast_drills::keeper::{EvidenceKeeper, EvidenceKeys, InForce};
-use holdfast_drills::pages::EvidencePages;
+use holdfast_drills::pages::{Asked, EvidencePages, Sees};
 use holdfast_drills::population;
+use holdfast_proto::names::{ActorName, ClusterId};
+use holdfast_repository::secret_file;
 use holdfast_repository::signing::SigningKey;
 use tokio::sync::Mutex;
 
@@ -23,6 +26,23 @@ use crate::exit::{Exit, OrExit};
 pub enum CoordinatorCommand {
     /// Enforce the policy and serve status until stopped.
     Run(RunArguments),
+    /// Make a token for a person or a program, and print what the configuration
+    /// keeps of it.
+    Token(TokenArguments),
+}
+
+#[derive(Debug, Args)]
+pub struct TokenArguments {
+    /// What to call it in grants and logs.
+    #[arg(value_name = "NAME")]
+    name: ActorName,
+    /// Write the token to a file that its owner alone may read, instead of printing
+    /// it.
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Print token and hash as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -35,7 +55,10 @@ pub struct RunArguments {
 impl CoordinatorCommand {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<Exit> {
-        let CoordinatorCommand::Run(arguments) = self;
+        let arguments = match self {
+            CoordinatorCommand::Run(arguments) => arguments,
+            CoordinatorCommand::Token(arguments) => return token(&arguments),
+        };
         let config = CoordinatorConfig::load(&arguments.config).or_usage()?;
         let evidence = Evidence {
             keeping: keeper(&config)?,
@@ -48,6 +71,29 @@ impl CoordinatorCommand {
     }
 }
 
+/// Makes a token. It is shown here and nowhere else.
+fn token(arguments: &TokenArguments) -> anyhow::Result<Exit> {
+    let token = Token::generate().map_err(anyhow::Error::msg)?;
+    let (name, hash) = (&arguments.name, token.hash().to_string());
+    if let Some(file) = &arguments.file {
+        secret_file::write_new(file, &format!("{}\n", token.reveal())).or_usage()?;
+    }
+    if arguments.json {
+        let shown = arguments.file.is_none().then(|| token.reveal());
+        let made = serde_json::json!({ "name": name, "token": shown, "hash": hash });
+        println!("{made:#}");
+        return Ok(Exit::Done);
+    }
+    match &arguments.file {
+        Some(file) => println!("# The token is in {}.", file.display()),
+        None => println!("# The token, which is shown this once: {}", token.reveal()),
+    }
+    println!("# The coordinator's configuration keeps its hash, and what it is for:");
+    println!("[[access.token]]\nname = \"{name}\"\nhash = \"{hash}\"\n");
+    println!("[[access.grant]]\nto = \"token:{name}\"\nrole = \"viewer\"\nscope = [\"*\"]");
+    Ok(Exit::Done)
+}
+
 /// The pages of the evidence.
 fn pages() -> EvidenceShowing {
     let pages = Arc::new(Mutex::new(EvidencePages::default()));
@@ -55,7 +101,16 @@ fn pages() -> EvidenceShowing {
         let pages = Arc::clone(&pages);
         Box::pin(async move {
             let mut pages = pages.lock().await;
-            let found = pages.answer(&repository, &trust, &asked.path, &asked.query, asked.at);
+            let sees = |cluster: &ClusterId| asked.reach.sees(cluster);
+            let question = Asked {
+                path: &asked.path,
+                query: &asked.query,
+                sees: Sees {
+                    whole: asked.reach.is_whole(),
+                    cluster: &sees,
+                },
+            };
+            let found = pages.answer(&repository, &trust, question, asked.at);
             Ok(found.await?.map(|d| EvidenceDocument {
                 content_type: d.content_type,
                 file: d.file,

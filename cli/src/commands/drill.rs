@@ -2,6 +2,7 @@
 
 mod kubernetes;
 mod scenarios;
+mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -14,7 +15,7 @@ use holdfast_agent::config::AgentConfig;
 use holdfast_agent::restore::{Access, AccessError};
 use holdfast_drills::evidence::statement::DrillKind;
 use holdfast_drills::place::Place;
-use holdfast_drills::runner::{self, DrillError, DrillOutcome, DrillRequest, Governing, Runner};
+use holdfast_drills::runner::{self, Aim, DrillError, DrillOutcome, DrillRequest, Governing, Runner};
 use holdfast_drills::scenario::Scenario;
 use holdfast_drills::scratch::confine;
 use holdfast_plan::restore::Target;
@@ -36,6 +37,11 @@ use crate::screen;
 pub enum DrillCommand {
     /// Restore into a scratch namespace, check the copy, sign the result.
     Run(Box<RunArguments>),
+    /// The drills that are wanted, in order, and why: by policy, by what was proven,
+    /// and by what has changed since.
+    Plan(wanted::PlanArguments),
+    /// Run the first drill that `drill plan` says is due.
+    Next(Box<wanted::NextArguments>),
     /// The scenarios there are, and their parameters.
     #[command(alias = "list")]
     Scenarios(scenarios::ListArguments),
@@ -95,6 +101,10 @@ pub struct RunArguments {
     /// Say in the evidence that a schedule began this drill, not a person.
     #[arg(long)]
     scheduled: bool,
+    /// Restore from the replica of this region alone: all others are cut off, so that
+    /// the drill proves this one.
+    #[arg(long, value_name = "REGION", conflicts_with = "kubernetes")]
+    only_region: Option<Region>,
     /// Run it in a pod of the Kubernetes cluster that [runner.kubernetes] describes.
     #[arg(long, conflicts_with = "writer")]
     kubernetes: bool,
@@ -104,10 +114,14 @@ pub struct RunArguments {
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
+    /// What the plan of drills wants: whether because of a change, and restored from
+    /// what.
+    #[arg(skip)]
+    planned: Option<(bool, Aim)>,
 }
 
 /// The moment to restore to; drawn from what is restorable without one.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[group(multiple = false)]
 pub struct MomentArguments {
     /// A moment with its time zone.
@@ -141,6 +155,8 @@ impl DrillCommand {
     pub async fn run(self) -> anyhow::Result<Exit> {
         match self {
             DrillCommand::Run(arguments) => run(*arguments).await,
+            DrillCommand::Plan(arguments) => wanted::plan(arguments).await,
+            DrillCommand::Next(arguments) => wanted::next(*arguments).await,
             DrillCommand::Scenarios(arguments) => scenarios::list(&arguments),
             DrillCommand::Check(arguments) => scenarios::check(&arguments),
             DrillCommand::Sweep(arguments) => kubernetes::sweep(arguments).await,
@@ -191,6 +207,7 @@ fn runner_of(operator: &Operator, place: Option<Place>) -> anyhow::Result<Runner
         witnesses: section.witnesses.clone(),
         place,
         limits: section.limits,
+        region: operator.file.region.clone(),
     })
 }
 
@@ -302,10 +319,17 @@ async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
         writer,
         accept_unreachable: arguments.accept_unreachable.into_iter().collect::<BTreeSet<_>>(),
         governing,
-        kind: if arguments.scheduled {
-            DrillKind::Scheduled
-        } else {
-            DrillKind::OnDemand
+        kind: match (&arguments.planned, arguments.scheduled) {
+            (Some((true, _)), _) => DrillKind::OnChange,
+            (_, true) => DrillKind::Scheduled,
+            (_, false) => DrillKind::OnDemand,
+        },
+        aim: match arguments.planned {
+            Some((_, aim)) => aim,
+            None => Aim {
+                only_region: arguments.only_region,
+                ..Aim::default()
+            },
         },
         initiator: initiator(),
         databases,
@@ -326,6 +350,7 @@ async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
             | DrillError::Runner { .. }
             | DrillError::Moment { .. }
             | DrillError::NoWriter(_)
+            | DrillError::NoRegion(_)
             | DrillError::Repeated(_)),
         ) => return Err(e).or_usage(),
         Err(e @ DrillError::Log(_)) => return Err(e).or_unavailable(),

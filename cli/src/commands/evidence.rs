@@ -9,7 +9,7 @@ use holdfast_drills::evidence::tlog::NoteKey;
 use holdfast_drills::evidence::tlog::tiles::LogFile;
 use holdfast_drills::evidence::{export, verify};
 use holdfast_drills::log::DrillLog;
-use holdfast_drills::publish;
+use holdfast_drills::publish::{self, Audience};
 use holdfast_proto::Fingerprint;
 use holdfast_proto::names::DrillId;
 
@@ -74,6 +74,10 @@ pub struct ExportArguments {
     /// A new zip file.
     #[arg(long, value_name = "FILE", conflicts_with = "directory")]
     zip: Option<PathBuf>,
+    /// Put every tenant's entries of the log into it, for a reader who may see them.
+    /// Without, it has the entries of the drill's tenant and the hashes of all others.
+    #[arg(long)]
+    whole_log: bool,
     #[command(flatten)]
     destination: Destination,
 }
@@ -239,7 +243,11 @@ async fn export_drill(arguments: ExportArguments) -> anyhow::Result<Exit> {
         let operator = arguments.operator.load()?;
         operator.admit_export(&cluster, &arguments.destination)?;
     }
-    let input = publish::gather(&log, &entries, index).await.or_no()?;
+    let audience = match arguments.whole_log {
+        true => Audience::Operator,
+        false => Audience::Tenant,
+    };
+    let input = publish::gather(&log, &entries, index, audience).await.or_no()?;
     let files = export::files(&input).or_no()?;
     write_out(&files, arguments.directory.as_deref(), arguments.zip.as_deref())
 }

@@ -6,15 +6,14 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use holdfast_proto::Timestamp;
 use holdfast_proto::approval::Guarded;
-use holdfast_proto::finding::Finding;
 use holdfast_proto::hold::HoldBody;
 use holdfast_proto::names::{ClusterId, HoldId, RequestId};
-use holdfast_repository::approval::{ApprovalError, Draw};
+use holdfast_repository::approval::{ApprovalError, Draw, Found};
 use holdfast_repository::hold::{self, Hold, HoldError};
 use holdfast_repository::signing::SigningKey;
 use holdfast_repository::{approval, clock};
 
-use crate::commands::approve::{House, print_asked};
+use crate::commands::approve::{House, print_asked, print_findings};
 use crate::exit::{Exit, OrExit};
 use crate::operator::OperatorArguments;
 use crate::screen;
@@ -116,12 +115,6 @@ fn or_why<T>(answer: Result<T, HoldError>) -> anyhow::Result<T> {
     }
 }
 
-fn print_findings(findings: &[Finding]) {
-    for finding in findings {
-        eprintln!("{}", super::restore::finding_line(finding));
-    }
-}
-
 async fn place(arguments: PlaceArguments) -> anyhow::Result<Exit> {
     let key = own_key(&arguments.key)?;
     let house = House::open(&arguments.operator).await?;
@@ -147,15 +140,21 @@ async fn place(arguments: PlaceArguments) -> anyhow::Result<Exit> {
 async fn list(arguments: ListArguments) -> anyhow::Result<Exit> {
     let house = House::open(&arguments.operator).await?;
     let listed = hold::list(&house.repository, &house.trust, arguments.cluster.as_ref()).await;
-    let (mut holds, ignored) = listed.or_unavailable()?;
+    let Found {
+        items: mut holds,
+        ignored,
+        away,
+    } = listed.or_unavailable()?;
     holds.retain(|hold| arguments.all || hold.released.is_none());
+    print_findings(&away);
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&holds)?);
         return Ok(Exit::Done);
     }
     if holds.is_empty() {
         println!(
-            "Nothing is held{}",
+            "Nothing is held{}{}",
+            if away.is_empty() { "" } else { " within reach" },
             if arguments.all {
                 ""
             } else {

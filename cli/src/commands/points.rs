@@ -7,6 +7,7 @@ use holdfast_agent::ledger::Ledger;
 use holdfast_agent::restore::WalSource;
 use holdfast_proto::finding::{Finding, Severity};
 use holdfast_proto::names::ClusterId;
+use holdfast_repository::approval::Found;
 use holdfast_repository::trust::Trust;
 use holdfast_repository::{Repository, clock, hold, layout};
 
@@ -42,10 +43,15 @@ impl PointsArguments {
             .await
             .or_unavailable()?;
         let mut report = ledger.points();
-        let (holds, ignored) = hold::list(&repository, &trust, Some(&self.cluster))
+        let holds = hold::list(&repository, &trust, Some(&self.cluster))
             .await
             .or_unavailable()?;
-        report.holds = holds.into_iter().filter(|hold| hold.released.is_none()).collect();
+        let Found { items, ignored, away } = holds;
+        report.holds = items.into_iter().filter(|hold| hold.released.is_none()).collect();
+        let known: BTreeSet<String> = report.findings.iter().map(|f| f.subject.clone()).collect();
+        report
+            .findings
+            .extend(away.into_iter().filter(|f| !known.contains(&f.subject)));
         report.findings.extend(ignored.into_iter().map(|ignored| Finding {
             name: "hold-not-believed".to_owned(),
             subject: ignored.what,

@@ -1,14 +1,15 @@
 //! `holdfast status`: the fleet, as the coordinator sees it.
 
+use std::path::PathBuf;
+
 use anyhow::Context;
 use clap::Args;
 use holdfast_proto::Timestamp;
-use http_body_util::{BodyExt, Empty};
-use hyper_util::rt::TokioIo;
 use serde_json::Value;
 
-use crate::exit::{Exit, Failure, OrExit};
-use crate::operator::{OperatorArguments, OperatorFile};
+use crate::asking::Asking;
+use crate::exit::Exit;
+use crate::operator::OperatorArguments;
 use crate::screen;
 
 /// The fleet: tier, RPO now against its target, last proven restore, findings.
@@ -16,6 +17,10 @@ use crate::screen;
 pub struct StatusArguments {
     #[command(flatten)]
     operator: OperatorArguments,
+    /// The file with the token that the coordinator is asked with; overrides the
+    /// configuration's coordinator_token_file.
+    #[arg(long, env = "HOLDFAST_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Print the coordinator's answer as JSON.
     #[arg(long)]
     json: bool,
@@ -25,8 +30,9 @@ impl StatusArguments {
     /// Runs the command.
     pub async fn run(self) -> anyhow::Result<Exit> {
         let operator = self.operator.load()?;
-        let url = coordinator_of(&operator.file)?;
-        let body = get(&url, "/v1/status").await.or_unavailable()?;
+        let body = Asking::of(&operator.file, self.token_file)?
+            .get("/v1/status")
+            .await?;
         if self.json {
             println!("{body}");
             return Ok(Exit::Done);
@@ -45,36 +51,6 @@ impl StatusArguments {
         }
         Ok(Exit::Done)
     }
-}
-
-/// The coordinator's address for people.
-pub fn coordinator_of(operator: &OperatorFile) -> anyhow::Result<String> {
-    operator.coordinator.clone().ok_or_else(|| {
-        Failure::usage("the configuration names no coordinator: add coordinator = \"http://HOST:PORT\"")
-    })
-}
-
-/// What the coordinator answers to a path.
-pub async fn get(url: &str, path: &str) -> anyhow::Result<String> {
-    let authority = url
-        .strip_prefix("http://")
-        .with_context(|| format!("{url}: the coordinator's address for people is http://HOST:PORT"))?
-        .trim_end_matches('/');
-    let stream = tokio::net::TcpStream::connect(authority)
-        .await
-        .with_context(|| format!("the coordinator at {authority} does not answer"))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let request = hyper::Request::get(path)
-        .header("host", authority)
-        .header("accept", "application/json")
-        .body(Empty::<hyper::body::Bytes>::new())?;
-    let response = sender.send_request(request).await?;
-    let status = response.status();
-    let bytes = response.into_body().collect().await?.to_bytes();
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    anyhow::ensure!(status.is_success(), "the coordinator answered {status}: {text}");
-    Ok(text)
 }
 
 /// A coordinator that does not lead knows less: what agents say is told to the leader.

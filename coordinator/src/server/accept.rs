@@ -25,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use super::guard::Client;
 use crate::pki;
 use holdfast_proto::names::ActorName;
 
@@ -34,8 +35,10 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a connection may say nothing between requests, and within a request's head.
 /// Longer than the longest pause between heartbeats.
 const HEADERS: Duration = Duration::from_secs(30);
-/// The largest request head.
+/// The largest request head of an agent.
 const HEAD: usize = 16 << 10;
+/// Of people and programs, whose tokens and cookies are longer.
+const PEOPLES_HEAD: usize = 64 << 10;
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// Raises the limit of open files as far as this process may: every connection is one.
@@ -55,8 +58,15 @@ pub fn allow_connections() {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer(pub ActorName);
 
+/// Where a connection comes from.
+#[derive(Clone)]
+struct From {
+    client: Client,
+    peer: Option<Peer>,
+}
+
 /// Serves `router` on `listener` until told to stop. With `tls`, only agents
-/// are let in, and every request carries its [`Peer`].
+/// are let in, and every request carries its [`Peer`]; each carries its [`Client`].
 pub async fn serve(
     listener: Arc<TcpListener>,
     tls: Option<TlsAcceptor>,
@@ -69,12 +79,14 @@ pub async fn serve(
     builder
         .http1()
         .timer(TokioTimer::new())
-        .max_buf_size(HEAD)
-        .header_read_timeout(HEADERS);
+        .header_read_timeout(HEADERS)
+        .max_headers(64)
+        .max_buf_size(if tls.is_some() { HEAD } else { PEOPLES_HEAD });
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(64)
+        .max_header_list_size(16 << 10)
         .keep_alive_interval(Some(Duration::from_secs(20)));
     loop {
         let place = tokio::select! {
@@ -100,8 +112,12 @@ pub async fn serve(
             (tls.clone(), router.clone(), builder.clone(), graceful.watcher());
         tokio::spawn(async move {
             let _place = place;
+            let from = From {
+                client: Client(address),
+                peer: None,
+            };
             let ended = match tls {
-                None => connection(tcp, router, None, &builder, watcher).await,
+                None => connection(tcp, router, from, &builder, watcher).await,
                 Some(tls) => match tokio::time::timeout(HANDSHAKE, tls.accept(tcp)).await {
                     Err(_) => Err("the handshake took too long".to_owned()),
                     Ok(Err(refused)) => Err(refused.to_string()),
@@ -109,7 +125,11 @@ pub async fn serve(
                         let certificates = stream.get_ref().1.peer_certificates();
                         match certificates.and_then(|all| all.first()).and_then(pki::agent_of) {
                             Some(agent) => {
-                                connection(stream, router, Some(Peer(agent)), &builder, watcher).await
+                                let from = From {
+                                    peer: Some(Peer(agent)),
+                                    ..from
+                                };
+                                connection(stream, router, from, &builder, watcher).await
                             }
                             None => Err("the certificate names no agent".to_owned()),
                         }
@@ -131,7 +151,7 @@ pub async fn serve(
 async fn connection<S>(
     stream: S,
     router: Router,
-    peer: Option<Peer>,
+    from: From,
     builder: &auto::Builder<TokioExecutor>,
     watcher: hyper_util::server::graceful::Watcher,
 ) -> Result<(), String>
@@ -139,7 +159,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = router.map_request(move |mut request: Request<Incoming>| {
-        if let Some(peer) = &peer {
+        request.extensions_mut().insert(from.client);
+        if let Some(peer) = &from.peer {
             request.extensions_mut().insert(peer.clone());
         }
         request.map(Body::new)

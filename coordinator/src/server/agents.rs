@@ -8,22 +8,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
+use axum::middleware::map_response;
 use axum::routing::post;
 use axum::{Extension, Json, Router};
 use holdfast_plan::rpo::Witness;
 use holdfast_proto::Timestamp;
 use holdfast_proto::message::{ClusterFacts, HEARTBEAT_PATH, Heartbeat, Orders};
 use holdfast_proto::names::{ActorName, ClusterId};
-use holdfast_proto::record::TrustRole;
+use holdfast_proto::record::{TrustRole, heard_at};
 use holdfast_repository::trust::Trust;
-use serde::Serialize;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use super::accept::Peer;
+use super::problem::{self, Refusal};
 use crate::desk::{Desk, Report, now};
 use crate::meters::Answer;
 
@@ -50,48 +50,7 @@ pub fn router(desk: Arc<Desk>) -> Router {
             Duration::from_secs(10),
         ))
         .layer(CatchPanicLayer::new())
-}
-
-/// A request that is not answered with what it asks for (RFC 9457).
-#[derive(Debug)]
-pub struct Refusal {
-    status: StatusCode,
-    detail: String,
-}
-
-#[derive(Serialize)]
-struct Problem<'a> {
-    title: &'a str,
-    status: u16,
-    detail: &'a str,
-}
-
-impl Refusal {
-    /// A refusal that says why and what to do.
-    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self {
-            status,
-            detail: detail.into(),
-        }
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let title = self.status.canonical_reason().unwrap_or("refused");
-        let problem = Problem {
-            title,
-            status: self.status.as_u16(),
-            detail: &self.detail,
-        };
-        let body = serde_json::to_string(&problem).expect("text and numbers always serialise");
-        (
-            self.status,
-            [(header::CONTENT_TYPE, "application/problem+json")],
-            body,
-        )
-            .into_response()
-    }
+        .layer(map_response(problem::detailed))
 }
 
 async fn heartbeat(
@@ -161,7 +120,7 @@ fn answer(desk: &Desk, agent: &ActorName, heartbeat: Heartbeat) -> Result<Orders
 fn not_the_leader(desk: &Desk) -> Refusal {
     let leading = desk.lead.leading();
     let detail = match (leading.trouble, leading.coordinator) {
-        (Some((why, _)), _) => format!("{} does not lead: {why}", desk.config.name),
+        (Some(trouble), _) => format!("{} does not lead: {}", desk.config.name, trouble.why),
         (None, Some(name)) if name != desk.config.name => {
             format!("{} does not lead, {name} does: call that one", desk.config.name)
         }
@@ -276,7 +235,7 @@ fn report(
         // Our clock counts: what the agent saw, it saw before it said so.
         let safe_until = at.plus_millis(-i64::try_from(wal.rpo_ms).unwrap_or(i64::MAX));
         let witness = Witness {
-            at,
+            at: heard_at(at, wal.heard_ms, wal.rpo_ms),
             server_flush: wal.server_flush,
             safe: Some((wal.acknowledged, safe_until)),
         };

@@ -6,17 +6,19 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use axum::Router;
+use axum::Extension;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use holdfast_proto::Timestamp;
 use holdfast_repository::Repository;
 use holdfast_repository::trust::Trust;
 
-use super::agents::Refusal;
-use crate::desk::{Desk, now};
+use super::guard::Caller;
+use super::pages::People;
+use super::problem::Refusal;
+use crate::access::Reach;
+use crate::desk::now;
 
 /// A document to serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +38,8 @@ pub struct EvidenceQuestion {
     pub path: String,
     /// Without the question mark.
     pub query: String,
+    /// What the reader may see.
+    pub reach: Reach,
     /// The moment.
     pub at: Timestamp,
 }
@@ -47,29 +51,37 @@ pub type EvidenceAnswer = Pin<Box<dyn Future<Output = Result<Option<EvidenceDocu
 pub type EvidenceShowing =
     Arc<dyn Fn(Repository, Arc<Trust>, EvidenceQuestion) -> EvidenceAnswer + Send + Sync>;
 
-#[derive(Clone)]
-struct Shown {
-    desk: Arc<Desk>,
-    showing: EvidenceShowing,
+/// The list of drills.
+pub async fn list(
+    state: State<People>,
+    caller: Extension<Caller>,
+    query: RawQuery,
+) -> Result<Response, Refusal> {
+    document(state, caller, Path(String::new()), query).await
 }
 
-/// Routes below `/evidence`.
-pub fn router(desk: Arc<Desk>, showing: EvidenceShowing) -> Router {
-    Router::new()
-        .route("/evidence", get(list))
-        .route("/evidence/{*path}", get(document))
-        .with_state(Shown { desk, showing })
-}
-
-async fn list(state: State<Shown>, query: RawQuery) -> Result<Response, Refusal> {
-    document(state, Path(String::new()), query).await
-}
-
-async fn document(
-    State(Shown { desk, showing }): State<Shown>,
+/// A drill's page, and what can be saved of it.
+pub async fn document(
+    State(People { desk, showing, .. }): State<People>,
+    Extension(Caller { reach, .. }): Extension<Caller>,
     Path(path): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refusal> {
+    let none = || {
+        Refusal::new(
+            StatusCode::NOT_FOUND,
+            "there is no such evidence: begin at /evidence",
+        )
+    };
+    let showing = showing.ok_or_else(none)?;
+    if path.ends_with(".zip") && !reach.is_whole() {
+        return Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            format!(
+                "an export holds the whole log, of every tenant: it takes the scope *, the grants are for {reach}"
+            ),
+        ));
+    }
     let trust = desk.trust().ok_or_else(|| {
         Refusal::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -79,16 +91,12 @@ async fn document(
     let question = EvidenceQuestion {
         path,
         query: query.unwrap_or_default(),
+        reach,
         at: now(),
     };
     let answer = showing(desk.repository.clone(), trust, question).await;
     let found = answer.map_err(|why| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why))?;
-    let document = found.ok_or_else(|| {
-        Refusal::new(
-            StatusCode::NOT_FOUND,
-            "there is no such evidence: begin at /evidence",
-        )
-    })?;
+    let document = found.ok_or_else(none)?;
     let mut response = ([(header::CONTENT_TYPE, document.content_type)], document.bytes).into_response();
     let save = document
         .file

@@ -1,7 +1,20 @@
-//! What listens: agents over mutual TLS, people over HTTP on this machine.
+//! What listens: agents over mutual TLS, people and programs over HTTP.
+//!
+//! What people may ask for is a table ([`routes`]); before each stands the
+//! [`guard`].
 
 pub mod accept;
 pub mod agents;
+mod cookies;
 pub mod evidence;
+mod forms;
+pub mod guard;
+mod login;
+mod me;
+mod oidc;
+pub(crate) mod openapi;
 pub mod pages;
+mod problem;
+pub mod routes;
+mod sight;
 pub mod tls;

@@ -11,7 +11,7 @@ use holdfast_proto::Timestamp;
 use holdfast_proto::envelope::Record;
 use holdfast_proto::finding::{Finding, Severity};
 use holdfast_proto::names::{ClusterId, FilestoreName, Lineage, ObjectKey, Region};
-use holdfast_proto::record::{BaseBody, FrontierBody, JournalBody, PointBody};
+use holdfast_proto::record::{BaseBody, FrontierBody, JournalBody, PointBody, heard_at};
 use holdfast_repository::layout::{self, BundleKind, Located};
 use holdfast_repository::trust::Trust;
 use holdfast_repository::{Presence, UnionListing};
@@ -126,8 +126,13 @@ pub async fn look(
             .await?;
         attestation = newest(&listed, &mut memory.frontiers.read, desk, &trust, &mut findings)
             .await
-            .map(|(body, on)| Attestation {
-                at: believed(body.at, stored(&on).unwrap_or(now)),
+            .map(|(body, on)| {
+                let at = believed(body.at, stored(&on).unwrap_or(now));
+                (at, body)
+            })
+            .map(|(at, body)| Attestation {
+                at,
+                heard: heard_at(at, body.heard_ms, body.rpo_ms),
                 timeline: body.timeline,
                 server_flush: body.server_flush,
                 acknowledged: body.acknowledged,

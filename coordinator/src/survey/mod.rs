@@ -65,7 +65,9 @@ pub struct Attestation {
     pub at: Timestamp,
     /// The timeline.
     pub timeline: TimelineId,
-    /// The server's flush position.
+    /// When the server was last heard, by the same clock.
+    pub heard: Timestamp,
+    /// The server's flush position then.
     pub server_flush: Lsn,
     /// What the agent had acknowledged.
     pub acknowledged: Lsn,
@@ -140,7 +142,7 @@ impl Survey {
     /// The attestation as a sighting of the server.
     pub fn witness(&self) -> Option<Witness> {
         self.attestation.as_ref().map(|a| Witness {
-            at: a.at,
+            at: a.heard,
             server_flush: a.server_flush,
             safe: Some((
                 a.acknowledged,

@@ -122,6 +122,7 @@ async fn desk(clusters: usize, seed: u64) -> (Desk, tempfile::TempDir) {
             key: directory.path().join("key"),
             client_ca: directory.path().join("ca"),
         },
+        access: None,
         repository,
         trust_root: root,
         replicate_after: "1min".parse().unwrap(),

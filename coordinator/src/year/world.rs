@@ -542,6 +542,7 @@ impl World {
             survey.attestation = Some(Attestation {
                 // Stored by then, by the store's clock.
                 at: said.plus_millis(site.skew.min(0)),
+                heard: said.plus_millis(site.skew.min(0)),
                 timeline: TimelineId::new(1).expect("one"),
                 server_flush: Self::position(said),
                 acknowledged: Self::position(acknowledged),
@@ -584,6 +585,7 @@ impl World {
                 acknowledged: Self::position(acknowledged),
                 replicas: Vec::new(),
                 rpo_ms: now.millis_since(acknowledged),
+                heard_ms: Some(0),
                 last_commit: Some(acknowledged),
                 slot_retained: None,
             }),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use holdfast_coordinator::config::CoordinatorConfig;
 use holdfast_coordinator::pki::Authority;
-use holdfast_coordinator::{Coordinator, RunError};
+use holdfast_coordinator::{Coordinator, Evidence, RunError};
 use holdfast_plan::policy::Policy;
 use holdfast_proto::Timestamp;
 use holdfast_proto::envelope::Record;
@@ -79,6 +79,11 @@ impl House {
     /// Agent `erp-1` is enrolled for acme/erp, `lab-1` for acme/lab, `gone-1`
     /// was enrolled and revoked, and runner `runner-1` is enrolled for all.
     pub async fn build(policy: &str) -> House {
+        Self::build_with(policy, "").await
+    }
+
+    /// With more in the coordinator's configuration.
+    pub async fn build_with(policy: &str, more: &str) -> House {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().to_owned();
         let region = |name: &str| {
@@ -152,7 +157,7 @@ impl House {
              state_dir = \"state\"\npolicy = \"policy.toml\"\nsigning_key = \"c.key\"\nreplicate_after = \"1s\"\n\
              [tls]\ncert = \"c.crt\"\nkey = \"c.tls.key\"\nclient_ca = \"ca.crt\"\n\
              [repository]\ntrust_root = \"{}\"\nreplicas = [{{ region = \"east\", url = \"file://{root}/east\" }}, \
-             {{ region = \"west\", url = \"file://{root}/west\" }}]\n",
+             {{ region = \"west\", url = \"file://{root}/west\" }}]\n{more}",
             root_key.fingerprint(),
             root = root.display(),
         );
@@ -173,7 +178,13 @@ impl House {
 
     /// Starts the coordinator.
     pub async fn open(&self) -> Running {
+        self.open_with(Evidence::default()).await
+    }
+
+    /// With somebody who shows the evidence.
+    pub async fn open_with(&self, evidence: Evidence) -> Running {
         let coordinator = Coordinator::start(self.config.clone()).await.unwrap();
+        let coordinator = coordinator.with_evidence(evidence);
         let agents = coordinator.agents_address().unwrap();
         let http = coordinator.http_address().unwrap();
         let stop = CancellationToken::new();
@@ -259,6 +270,8 @@ impl House {
             copies: 2,
             replicas: vec![],
             rpo_ms: 0,
+            heard_ms: Some(0),
+            complete_until: Some(at),
             filestores: vec![],
             at,
         };
@@ -333,15 +346,17 @@ pub struct Running {
 impl Running {
     /// What a path answers: status, headers, body.
     pub async fn get_full(&self, path: &str) -> (u16, hyper::HeaderMap, String) {
+        let request = hyper::Request::get(path).header("host", "localhost");
+        self.send(request.body(Full::default()).unwrap()).await
+    }
+
+    /// What a request is answered with: status, headers, body.
+    pub async fn send(&self, request: hyper::Request<Full<Bytes>>) -> (u16, hyper::HeaderMap, String) {
         let tcp = TcpStream::connect(self.http).await.unwrap();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp))
             .await
             .unwrap();
         tokio::spawn(connection);
-        let request = hyper::Request::get(path)
-            .header("host", "localhost")
-            .body(Full::<Bytes>::default())
-            .unwrap();
         let response = sender.send_request(request).await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -475,6 +490,7 @@ pub fn facts() -> ClusterFacts {
             acknowledged: Lsn::new(5 * SEGMENT + 500),
             replicas: vec![],
             rpo_ms: 0,
+            heard_ms: Some(0),
             last_commit: None,
             slot_retained: None,
         }),

@@ -23,9 +23,6 @@ use crate::draw::PackSample;
 use crate::evidence::sampling;
 use crate::evidence::statement::results::{CheckClass, CheckResult};
 
-/// How many ciphertexts are drawn at least.
-const SAMPLE: usize = 16;
-
 /// What the checks look at.
 #[derive(Debug, Clone, Copy)]
 pub struct Under<'a> {
@@ -194,22 +191,15 @@ async fn wanted_and_listed(
     Ok((wanted, listed))
 }
 
-/// Draws the scenario's share of the packs, and no fewer than [`SAMPLE`].
+/// Draws the scenario's share of the packs, as it was announced.
 fn sample(under: Under<'_>, packs: &BTreeMap<Sha256Digest, u64>) -> PackSample {
     let population: Vec<Sha256Digest> = packs.keys().copied().collect();
+    let share = sampling::share(population.len() as u64, under.sample_percent);
+    let drawn = usize::try_from(share).unwrap_or(population.len());
     PackSample {
-        drawn: sampling::files(
-            &under.seed,
-            &population,
-            how_many(population.len(), under.sample_percent),
-        ),
+        drawn: sampling::files(&under.seed, &population, drawn),
         population,
     }
-}
-
-fn how_many(packs: usize, percent: u64) -> usize {
-    let share = (packs as u64).saturating_mul(percent).div_ceil(100);
-    usize::try_from(share).map_or(packs, |share| share.clamp(SAMPLE.min(packs), packs))
 }
 
 /// The packs drawn are read whole and hashed.
@@ -309,24 +299,4 @@ fn keys_unwrap(under: Under<'_>) -> CheckResult {
         format!("{} open, 0 closed", open + closed),
         actual,
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_share_of_the_packs_is_drawn_and_no_fewer_than_sixteen() {
-        for (packs, percent, drawn) in [
-            (0, 5, 0),
-            (7, 5, 7),
-            (100, 5, 16),
-            (400, 5, 20),
-            (401, 5, 21),
-            (1000, 0, 16),
-            (1000, 100, 1000),
-        ] {
-            assert_eq!(how_many(packs, percent), drawn, "{percent} % of {packs}");
-        }
-    }
 }

@@ -158,17 +158,16 @@ impl Walk {
 
 /// Draws that no intent used, by their places: a runner that draws until a
 /// sample pleases leaves them behind, and so does one that died in between.
-pub fn unused_draws(entries: &[LoggedEntry]) -> Vec<u64> {
+pub fn unused_draws<'a>(entries: impl Iterator<Item = (u64, &'a LoggedEntry)> + Clone) -> Vec<u64> {
     let used: BTreeSet<(&ClusterId, &str)> = entries
-        .iter()
-        .filter_map(|e| match &e.entry {
+        .clone()
+        .filter_map(|(_, e)| match &e.entry {
             Entry::Intent(i) => Some((&i.cluster, i.slot.as_deref()?)),
             _ => None,
         })
         .collect();
     let mut seen = BTreeSet::new();
-    (0u64..)
-        .zip(entries)
+    entries
         .filter_map(|(index, e)| match &e.entry {
             Entry::Population(p) => Some((index, p.draw.as_ref()?)),
             _ => None,
@@ -183,9 +182,10 @@ pub fn unused_draws(entries: &[LoggedEntry]) -> Vec<u64> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::super::entry::{Abandoned, Heartbeat, IntendedRecovery};
     use super::super::fixture::{self, at};
+    use super::super::statement::RecoveryDrill;
     use super::*;
     use holdfast_repository::signing::SigningKey;
 
@@ -211,7 +211,12 @@ pub(super) mod tests {
         }
     }
 
-    fn result(intent: &LoggedEntry, index: u64, key: &SigningKey) -> LoggedEntry {
+    fn result(
+        intent: &LoggedEntry,
+        index: u64,
+        key: &SigningKey,
+        change: &impl Fn(&mut RecoveryDrill),
+    ) -> LoggedEntry {
         let Entry::Intent(i) = &intent.entry else {
             panic!("not an intent")
         };
@@ -221,19 +226,25 @@ pub(super) mod tests {
         (drill.id, drill.sequence, drill.previous) = (i.drill, i.sequence, i.previous);
         let named = drill.intent.as_mut().unwrap();
         (named.index, named.digest) = (index, intent.digest());
+        change(&mut s.predicate);
         LoggedEntry::sign_result(&s, key).unwrap()
     }
 
     /// Two clusters, two drills each, the last one abandoned.
-    pub(in crate::evidence) fn log(key: &SigningKey) -> Vec<LoggedEntry> {
+    pub(crate) fn log(key: &SigningKey) -> Vec<LoggedEntry> {
+        log_of(key, |_| {})
+    }
+
+    /// The same, with results changed before they are signed.
+    pub(crate) fn log_of(key: &SigningKey, change: impl Fn(&mut RecoveryDrill)) -> Vec<LoggedEntry> {
         let sign = |i: &Intent| LoggedEntry::sign(i, key).unwrap();
         let a1 = sign(&intent("acme/erp", 1, None));
-        let r1 = result(&a1, 0, key);
+        let r1 = result(&a1, 0, key, &change);
         let b1 = sign(&intent("acme/crm2", 1, None));
         let a2 = sign(&intent("acme/erp", 2, Some(&a1)));
-        let r2 = result(&a2, 3, key);
+        let r2 = result(&a2, 3, key, &change);
         let beat = LoggedEntry::sign(&Heartbeat { at: at("14:30:00") }, key).unwrap();
-        let rb = result(&b1, 2, key);
+        let rb = result(&b1, 2, key, &change);
         let b2 = sign(&intent("acme/crm2", 2, Some(&b1)));
         let Entry::Intent(i) = &b2.entry else {
             panic!("an intent")
@@ -291,7 +302,7 @@ pub(super) mod tests {
     fn a_second_answer_is_noticed() {
         let key = SigningKey::generate_ed25519().unwrap();
         let mut twice = log(&key);
-        twice.push(result(&twice[0].clone(), 0, &key));
+        twice.push(result(&twice[0].clone(), 0, &key, &|_| {}));
         assert_eq!(
             audit(&twice, None)[0].detail,
             "intent 0 was answered by entry 1 already"

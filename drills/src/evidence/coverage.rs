@@ -336,3 +336,13 @@ pub fn concerns(entry: &LoggedEntry, tenant: &TenantName) -> bool {
         _ => entry.cluster().is_some_and(|c| c.tenant == *tenant),
     }
 }
+
+/// Whether an entry is the tenant's to see: what says something about its coverage,
+/// and its coverage itself. Entries about nobody, and those that name several tenants
+/// as a change of policy does, are the operator's.
+pub fn of_tenant(entry: &LoggedEntry, tenant: &TenantName) -> bool {
+    match &entry.entry {
+        Entry::Coverage(c) => c.predicate.tenant == *tenant,
+        _ => concerns(entry, tenant),
+    }
+}

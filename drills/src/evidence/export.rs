@@ -11,7 +11,9 @@
 //! byproducts/<sha256>                files that the statement names by digest
 //! views/…                            the statement for people and programs: HTML, JUnit, OSCAL, test-result
 //! checkpoint  checkpoints/<size>     the log's head, and earlier ones
-//! tile/…                             the log's hashes; with tile/entries/…, its entries
+//! tile/…                             the log's hashes
+//! entries/<n>                        the tenant's entries of the log; of all others there are the hashes
+//! tile/entries/…                     in their place every entry, for those who may see all tenants'
 //! trust/<n>                          the trust chain as stored
 //! openssl/…                          signed bytes, signatures and keys, a file each
 //! ```
@@ -29,21 +31,25 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use holdfast_proto::envelope;
+use holdfast_proto::record::TrustRole;
 use holdfast_proto::{Fingerprint, Sha256Digest};
 use holdfast_repository::trust::{Trust, TrustError};
 
+use super::coverage::CoverageStatement;
 use super::dsse::{Envelope, EnvelopeSignature};
 use super::entry::{Entry, LoggedEntry};
 use super::statement::Statement;
 use super::tlog::merkle::ProofError;
 use super::tlog::tiles::{EntryTooLong, LogFile, entry_bundles, hash_tiles};
 use super::tlog::{SignedCheckpoint, TlogProof, Tree};
+use super::view::coverage::ShownCoverage;
 use super::view::{self, Shown};
 pub(super) use loose::{Loose, LooseSignature, distinct, loose_files};
 
 /// The scripts that check an export, by name. The first is run, it uses the others.
-pub const SCRIPTS: [(&str, &str); 4] = [
+pub const SCRIPTS: [(&str, &str); 5] = [
     ("verify.py", include_str!("../../export/verify.py")),
+    ("verify_files.py", include_str!("../../export/verify_files.py")),
     ("verify_log.py", include_str!("../../export/verify_log.py")),
     ("verify_claims.py", include_str!("../../export/verify_claims.py")),
     (
@@ -78,12 +84,26 @@ pub struct ExportInput {
     pub earlier_checkpoints: Vec<SignedCheckpoint>,
     /// The log's leaf hashes, at least as many as the head has entries.
     pub tree: Tree,
-    /// Every entry up to the head, for those who may see all drills.
-    pub entries: Option<Vec<Vec<u8>>>,
+    /// Which entries of the log go with it.
+    pub entries: ShownEntries,
     /// The trust records as stored, from record 0.
     pub trust_records: Vec<Vec<u8>>,
     /// The same, verified.
     pub trust: Trust,
+}
+
+/// The entries of the log that an export shows. Of the others it has the hashes: each
+/// is of an envelope with a signature in it, so that nobody finds out by trying what
+/// it was of.
+#[derive(Debug, Clone, Default)]
+pub enum ShownEntries {
+    /// None but the drill's own.
+    #[default]
+    Hashes,
+    /// Those of the drill's tenant, by their places.
+    Tenant(Vec<(u64, Vec<u8>)>),
+    /// Every entry up to the head, for those who may see every tenant's drills.
+    Whole(Vec<Vec<u8>>),
 }
 
 /// An entry that was logged before the work began.
@@ -228,9 +248,16 @@ pub fn files(input: &ExportInput) -> Result<Vec<LogFile>, ExportError> {
     );
     out.extend(view::files(&shown)?);
     out.extend(hash_tiles(&tree));
-    if let Some(entries) = &input.entries {
-        let count = entries.len().min(size as usize);
-        out.extend(entry_bundles(&entries[..count])?);
+    match &input.entries {
+        ShownEntries::Hashes => {}
+        ShownEntries::Tenant(entries) => {
+            let within = entries.iter().filter(|(n, _)| *n < size);
+            out.extend(within.map(|(n, bytes)| entry_file(*n, bytes)));
+        }
+        ShownEntries::Whole(entries) => {
+            let count = entries.len().min(size as usize);
+            out.extend(entry_bundles(&entries[..count])?);
+        }
     }
     let loose = loose_files(&Loose {
         statement: &envelope,
@@ -247,6 +274,14 @@ pub fn files(input: &ExportInput) -> Result<Vec<LogFile>, ExportError> {
     Ok(out)
 }
 
+/// One entry, named by its place.
+fn entry_file(n: u64, bytes: &[u8]) -> LogFile {
+    LogFile {
+        path: format!("entries/{n:016}"),
+        bytes: bytes.to_vec(),
+    }
+}
+
 /// What views show of a statement: its digest, its place, and who signed it.
 pub fn shown<'a>(
     statement: &'a Statement,
@@ -255,18 +290,38 @@ pub fn shown<'a>(
     trust: &Trust,
     delay_ms: Option<u64>,
 ) -> Shown<'a> {
-    let signers = envelope.signatures.iter().filter_map(|s| {
-        let key = trust.key(&s.key)?;
-        Some((key.role, key.name.to_string(), s.key))
-    });
     Shown {
         statement,
         digest: Sha256Digest::of(&envelope.payload),
         index,
-        signers: signers.collect(),
+        signers: signers(envelope, trust),
         root: *trust.root(),
         delay_ms,
     }
+}
+
+/// The same of a month's coverage.
+pub fn shown_coverage<'a>(
+    statement: &'a CoverageStatement,
+    envelope: &Envelope,
+    index: u64,
+    trust: &Trust,
+) -> ShownCoverage<'a> {
+    ShownCoverage {
+        statement,
+        digest: Sha256Digest::of(&envelope.payload),
+        index,
+        signers: signers(envelope, trust),
+        root: *trust.root(),
+    }
+}
+
+fn signers(envelope: &Envelope, trust: &Trust) -> Vec<(TrustRole, String, Fingerprint)> {
+    let signers = envelope.signatures.iter().filter_map(|s| {
+        let key = trust.key(&s.key)?;
+        Some((key.role, key.name.to_string(), s.key))
+    });
+    signers.collect()
 }
 
 /// Names and envelopes of what was logged before the work.
@@ -359,8 +414,15 @@ pub fn coverage_files(input: &CoverageInput) -> Result<Vec<LogFile>, ExportError
     for (n, record) in input.trust_records.iter().enumerate() {
         add(format!("trust/{n:016}"), record.clone());
     }
-    for (n, entry) in &input.entries {
-        add(format!("entries/{n:016}"), entry.bytes().to_vec());
+    let entries = input.entries.iter();
+    out.extend(entries.map(|(n, entry)| entry_file(*n, entry.bytes())));
+    if let Entry::Coverage(statement) = &input.entry.entry {
+        out.push(view::coverage::file(&shown_coverage(
+            statement,
+            envelope,
+            input.index,
+            &input.trust,
+        ))?);
     }
     out.extend(hash_tiles(&input.tree));
     let loose = loose_files(&Loose {

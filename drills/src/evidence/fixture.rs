@@ -1,5 +1,6 @@
 //! A sound statement for this module's tests.
 
+use holdfast_plan::drills::BaseKind;
 use holdfast_proto::envelope::Link;
 use holdfast_proto::names::{BackupId, DrillId, ObjectKey};
 use holdfast_proto::record::CommitMark;
@@ -68,6 +69,7 @@ pub fn statement() -> Statement {
         level: Level::L3,
         scenario: "accidental-deletion".parse().expect("a name"),
         scenario_digest: Some(Sha256Digest::of(b"the scenario's file")),
+        why: Vec::new(),
         intent: Some(IntentReference {
             log: "holdfast.dev/log/test".parse().expect("an origin"),
             index: 3,
@@ -164,7 +166,12 @@ pub fn statement() -> Statement {
                 }),
                 seed: Some(Sha256Digest::of(b"seed")),
                 selected: Some(at("11:11:11")),
-                file_sample: None,
+                file_sample: Some(FileSample {
+                    population: 1_400,
+                    drawn: 70,
+                    population_digest: Some(Sha256Digest::of(b"the listing of files")),
+                    selected: Vec::new(),
+                }),
             }),
             recovery_point: Some(RecoveryPoint {
                 kind: RecoveryPointKind::Pitr,
@@ -178,6 +185,7 @@ pub fn statement() -> Statement {
                     start: "0/2000028".parse().expect("an LSN"),
                     stop: "0/2000100".parse().expect("an LSN"),
                     bytes: Some(31_000_000),
+                    kind: Some(BaseKind::Full),
                 },
                 wal_bytes_replayed: Some(50_331_648),
                 reached: Some("0/5000A0".parse().expect("an LSN")),
@@ -202,6 +210,7 @@ pub fn statement() -> Statement {
             }),
             timings: Timings {
                 clock_offset_ms: Some(-3),
+                clock_error_ms: Some(12),
                 phases: vec![
                     phase(Phase::Provision, "14:00:01", "14:00:02"),
                     phase(Phase::BaseFetch, "14:00:02", "14:00:30"),
@@ -220,6 +229,7 @@ pub fn statement() -> Statement {
             ],
             retention: None,
             byproducts: Vec::new(),
+            unknown: Vec::new(),
         },
     )
 }

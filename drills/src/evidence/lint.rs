@@ -5,6 +5,8 @@
 //! themselves, and text that has no place in evidence: secrets, addresses of
 //! people, query results. It does not know whether the numbers are true.
 
+mod unknown;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -17,6 +19,7 @@ use super::statement::results::{CheckOutcome, Verdict};
 use super::statement::{DrillKind, Level, Statement, SubjectKind};
 use super::tlog::tiles::MAX_ENTRY;
 use super::verdict::judge;
+pub use unknown::lint_to_sign;
 
 /// The longest text that a statement may carry.
 const MAX_TEXT: usize = 400;
@@ -48,6 +51,7 @@ pub fn lint(statement: &Statement) -> Result<(), Vec<LintFinding>> {
     counts(statement, &mut found);
     timings(statement, &mut found);
     target(statement, &mut found);
+    unknown::named(statement, &mut found);
     texts(statement, &mut found);
     if found.0.is_empty() { Ok(()) } else { Err(found.0) }
 }
@@ -147,7 +151,13 @@ fn announced(statement: &Statement, found: &mut Findings) {
 
 /// What was drawn can be drawn again by whoever has the log.
 fn sampling(statement: &Statement, found: &mut Findings) {
-    let Some(s) = &statement.predicate.sampling else {
+    let sampling = statement.predicate.sampling.as_ref();
+    found.require(
+        !statement.predicate.results.verdict.is_pass() || sampling.is_some_and(|s| s.file_sample.is_some()),
+        "files-not-sampled",
+        "a pass names the stored files that were drawn, read and hashed again",
+    );
+    let Some(s) = sampling else {
         return;
     };
     let from_window = s.method == SEEDED_WINDOW;

@@ -21,7 +21,7 @@ pub mod dsse;
 pub mod entry;
 pub mod export;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 pub mod keys;
 pub mod lint;
 pub mod review;

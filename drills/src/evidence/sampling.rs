@@ -14,7 +14,9 @@
 //! eight bytes of the seed, big endian, modulo the window's length in
 //! microseconds, after its beginning; of joint recovery points it is the one at the
 //! same number, modulo how many they are, in their listing. Files are ranked by
-//! SHA-256(seed ‖ digest) and the first are taken.
+//! SHA-256(seed ‖ digest) and the first are taken: as many as [`share`] says of the
+//! hundredths that the population entry announced, so that nobody takes fewer once
+//! the seed is known.
 //!
 //! Pure. What it cannot show: that a runner did not log a second population and
 //! leave the first one unused. Who has the whole log sees that
@@ -39,6 +41,17 @@ use points::Points;
 /// more it says how many, and which follows from seed and listing.
 pub const MAX_SELECTED: usize = 64;
 
+/// The fewest files of a sample, where there are so many to draw from.
+pub const MIN_FILES: u64 = 16;
+
+/// How many of `population` files a sample of `percent` hundredths has: rounded up,
+/// no fewer than [`MIN_FILES`], and no more than there are.
+pub fn share(population: u64, percent: u64) -> u64 {
+    let hundredths = u128::from(population) * u128::from(percent);
+    let share = u64::try_from(hundredths.div_ceil(100)).unwrap_or(u64::MAX);
+    share.max(MIN_FILES).min(population)
+}
+
 /// The byproduct that lists the files to draw from.
 pub const FILE_POPULATION: &str = "file-population";
 /// The byproduct that lists the joint recovery points to draw from.
@@ -59,19 +72,25 @@ pub struct Draw {
     /// moment was named.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub points: Option<Points>,
+    /// Hundredths of all stored files that will be read and hashed again; absent in
+    /// draws of earlier versions.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub files_percent: Option<u64>,
 }
 
 impl Draw {
-    /// The population in words, two lines: the cluster, and either the window's
-    /// two moments, or `points` with their number and their listing's digest, or
-    /// `operator`.
+    /// The population in words: the cluster in a line; in the next either the
+    /// window's two moments, or `points` with their number and their listing's
+    /// digest, or `operator`; and, where a share of the files was announced, `files`
+    /// and its hundredths in a third.
     pub fn listing(&self) -> String {
         let what = match (self.window, self.points) {
             (Some(w), _) => format!("{} {}", w.from, w.until),
             (None, Some(p)) => format!("points {} {}", p.count, p.digest),
             (None, None) => OPERATOR.to_owned(),
         };
-        format!("{}\n{what}\n", self.cluster)
+        let files = self.files_percent.map(|n| format!("files {n}\n"));
+        format!("{}\n{what}\n{}", self.cluster, files.unwrap_or_default())
     }
 
     /// SHA-256 of the listing.
@@ -269,8 +288,15 @@ pub fn recompute(
     Ok(())
 }
 
-/// Draws the files again, out of the listing that the statement names.
-pub fn recompute_files(seed: &Sha256Digest, sample: &FileSample, listing: &[u8]) -> Result<(), NotDrawn> {
+/// Draws the files again, out of the listing that the statement names: as many as
+/// the `percent` that were announced before the seed was known, or, where an earlier
+/// version announced none, at least [`MIN_FILES`].
+pub fn recompute_files(
+    seed: &Sha256Digest,
+    percent: Option<u64>,
+    sample: &FileSample,
+    listing: &[u8],
+) -> Result<(), NotDrawn> {
     if sample.population_digest != Some(Sha256Digest::of(listing)) {
         return Err(NotDrawn("the listing of files is another"));
     }
@@ -279,10 +305,14 @@ pub fn recompute_files(seed: &Sha256Digest, sample: &FileSample, listing: &[u8])
     let drawn = files(seed, &population, wanted);
     let counted = (sample.population, sample.drawn) == (population.len() as u64, drawn.len() as u64);
     let too_many = drawn.len() > MAX_SELECTED && sample.selected.is_empty();
-    if counted && (drawn == sample.selected || too_many) {
-        Ok(())
-    } else {
-        Err(NotDrawn("the seed draws other files"))
+    if !counted || (drawn != sample.selected && !too_many) {
+        return Err(NotDrawn("the seed draws other files"));
+    }
+    let fewest = share(sample.population, percent.unwrap_or(0));
+    match percent {
+        _ if sample.drawn < fewest => Err(NotDrawn("it has fewer files than were announced, or than 16")),
+        Some(_) if sample.drawn > fewest => Err(NotDrawn("it has more files than were announced")),
+        _ => Ok(()),
     }
 }
 
@@ -331,32 +361,77 @@ mod tests {
         let all: Vec<Sha256Digest> = (0u8..100).map(|n| Sha256Digest::of(&[n])).collect();
         let seed = Sha256Digest::of(b"seed");
         let listing = file_listing(&all);
-        let sample = FileSample {
+        let of = |drawn: u64, selected: Vec<Sha256Digest>| FileSample {
             population: 100,
-            drawn: 3,
+            drawn,
             population_digest: Some(Sha256Digest::of(listing.as_bytes())),
-            selected: files(&seed, &all, 3),
+            selected,
         };
-        recompute_files(&seed, &sample, listing.as_bytes()).unwrap();
-        recompute_files(&Sha256Digest::of(b"other"), &sample, listing.as_bytes()).unwrap_err();
+        let named = |drawn: u64| of(drawn, files(&seed, &all, drawn as usize));
+        let again =
+            |percent, sample: &FileSample| recompute_files(&seed, percent, sample, listing.as_bytes());
+        let sample = named(20);
+        again(Some(20), &sample).unwrap();
+        again(None, &sample).unwrap();
+        recompute_files(&Sha256Digest::of(b"other"), Some(20), &sample, listing.as_bytes()).unwrap_err();
         let mut fewer = sample.clone();
         fewer.selected.pop();
-        recompute_files(&seed, &fewer, listing.as_bytes()).unwrap_err();
+        again(Some(20), &fewer).unwrap_err();
         let mut easier = sample.clone();
         easier.selected.swap(0, 1);
-        recompute_files(&seed, &easier, listing.as_bytes()).unwrap_err();
+        again(Some(20), &easier).unwrap_err();
         let mut more = sample.clone();
-        more.drawn = 4;
-        recompute_files(&seed, &more, listing.as_bytes()).unwrap_err();
-        let unnamed = |drawn| FileSample {
-            drawn,
-            selected: Vec::new(),
-            ..sample.clone()
-        };
-        recompute_files(&seed, &unnamed(65), listing.as_bytes()).unwrap();
-        recompute_files(&seed, &unnamed(101), listing.as_bytes()).unwrap_err();
-        recompute_files(&seed, &unnamed(3), listing.as_bytes()).unwrap_err();
+        more.drawn = 21;
+        again(Some(20), &more).unwrap_err();
+        let unnamed = |drawn| of(drawn, Vec::new());
+        again(Some(65), &unnamed(65)).unwrap();
+        again(None, &unnamed(101)).unwrap_err();
+        again(None, &unnamed(20)).unwrap_err();
         let shorter = file_listing(&all[1..]);
-        recompute_files(&seed, &sample, shorter.as_bytes()).unwrap_err();
+        recompute_files(&seed, Some(20), &sample, shorter.as_bytes()).unwrap_err();
+    }
+
+    /// Everything about these samples follows from the seed, but their size.
+    #[test]
+    fn a_sample_is_as_large_as_it_was_announced() {
+        let all: Vec<Sha256Digest> = (0u8..100).map(|n| Sha256Digest::of(&[n])).collect();
+        let seed = Sha256Digest::of(b"seed");
+        let check = |percent: Option<u64>, of: usize, drawn: usize, expected: bool| {
+            let listing = file_listing(&all[..of]);
+            let sample = FileSample {
+                population: of as u64,
+                drawn: drawn as u64,
+                population_digest: Some(Sha256Digest::of(listing.as_bytes())),
+                selected: files(&seed, &all[..of], drawn),
+            };
+            let got = recompute_files(&seed, percent, &sample, listing.as_bytes());
+            assert_eq!(got.is_ok(), expected, "{drawn} of {of} at {percent:?}: {got:?}");
+        };
+        check(Some(20), 100, 19, false);
+        check(Some(20), 100, 21, false);
+        check(Some(0), 100, 15, false);
+        check(Some(0), 100, 16, true);
+        check(Some(5), 7, 6, false);
+        check(Some(5), 7, 7, true);
+        check(None, 100, 15, false);
+        check(None, 100, 16, true);
+        check(None, 100, 40, true);
+        check(None, 7, 7, true);
+    }
+
+    #[test]
+    fn a_share_is_rounded_up_and_no_less_than_sixteen() {
+        for (files, percent, drawn) in [
+            (0, 5, 0),
+            (7, 5, 7),
+            (100, 5, 16),
+            (400, 5, 20),
+            (401, 5, 21),
+            (1000, 0, 16),
+            (1000, 100, 1000),
+            (u64::MAX, 100, u64::MAX),
+        ] {
+            assert_eq!(share(files, percent), drawn, "{percent} % of {files}");
+        }
     }
 }

@@ -15,10 +15,12 @@
 //! - [`context`]: whose drill it was, by whose order, under which policy.
 //! - [`recovery`]: what was restored, where to, and when.
 //! - [`results`]: what came of it.
+//! - [`unknown`]: what is left out, and why.
 
 pub mod context;
 pub mod recovery;
 pub mod results;
+pub mod unknown;
 
 use std::fmt;
 use std::str::FromStr;
@@ -31,6 +33,7 @@ use super::tlog::LogOrigin;
 use context::{Actors, Policy, Sampling, Scope};
 use recovery::{RecoveryPoint, Target, Timings};
 use results::{Byproduct, Exception, Remediation, Results};
+use unknown::Unknown;
 
 /// The in-toto version that statements are written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -197,6 +200,9 @@ pub struct RecoveryDrill {
     /// Files that the drill left behind, by digest.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub byproducts: Vec<Byproduct>,
+    /// What is not said, and why; empty in statements of earlier versions.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub unknown: Vec<Unknown>,
 }
 
 /// Which drill it was, and its place among the cluster's drills.
@@ -220,6 +226,9 @@ pub struct Drill {
     /// SHA-256 of the scenario's file: the name alone says little of one's own.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub scenario_digest: Option<Sha256Digest>,
+    /// Why the plan of drills wanted it now; empty where somebody asked.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub why: Vec<String>,
     /// The intent that was logged before the work began; absent for a restore
     /// that was needed, and for nothing else.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -401,7 +410,8 @@ impl<'de> Deserialize<'de> for ScenarioName {
     }
 }
 
-/// How long a statement is kept.
+/// How long a statement is kept: as its intent's entry of the log, which lies beside
+/// the result's, on every replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retention {
     /// Not deleted before this moment.

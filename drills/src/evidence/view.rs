@@ -5,8 +5,10 @@
 //!
 //! - [`page`]: the drill for an auditor, as HTML that prints well.
 //! - [`list`]: all drills, with filters.
+//! - [`coverage`]: a tenant's month.
 //! - [`junit`], [`oscal`], [`test_result`]: for programs.
 
+pub mod coverage;
 pub mod junit;
 pub mod list;
 pub mod oscal;

@@ -5,7 +5,7 @@
 //! same. A moment that was given is planned first, so that one that cannot be
 //! restored leaves nothing in the log.
 
-use holdfast_agent::ledger::{Ledger, PointsReport};
+use holdfast_agent::ledger::Ledger;
 use holdfast_agent::restore::{Access, PlanError, WalSource, plan_request};
 use holdfast_plan::restore::{FilestoreChoice, PointFact, Request, RestorePlan, Target};
 use holdfast_proto::Timestamp;
@@ -42,15 +42,18 @@ pub async fn choose(
     now: Timestamp,
 ) -> Result<Chosen, DrillError> {
     refuse_other_moments(request)?;
-    let cast =
-        async |lot: &Lot| draw::draw(log, id, &request.cluster, lot, &runner.key, request.patience).await;
+    let share = request.scenario.sample_percent;
+    let cast = async |lot: &Lot| {
+        let (cluster, key) = (&request.cluster, &runner.key);
+        draw::draw(log, id, cluster, lot, share, key, request.patience).await
+    };
     let (target, drawn) = match &request.target {
         Some(target) => (target.clone(), None),
         None => {
             let ledger = Ledger::load(&access.repository, &access.trust, &request.cluster)
                 .await
                 .map_err(PlanError::from)?;
-            let drawn = cast(&lot(&ledger.points(), request)?).await?;
+            let drawn = cast(&lot(&ledger, request)?).await?;
             let target = match (&drawn.point, drawn.selected) {
                 (Some(name), _) => Target::Name(name.clone()),
                 (None, Some(moment)) => Target::Time(moment),
@@ -169,9 +172,16 @@ async fn lineage_of(
 /// What the moment is drawn from: the newest restorable interval, or the joint
 /// recovery points in it. From those alone at which the source's databases were
 /// asked, where there are any.
-fn lot(points: &PointsReport, request: &DrillRequest) -> Result<Lot, DrillError> {
+fn lot(ledger: &Ledger, request: &DrillRequest) -> Result<Lot, DrillError> {
+    let points = &ledger.points();
     if request.scenario.moment != MomentKind::Fence {
         let window = draw::window(points);
+        if let (Some(kind), Some(window)) = (request.aim.base, window) {
+            let bases = ledger.facts.lineages.iter().flat_map(|l| &l.bases);
+            let bases = bases.map(|b| (b.stopped, b.kind));
+            let nearest = draw::nearest(window, bases, kind).map(Lot::Moments);
+            return nearest.ok_or_else(|| DrillError::NoBase(request.cluster.clone()));
+        }
         return window
             .map(Lot::Moments)
             .ok_or_else(|| DrillError::NoWindow(request.cluster.clone()));

@@ -14,7 +14,7 @@ use holdfast_proto::pg::{Lsn, TimelineHistory, TimelineId};
 use holdfast_repository::clock;
 
 use super::{DrillRequest, Measured, Runner, Say, Sight};
-use crate::checks::{Check, programs, queries, reconciliation, references, structure};
+use crate::checks::{Check, foreign_keys, programs, queries, reconciliation, references, structure};
 use crate::evidence::statement::Level;
 use crate::evidence::statement::recovery::Phase;
 use crate::evidence::statement::results::{CheckClass, CheckResult};
@@ -278,6 +278,7 @@ impl Copy<'_> {
         let found = structure::amcheck(server, &mut database).await;
         measured.database = database;
         measured.checks.push(found);
+        measured.checks.push(foreign_keys::check(server).await);
         if self.request.scenario.level >= Level::L3 {
             for files in &self.sight.plan.filestores {
                 let root = space.join("filestores").join(files.filestore.as_str());

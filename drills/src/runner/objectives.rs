@@ -7,7 +7,7 @@
 
 use holdfast_agent::ledger::Ledger;
 use holdfast_plan::period::Period;
-use holdfast_plan::policy::Policy;
+use holdfast_plan::policy::{Policy, Purpose};
 use holdfast_plan::restore::{Attestation, RestorePlan, restorable};
 use holdfast_plan::rpo::{self, ReplicaWal, Witness};
 use holdfast_proto::Timestamp;
@@ -15,7 +15,7 @@ use holdfast_proto::names::{ClusterId, FilestoreName, ResidencyName, TierName};
 use holdfast_proto::pg::Lsn;
 
 use crate::evidence::statement::Level;
-use crate::evidence::statement::context::{Objectives, Policy as StatedPolicy};
+use crate::evidence::statement::context::{Objectives, Policy as StatedPolicy, Scope};
 use crate::evidence::statement::results::Rpo;
 
 /// From what to what the recovery point is measured.
@@ -39,13 +39,16 @@ pub struct Governing {
     pub legal_entity: Option<String>,
     /// Where its data may lie, when the policy says that.
     pub residency: Option<ResidencyName>,
+    /// What depends on it, as far as the policy says.
+    pub purpose: Purpose,
 }
 
 impl Governing {
     /// What `policy`, whose file is called `name`, says of a cluster; `None` when
     /// it does not name the cluster.
     pub fn of(policy: &Policy, name: &str, cluster: &ClusterId) -> Option<Self> {
-        let tier = &policy.cluster(cluster)?.tier;
+        let kept = policy.cluster(cluster)?;
+        let tier = &kept.tier;
         let tenant = policy.tenants().find(|t| t.name == cluster.tenant);
         Some(Self {
             policy: StatedPolicy {
@@ -60,7 +63,22 @@ impl Governing {
             tier: tier.name.clone(),
             legal_entity: tenant.and_then(|t| t.legal_entity.clone()),
             residency: policy.residency(cluster).map(|zone| zone.name.clone()),
+            purpose: kept.purpose.clone(),
         })
+    }
+}
+
+/// Whose data it is, as a statement says it.
+pub(crate) fn scope(cluster: &ClusterId, governing: Option<&Governing>) -> Scope {
+    let purpose = governing.map(|g| g.purpose.clone()).unwrap_or_default();
+    Scope {
+        tenant: cluster.tenant.clone(),
+        cluster: cluster.cluster.clone(),
+        legal_entity: governing.and_then(|g| g.legal_entity.clone()),
+        environment: purpose.environment,
+        tier: governing.map(|g| g.tier.clone()),
+        residency_zone: governing.and_then(|g| Some(g.residency.as_ref()?.to_string())),
+        business_services: purpose.services,
     }
 }
 
@@ -132,7 +150,7 @@ fn database_lag(attested: &[Attestation], end: Lsn, at: Timestamp) -> Option<u64
         witnesses: attested
             .iter()
             .map(|a| Witness {
-                at: a.at,
+                at: a.heard,
                 server_flush: a.server_flush,
                 safe: None,
             })
@@ -174,6 +192,8 @@ mod tests {
         Attestation {
             timeline: TimelineId::FIRST,
             at: at(ms),
+            heard: at(ms),
+            complete_until: None,
             server_flush: Lsn::new(flush),
             acknowledged: Lsn::new(flush),
             filestores: captured

@@ -1,35 +1,39 @@
 //! What was measured, and the statement that says it. Nothing here invents a
 //! value: what was not measured is absent.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod recovery;
+
+use std::collections::BTreeMap;
 
 use holdfast_agent::restore::{Access, Phase as Step, PhaseTiming as RestorePhase};
 use holdfast_plan::restore::{RestorePlan, Target as PlanTarget};
 use holdfast_proto::finding::Finding;
-use holdfast_proto::names::{DrillId, KeyKind, ObjectKey};
+use holdfast_proto::names::{DrillId, ObjectKey};
 use holdfast_proto::pg::Lsn;
 use holdfast_proto::record::{BaseBody, CommitMark, TrustRole};
-use holdfast_proto::{Fingerprint, Sha256Digest, Timestamp};
-use holdfast_repository::clock;
+use holdfast_proto::{Sha256Digest, Timestamp};
+use holdfast_repository::{clock, layout};
 
-use super::{Chosen, DrillRequest, Runner, Sight, objectives};
+use super::surroundings::Surroundings;
+use super::{Chosen, DrillRequest, Runner, Sight, objectives, unknown};
 use crate::attack::Aftermath;
 use crate::checks::Check;
 use crate::draw::{Drawn, PackSample};
 use crate::evidence::entry::Intent;
 use crate::evidence::sampling::{FILE_POPULATION, POINT_POPULATION};
 use crate::evidence::statement::context::{
-    Actors, FileSample, KeyHolder, Runner as StatedRunner, Scope, SeparationOfDuties,
+    Actors, FileSample, KeyHolder, Runner as StatedRunner, SeparationOfDuties,
 };
 use crate::evidence::statement::recovery::{
-    Base, EgressProbe, Encryption, Isolation, Phase, PhaseTiming, RecoveryPoint, RecoveryPointKind,
-    RecoveryTarget, ReplicaLock, Target, TargetKind, Timings,
+    EgressProbe, Isolation, Phase, PhaseTiming, RecoveryTarget, Target, TargetKind, Timings,
 };
 use crate::evidence::statement::results::{
     Byproduct, CheckClass, CheckResult, DatabaseResult, FilestoreResult, Results, Rto, Verdict,
 };
-use crate::evidence::statement::{Drill, IntentReference, RecoveryDrill, Statement, Subject, SubjectKind};
+use crate::evidence::statement::{Drill, IntentReference, RecoveryDrill, Retention, Statement};
 use crate::scratch::{EgressProbe as Probed, IsolationKind};
+use recovery::seen_recovery_point;
+pub(crate) use recovery::{recovery_point, subjects};
 
 /// From what to what the recovery time is measured.
 const RTO_DEFINITION: &str = "from the beginning of PROVISION to the later of PROMOTE's and FILESTORE_RESTORE's end: \
@@ -51,8 +55,12 @@ pub struct Measured {
     pub filestore: Option<FilestoreResult>,
     /// The WAL objects that the restore reads, with the digests they were verified by.
     pub wal: Vec<(ObjectKey, Sha256Digest)>,
+    /// The manifests and indexes that it reads.
+    pub commits: Vec<ObjectKey>,
     /// The packs to draw from and those drawn.
     pub packs: PackSample,
+    /// What was measured around the drill.
+    pub(super) surroundings: Surroundings,
     /// Where recovery ended.
     pub reached: Option<Lsn>,
     /// The last transaction replayed, when PostgreSQL confirmed the plan's.
@@ -80,7 +88,9 @@ impl Measured {
             database: DatabaseResult::default(),
             filestore: None,
             wal: Vec::new(),
+            commits: Vec::new(),
             packs: PackSample::default(),
+            surroundings: Surroundings::default(),
             reached: None,
             last_commit: None,
             sight: None,
@@ -142,6 +152,14 @@ impl Measured {
     pub fn note_broken(&mut self, id: &str, why: &dyn std::fmt::Display) {
         self.checks
             .push(Check::mandatory(id, CheckClass::Recovery).could_not_run(why));
+    }
+
+    /// Manifests, indexes and drawn packs that the drill read, as it saw them.
+    pub fn read(&self) -> Vec<ObjectKey> {
+        let cluster = self.sight.as_ref().map(|s| &s.plan.cluster);
+        let packs = self.packs.drawn.iter().zip(cluster.into_iter().cycle());
+        let packs = packs.map(|(sha256, cluster)| layout::pack(cluster, sha256));
+        self.commits.iter().cloned().chain(packs).collect()
     }
 
     fn sampled(&self) -> Option<FileSample> {
@@ -240,6 +258,7 @@ pub(super) async fn statement(
         runner_is_not_writer: w.key != runner.key.fingerprint(),
         approver_is_not_initiator: None,
     });
+    let reasons = measured.surroundings.reasons.clone();
     let predicate = RecoveryDrill {
         drill: Drill {
             id: measured.id,
@@ -249,17 +268,10 @@ pub(super) async fn statement(
             level: request.scenario.level,
             scenario: request.scenario.name.clone(),
             scenario_digest: Some(request.scenario.digest),
+            why: request.aim.why.clone(),
             intent: Some(intent),
         },
-        scope: Scope {
-            tenant: request.cluster.tenant.clone(),
-            cluster: request.cluster.cluster.clone(),
-            legal_entity: governing.and_then(|g| g.legal_entity.clone()),
-            environment: None,
-            tier: governing.map(|g| g.tier.clone()),
-            residency_zone: governing.and_then(|g| Some(g.residency.as_ref()?.to_string())),
-            business_services: Vec::new(),
-        },
+        scope: objectives::scope(&request.cluster, governing),
         actors: Actors {
             initiator: request.initiator.clone(),
             approvals: Vec::new(),
@@ -288,7 +300,7 @@ pub(super) async fn statement(
             },
             namespace: runner.place.as_ref().map(|p| p.namespace.clone()),
             node: runner.place.as_ref().and_then(|p| p.node.clone()),
-            region: None,
+            region: runner.region.clone(),
             egress_probe: measured.probe,
             segregated_from_source: measured.probe.map(|p| p == EgressProbe::Blocked),
             neutralised: measured.reached.map(|_| true),
@@ -314,17 +326,21 @@ pub(super) async fn statement(
         exceptions: Vec::new(),
         remediation: Vec::new(),
         controls: controls(),
-        retention: None,
+        retention: measured.surroundings.retained.map(|until| Retention { until }),
         byproducts,
+        unknown: Vec::new(),
     };
-    Statement::new(subjects, predicate)
+    let mut statement = Statement::new(subjects, predicate);
+    unknown::state(&mut statement, request, &reasons);
+    statement
 }
 
 fn timings(measured: &Measured) -> Timings {
     let mut phases = measured.phases.clone();
     phases.sort_by_key(|p| (p.start, p.phase));
     Timings {
-        clock_offset_ms: None,
+        clock_offset_ms: measured.surroundings.clock.map(|c| c.offset_ms),
+        clock_error_ms: measured.surroundings.clock.map(|c| c.error_ms),
         phases,
     }
 }
@@ -358,104 +374,4 @@ fn byproducts(drawn: &Drawn, files: Option<&FileSample>) -> Vec<Byproduct> {
         .into_iter()
         .chain(points.map(|digest| named(POINT_POPULATION, digest)))
         .collect()
-}
-
-/// The recovery point as the drill saw it.
-fn seen_recovery_point(sight: &Sight, chosen: &Chosen, measured: &Measured) -> RecoveryPoint {
-    let Sight {
-        access, ledger, plan, ..
-    } = sight;
-    let kind = match chosen.fence {
-        Some(_) => RecoveryPointKind::Fence,
-        None => RecoveryPointKind::Pitr,
-    };
-    RecoveryPoint {
-        kind,
-        point: chosen.fence,
-        filestore_watermark: objectives::watermark(ledger, plan),
-        ..recovery_point(access, plan, measured.reached, measured.last_commit)
-    }
-}
-
-/// The recovery point restored, and where recovery ended if it ran.
-pub(crate) fn recovery_point(
-    access: &Access,
-    plan: &RestorePlan,
-    reached: Option<Lsn>,
-    last_commit: Option<CommitMark>,
-) -> RecoveryPoint {
-    RecoveryPoint {
-        kind: RecoveryPointKind::Pitr,
-        point: None,
-        system_identifier: plan.lineage.system,
-        version_num: plan.base.version_num,
-        timeline: plan.replay.timeline,
-        target: stated_target(&plan.target, plan),
-        base: Base {
-            id: plan.base.id,
-            start: plan.base.start_lsn,
-            stop: plan.base.stop_lsn,
-            bytes: Some(plan.base.bytes),
-        },
-        wal_bytes_replayed: reached.and_then(|end| end.bytes_since(plan.base.start_lsn)),
-        reached,
-        last_replayed_commit: last_commit,
-        filestore_watermark: None,
-        replicas: plan
-            .replicas
-            .iter()
-            .filter(|r| r.unreachable.is_none())
-            .map(|r| ReplicaLock {
-                region: r.region.clone(),
-                locked_until: None,
-            })
-            .collect(),
-        encryption: encryption(access),
-    }
-}
-
-fn encryption(access: &Access) -> Option<Encryption> {
-    let (mut recipients, mut epochs) = (BTreeSet::new(), BTreeSet::new());
-    for opened in access.keyring.opened().filter(|o| o.kind == KeyKind::Data) {
-        recipients.extend(
-            opened
-                .sealed_to
-                .iter()
-                .map(|s| Fingerprint::of_recipient(&s.recipient)),
-        );
-        epochs.insert(opened.epoch);
-    }
-    (!recipients.is_empty()).then(|| Encryption {
-        recipients: recipients.into_iter().collect(),
-        epochs: epochs.into_iter().collect(),
-    })
-}
-
-/// What it was restored from, by digest.
-pub(crate) fn subjects(plan: &RestorePlan, wal: &[(ObjectKey, Sha256Digest)]) -> Vec<Subject> {
-    let mut subjects = vec![Subject::object(
-        SubjectKind::BaseBackup,
-        plan.base.link.key.clone(),
-        plan.base.link.sha256,
-    )];
-    for step in plan.filestores.iter().flat_map(|f| f.entries.last()) {
-        subjects.push(Subject::object(
-            SubjectKind::FilestoreEntry,
-            step.link.key.clone(),
-            step.link.sha256,
-        ));
-    }
-    if let Some(config) = &plan.config {
-        subjects.push(Subject::object(
-            SubjectKind::ConfigurationBundle,
-            config.key.clone(),
-            config.sha256,
-        ));
-    }
-    if !wal.is_empty() {
-        subjects.push(Subject::wal_listing(
-            wal.iter().map(|(key, sha256)| (key, *sha256)),
-        ));
-    }
-    subjects
 }

@@ -52,7 +52,8 @@ pub async fn open(
     measured: &mut Measured,
 ) -> Option<Sight> {
     let scenario = &request.scenario;
-    if !scenario.has_view() && !scenario.only_escrow {
+    let aimed = request.aim.only_region.is_some();
+    if !scenario.has_view() && !scenario.only_escrow && !aimed {
         return Some(Sight {
             access: access.clone(),
             ledger: chosen.ledger.clone(),
@@ -62,7 +63,7 @@ pub async fn open(
         });
     }
     let cut = cut(runner, request);
-    let view = scenario.has_view().then(|| View::cutting(cut.clone()));
+    let view = (scenario.has_view() || aimed).then(|| View::cutting(cut.clone()));
     let opening = Opening {
         lens: view.clone().map(|view| Arc::new(view) as _),
         identities: scenario.only_escrow.then(|| request.identities.clone()),
@@ -102,11 +103,16 @@ pub async fn open(
     })
 }
 
-/// The regions that the scenario cuts off.
+/// The regions that the scenario cuts off, and all but the one that the drill is to
+/// prove.
 fn cut(runner: &Runner, request: &DrillRequest) -> BTreeSet<Region> {
     let configured = runner.regions();
     let cut = request.scenario.view.cut.iter();
-    cut.flat_map(|choice| choice.of(&configured)).collect()
+    let mut cut: BTreeSet<Region> = cut.flat_map(|choice| choice.of(&configured)).collect();
+    if let Some(only) = &request.aim.only_region {
+        cut.extend(configured.into_iter().filter(|region| region != only));
+    }
+    cut
 }
 
 async fn replanned(

@@ -10,7 +10,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use holdfast_proto::Timestamp;
 use holdfast_proto::names::{ObjectKey, Region};
-use holdfast_repository::store::{BackEnd, Protection, Version, VersionHistory};
+use holdfast_repository::store::{BackEnd, Lock, Protection, Version, VersionHistory};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload,
@@ -343,6 +343,14 @@ impl VersionHistory for ViewedStore {
         match &self.history {
             Some(history) => history.rewritten(prefix),
             None => futures::stream::empty().boxed(),
+        }
+    }
+
+    async fn lock(&self, path: &Path, version: Option<&str>) -> Result<Lock> {
+        self.reach()?;
+        match &self.history {
+            Some(history) => history.lock(path, version).await,
+            None => Ok(Lock::None),
         }
     }
 

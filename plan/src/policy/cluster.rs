@@ -13,7 +13,7 @@ use holdfast_proto::message::Work;
 use holdfast_proto::names::{ClusterId, ResidencyName, TenantName, TierName};
 use holdfast_proto::residency::Residency;
 
-use super::{Policy, Tenant, Tier, residency, retention};
+use super::{Policy, Tenant, Tier, Words, residency, retention};
 use crate::cron::{Cron, Zone};
 use crate::document::{At, Section};
 
@@ -28,6 +28,18 @@ pub struct ClusterPolicy {
     pub zone: Zone,
     /// Its own residency zone; without one its tenant's counts.
     pub residency: Option<ResidencyName>,
+    /// What depends on it.
+    pub purpose: Purpose,
+}
+
+/// What depends on a cluster, in the words of whoever wrote the policy. It stands in
+/// evidence and decides nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Purpose {
+    /// Production, staging and the like.
+    pub environment: Option<String>,
+    /// Business services.
+    pub services: Vec<String>,
 }
 
 impl ClusterPolicy {
@@ -52,6 +64,8 @@ pub struct Pattern {
     pub zone: Zone,
     /// As for one cluster.
     pub residency: Option<ResidencyName>,
+    /// As for one cluster.
+    pub purpose: Purpose,
 }
 
 impl Pattern {
@@ -62,6 +76,7 @@ impl Pattern {
             tier: self.tier.clone(),
             zone: self.zone,
             residency: self.residency.clone(),
+            purpose: self.purpose.clone(),
         }
     }
 }
@@ -157,6 +172,7 @@ fn read_entry(section: &mut Section<'_>, known: &Known<'_>, clusters: &mut Clust
     let tier = read_tier(section, known);
     let zone = section.optional::<Zone>("time_zone").unwrap_or(known.zone);
     let residency = residency::read_name(section, known.residencies);
+    let purpose = read_purpose(section);
     let (Some(subject), Some(tier)) = (subject, tier) else {
         return;
     };
@@ -167,6 +183,7 @@ fn read_entry(section: &mut Section<'_>, known: &Known<'_>, clusters: &mut Clust
                 tier,
                 zone,
                 residency,
+                purpose,
             };
             if clusters.named.insert(cluster.clone(), policy).is_some() {
                 section.problem_at(&at, format!("{cluster} is named twice: keep one of the two"));
@@ -183,8 +200,17 @@ fn read_entry(section: &mut Section<'_>, known: &Known<'_>, clusters: &mut Clust
                 tier,
                 zone,
                 residency,
+                purpose,
             });
         }
+    }
+}
+
+fn read_purpose(section: &mut Section<'_>) -> Purpose {
+    let services = section.texts::<Words>("business_services").unwrap_or_default();
+    Purpose {
+        environment: section.optional::<Words>("environment").map(|words| words.0),
+        services: services.into_iter().map(|words| words.0).collect(),
     }
 }
 

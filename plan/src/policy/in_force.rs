@@ -158,8 +158,26 @@ impl Policy {
         policy: &ClusterPolicy,
         open: &OpenWindows,
     ) -> Option<(CalendarName, Timestamp)> {
+        self.frozen(policy, open, |frozen| frozen.base_backup)
+    }
+
+    /// The same for drills.
+    pub(crate) fn drills_frozen(
+        &self,
+        policy: &ClusterPolicy,
+        open: &OpenWindows,
+    ) -> Option<(CalendarName, Timestamp)> {
+        self.frozen(policy, open, |frozen| frozen.drill)
+    }
+
+    fn frozen(
+        &self,
+        policy: &ClusterPolicy,
+        open: &OpenWindows,
+        what: impl Fn(Frozen) -> bool,
+    ) -> Option<(CalendarName, Timestamp)> {
         self.windows_of(policy, open)
-            .filter(|(calendar, _)| calendar.effects.frozen.base_backup)
+            .filter(|(calendar, _)| what(calendar.effects.frozen))
             .map(|(calendar, window)| (calendar.name.clone(), window.end))
             .max_by_key(|(_, end)| *end)
     }

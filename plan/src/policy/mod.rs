@@ -16,6 +16,7 @@ mod approvals;
 mod calendar;
 pub mod change;
 mod cluster;
+mod coverage;
 mod in_force;
 mod limits;
 mod recurrence;
@@ -39,7 +40,8 @@ use crate::shape::Shape;
 pub use crate::document::Problem;
 pub use approvals::{ApprovalRule, Approvals, Guarded};
 pub use calendar::{Calendar, Covers, Edge, Effects, Frozen, Pin, Window};
-pub use cluster::{Ambiguous, ClusterPolicy, Pattern};
+pub use cluster::{Ambiguous, ClusterPolicy, Pattern, Purpose};
+pub use coverage::Coverage;
 pub use in_force::{ActiveWindow, InForce, OpenWindows};
 pub use limits::Limits;
 pub use recurrence::{BadLocalDate, BadLocalTime, BadRecurrence, LocalDate, LocalTime, Recurrence};
@@ -62,6 +64,7 @@ pub struct Policy {
     approvals: Approvals,
     routes: BTreeMap<RouteName, Route>,
     limits: Limits,
+    coverage: Coverage,
 }
 
 /// A legal entity or a team.
@@ -159,6 +162,7 @@ fn read_policy(mut root: Section<'_>, text: &str) -> Option<Policy> {
     let calendars = calendar::read_calendars(&mut root, zone, &known);
     let routes = route::read_routes(&mut root, &tenants);
     let limits = limits::read_limits(&mut root);
+    let coverage = coverage::read_coverage(&mut root);
     root.finish();
     Some(Policy {
         text: text.into(),
@@ -172,6 +176,7 @@ fn read_policy(mut root: Section<'_>, text: &str) -> Option<Policy> {
         approvals,
         routes,
         limits,
+        coverage,
     })
 }
 

@@ -83,6 +83,8 @@ fn clusters_get_their_tier_with_their_own_schedules() {
         [[cluster]]
         cluster = "acme/erp"
         tier = "gold"
+        environment = "production"
+        business_services = ["payroll", "invoicing"]
         [cluster.schedule]
         base_backup = "0 22 * * 1-5"
         [[cluster]]
@@ -93,11 +95,14 @@ fn clusters_get_their_tier_with_their_own_schedules() {
     let policy = Policy::parse(text, "p").unwrap();
     let erp = policy.cluster(&"acme/erp".parse().unwrap()).unwrap();
     assert_eq!(erp.tier.rpo.to_string(), "30s");
+    assert_eq!(erp.purpose.environment.as_deref(), Some("production"));
+    assert_eq!(erp.purpose.services, ["payroll", "invoicing"]);
     assert_eq!(erp.schedule(Work::BaseBackup).as_str(), "0 22 * * 1-5");
     assert_eq!(erp.schedule(Work::Configuration).as_str(), "15 0 * * *");
     assert_eq!(erp.zone.to_string(), "Europe/Berlin");
     let lab = policy.cluster(&"acme/lab".parse().unwrap()).unwrap();
     assert_eq!(lab.tier.name.as_str(), "lab");
+    assert_eq!(lab.purpose, Purpose::default());
     assert_eq!(lab.tier.rpo.to_string(), "24h");
     assert_eq!(lab.schedule(Work::BaseBackup).as_str(), "0 12 * * *");
     assert_eq!(lab.zone.to_string(), "America/Chicago");

@@ -70,6 +70,13 @@ pub struct Level(u8);
 #[error("{0:?} is not a drill's level: write L1, L2, L3, L4 or L5")]
 pub struct BadLevel(String);
 
+impl Level {
+    /// Whether something is restored at it.
+    pub fn restores(self) -> bool {
+        self.0 > 1
+    }
+}
+
 impl FromStr for Level {
     type Err = BadLevel;
 

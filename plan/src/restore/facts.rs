@@ -14,6 +14,8 @@ use holdfast_proto::record::{
     AfterGap, CommitMark, FilestoreFrontier, JournalKind, PointFilestore, RestorePointMark, Totals,
 };
 
+use crate::drills::BaseKind;
+
 /// One cluster as its repository shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
@@ -120,6 +122,9 @@ pub struct BaseFact {
     pub version_num: u32,
     /// Bytes of a WAL segment.
     pub segment_size: SegmentSize,
+    /// How much was read for it; not known of plans that earlier versions wrote.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub kind: Option<BaseKind>,
     /// Pages that were damaged at the source already.
     pub pages_bad: u64,
     /// Tablespaces by object id.
@@ -161,10 +166,15 @@ pub struct Attestation {
     pub timeline: TimelineId,
     /// The agent's clock.
     pub at: Timestamp,
-    /// What the server had flushed.
+    /// When the server was last heard, by the agent's clock.
+    pub heard: Timestamp,
+    /// What the server had flushed then.
     pub server_flush: Lsn,
     /// What was acknowledged.
     pub acknowledged: Lsn,
+    /// Everything committed by then, by the server's clock, lies before `acknowledged`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub complete_until: Option<Timestamp>,
     /// How far each filestore was captured.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub filestores: Vec<FilestoreFrontier>,

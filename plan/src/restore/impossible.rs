@@ -12,6 +12,7 @@ use holdfast_proto::record::RestorePointMark;
 use super::coverage::Gap;
 use super::intervals::Moment;
 use super::request::Target;
+use super::restore_plan::Bytes;
 
 /// A refusal, with the nearest moments that can be had.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,14 +108,26 @@ pub enum Reason {
         /// The target.
         target: Target,
     },
-    /// The target is later than anything that is known.
+    /// The moment is later than anything that is known.
     #[error(
         "{target} lies behind the last known moment of the WAL, and no agent attested that nothing had been committed \
-         by then: restore --latest for all there is"
+         by then: restore {}--latest for all there is", of(*lineage)
     )]
     AfterLast {
         /// The target.
         target: Target,
+        /// The lineage, where there are several.
+        lineage: Option<Lineage>,
+    },
+    /// The position is later than anything that is stored.
+    #[error("{target} lies behind the end of the WAL, {end}: restore {}--latest for all there is", of(*lineage))]
+    BeyondEnd {
+        /// The target.
+        target: Target,
+        /// Where the WAL ends.
+        end: Lsn,
+        /// The lineage, where there are several.
+        lineage: Option<Lineage>,
     },
     /// The target has not come yet.
     #[error("{target} is in the future: it is {now} now")]
@@ -200,6 +213,10 @@ impl fmt::Display for Impossible {
 
 impl std::error::Error for Impossible {}
 
+fn of(lineage: Option<Lineage>) -> String {
+    lineage.map(|l| format!("--lineage {l} ")).unwrap_or_default()
+}
+
 fn list<T: fmt::Display>(items: &[T]) -> String {
     if items.is_empty() {
         return "none".to_owned();
@@ -239,7 +256,7 @@ fn behind(bytes: u64) -> String {
     if bytes == 0 {
         "nothing that is known".to_owned()
     } else {
-        format!("{bytes} bytes of WAL")
+        format!("{} of WAL", Bytes(bytes))
     }
 }
 

@@ -210,19 +210,14 @@ fn intervals_of(lineage: &LineageFacts, path: &Path) -> Vec<Interval> {
     found
 }
 
-/// The latest moment at which an agent attested that all that the server had
-/// flushed was acknowledged, and lies within `run`.
+/// The latest moment of which an agent attested that everything committed by then was
+/// acknowledged, and lies within `run`.
 pub(super) fn attested_until(lineage: &LineageFacts, path: &Path, run: &WalSpan) -> Option<Timestamp> {
     lineage
         .attested
         .iter()
-        .filter(|a| {
-            a.timeline == path.timeline
-                && a.acknowledged >= a.server_flush
-                && a.server_flush <= run.end
-                && a.server_flush >= run.start
-        })
-        .map(|a| a.at)
+        .filter(|a| a.timeline == path.timeline && a.acknowledged <= run.end && a.acknowledged >= run.start)
+        .filter_map(|a| a.complete_until)
         .max()
 }
 

@@ -1,6 +1,7 @@
 //! Picks base, WAL, timeline and filestore state for a target.
 
 use holdfast_proto::Timestamp;
+use holdfast_proto::names::Lineage;
 use holdfast_proto::pg::Lsn;
 use holdfast_proto::record::CommitMark;
 
@@ -394,13 +395,26 @@ impl Chosen<'_> {
                     )),
                     _ => Err(Reason::AfterLast {
                         target: self.request.target.clone(),
+                        lineage: self.one_of_several(),
                     }),
                 }
             }
-            target => Err(Reason::AfterLast {
+            target => Err(Reason::BeyondEnd {
                 target: target.clone(),
+                end: until,
+                lineage: self.one_of_several(),
             }),
         }
+    }
+
+    /// The lineage, where it must be named for `--latest` to mean it.
+    fn one_of_several(&self) -> Option<Lineage> {
+        let others = self
+            .facts
+            .lineages
+            .iter()
+            .any(|l| l.lineage != self.lineage.lineage);
+        others.then_some(self.lineage.lineage)
     }
 
     fn accept_unreachable(&self) -> Result<(), Reason> {

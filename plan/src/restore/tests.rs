@@ -53,6 +53,7 @@ fn base(id: u64, start: u64, stop: u64, on: u32) -> BaseFact {
         stopped: at(stop),
         version_num: 150_020,
         segment_size: SegmentSize::new(SEGMENT).unwrap(),
+        kind: None,
         pages_bad: 0,
         tablespaces: Vec::new(),
         totals: Totals {
@@ -300,14 +301,16 @@ fn before_the_first_and_behind_the_last() {
     ));
     assert!(matches!(
         *refused(planned(facts(), &Request::new(Target::Lsn(lsn(9001))))).reason,
-        Reason::AfterLast { .. }
+        Reason::BeyondEnd { .. }
     ));
 
     // An idle server is as restorable as a busy one when its agent says so.
     let mut idle = facts();
     idle.lineages[0].attested = vec![Attestation {
         timeline: timeline(1),
-        at: at(9600),
+        at: at(9900),
+        heard: at(9600),
+        complete_until: Some(at(9600)),
         server_flush: lsn(9000),
         acknowledged: lsn(9000),
         filestores: vec![],
@@ -315,11 +318,18 @@ fn before_the_first_and_behind_the_last() {
     let plan = planned(idle.clone(), &to_time(9500)).unwrap();
     assert_eq!(plan.replay.target_lsn, lsn(8999));
     assert!(plan.reasons.iter().any(|r| r.contains("attested")), "{plan}");
-    idle.lineages[0].attested[0].acknowledged = lsn(8000);
     assert!(
-        planned(idle, &to_time(9500)).is_err(),
-        "what was not acknowledged is not attested"
+        planned(idle.clone(), &to_time(9700)).is_err(),
+        "an agent that did not reach its server since knows nothing of it"
     );
+    idle.lineages[0].attested[0].acknowledged = lsn(9500);
+    assert!(
+        planned(idle.clone(), &to_time(9500)).is_err(),
+        "what it lies before is not there"
+    );
+    idle.lineages[0].attested[0].acknowledged = lsn(9000);
+    idle.lineages[0].attested[0].complete_until = None;
+    assert!(planned(idle, &to_time(9500)).is_err(), "nothing was seen");
 }
 
 fn with_gap() -> Facts {
@@ -373,7 +383,7 @@ fn a_hole_is_never_passed_over() {
         text.contains(&format!("missing from {} to {}", lsn(7000), lsn(7500))),
         "{text}"
     );
-    assert!(text.contains("1500000 bytes of WAL"), "{text}");
+    assert!(text.contains("1.4 MiB of WAL"), "{text}");
     assert_eq!(why.nearest_before.unwrap().time, Some(at(6999)));
     for target in [
         Target::Time(at(7200)),

@@ -36,6 +36,8 @@ pub enum Operation {
     List,
     /// Listing an object's versions.
     Versions,
+    /// Asking what keeps an object from being deleted.
+    Lock,
     /// Finding out what the store protects.
     Probe,
 }
@@ -48,6 +50,7 @@ impl std::fmt::Display for Operation {
             Operation::Read => "read",
             Operation::List => "list",
             Operation::Versions => "list the versions of",
+            Operation::Lock => "ask for the lock of",
             Operation::Probe => "probe",
         })
     }

@@ -13,7 +13,7 @@ use holdfast_proto::{Sha256Digest, Timestamp};
 use object_store::{GetOptions, GetRange, GetResult, GetResultPayload, ObjectMeta, ObjectStoreExt};
 
 use super::{Cause, Class, MAX_OBJECT, Operation, Replica, StoreError};
-use crate::store::Version;
+use crate::store::{Lock, Version};
 
 impl Replica {
     /// The whole object. Its bytes are as the store returned them: nothing is
@@ -221,6 +221,29 @@ impl Replica {
                         _ => return Err(attempts.failed(cause)),
                     }
                 }
+            }
+        }
+    }
+
+    /// What keeps the original of an object from being deleted; `None` where the store
+    /// has no versions to lock, or no such object.
+    ///
+    /// # Errors
+    /// The store does not say, or the credentials may not ask.
+    pub async fn lock(&self, key: &ObjectKey) -> Result<Option<Lock>, StoreError> {
+        let Some(history) = &self.shared.back.history else {
+            return Ok(None);
+        };
+        let Some(original) = self.versions(key).await?.into_iter().next() else {
+            return Ok(None);
+        };
+        let mut attempts = self.attempts(Operation::Lock, key.as_str(), 0);
+        loop {
+            let lock = async { Ok(history.lock(&Self::path(key), original.id.as_deref()).await?) };
+            match attempts.once(lock).await {
+                Ok(lock) => return Ok(Some(lock)),
+                Err(cause) if cause.class() == Class::Retry => attempts.pause_reading(cause).await?,
+                Err(cause) => return Err(attempts.failed(cause)),
             }
         }
     }

@@ -142,6 +142,17 @@ pub struct Protection {
     pub object_lock: Option<bool>,
 }
 
+/// What keeps one stored version from being deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lock {
+    /// Nothing does.
+    None,
+    /// Nobody may before this moment, whatever their credentials.
+    Until(Timestamp),
+    /// As before, but credentials with a permission for it may lift it.
+    Liftable(Timestamp),
+}
+
 /// A store that keeps versions.
 #[async_trait]
 pub trait VersionHistory: fmt::Debug + Send + Sync {
@@ -153,6 +164,10 @@ pub trait VersionHistory: fmt::Debug + Send + Sync {
     /// ending in `/`) that were overwritten or deleted since they were created,
     /// in the order of their keys, relative to the replica's prefix.
     fn rewritten(&self, prefix: &str) -> BoxStream<'_, object_store::Result<String>>;
+
+    /// What keeps a version of the object at `path` from being deleted; the current
+    /// one without a name of it.
+    async fn lock(&self, path: &Path, version: Option<&str>) -> object_store::Result<Lock>;
 
     /// What the store does against overwriting and deleting.
     async fn protection(&self) -> object_store::Result<Protection>;

@@ -25,7 +25,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::options::Resolved;
-use super::{Protection, Version, VersionHistory, client_options, retry_config};
+use super::{Lock, Protection, Version, VersionHistory, client_options, retry_config};
 
 /// The most bytes of an answer that are read: a page of 1,000 versions has a
 /// few hundred kilobytes.
@@ -173,6 +173,12 @@ impl S3Versions {
     }
 }
 
+/// Whether the service's answer names this error.
+fn says(refused: &(dyn std::error::Error + 'static), code: &str) -> bool {
+    let refused = refused.downcast_ref::<Refused>();
+    refused.is_some_and(|r| r.body.contains(&format!("<Code>{code}")))
+}
+
 /// A query string in SigV4's own encoding, sorted, so that what is sent is what
 /// is signed.
 fn encoded(query: &[(&str, &str)]) -> String {
@@ -268,7 +274,33 @@ struct ObjectLockConfiguration {
     object_lock_enabled: Option<String>,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RetentionOfObject {
+    #[serde(default)]
+    mode: Option<String>,
+    #[serde(default)]
+    retain_until_date: Option<Timestamp>,
+}
+
+impl RetentionOfObject {
+    /// S3 knows two modes; only COMPLIANCE binds everybody.
+    fn lock(&self) -> Lock {
+        match (self.mode.as_deref(), self.retain_until_date) {
+            (Some("COMPLIANCE"), Some(until)) => Lock::Until(until),
+            (Some(_), Some(until)) => Lock::Liftable(until),
+            _ => Lock::None,
+        }
+    }
+}
+
 impl S3Versions {
+    /// The URL of the object at `path`, with a query.
+    fn object_url(&self, path: &Path, query: &[(&str, &str)]) -> String {
+        let key: Vec<String> = self.in_bucket(path.as_ref()).split('/').map(encode).collect();
+        format!("{}/{}?{}", self.endpoint, key.join("/"), encoded(query))
+    }
+
     /// `path` in the bucket.
     fn in_bucket(&self, path: &str) -> String {
         match self.prefix.as_str() {
@@ -368,6 +400,28 @@ impl VersionHistory for S3Versions {
         .boxed()
     }
 
+    async fn lock(&self, path: &Path, version: Option<&str>) -> Result<Lock> {
+        let mut query = vec![("retention", "")];
+        query.extend(version.map(|id| ("versionId", id)));
+        match self.call("GET", self.object_url(path, &query)).await {
+            Ok(text) => {
+                let said: RetentionOfObject = quick_xml::de::from_str(&text).map_err(generic)?;
+                Ok(said.lock())
+            }
+            // That is S3's answer for an object without one, as for a bucket without
+            // any (`NoSuchObjectLockConfiguration`, `InvalidRequest`).
+            Err(Error::NotFound { source, .. }) if says(&*source, "NoSuchObjectLockConfiguration") => {
+                Ok(Lock::None)
+            }
+            Err(Error::Generic { source, .. })
+                if says(&*source, "InvalidRequest") || says(&*source, "NoSuchObjectLock") =>
+            {
+                Ok(Lock::None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
     async fn protection(&self) -> Result<Protection> {
         let versioning = match self.ask::<VersioningConfiguration>(&[("versioning", "")]).await {
             Ok(answer) => Some(answer.status.as_deref() == Some("Enabled")),
@@ -388,9 +442,7 @@ impl VersionHistory for S3Versions {
     }
 
     async fn delete_version(&self, path: &Path, version: &str) -> Result<()> {
-        let key: Vec<String> = self.in_bucket(path.as_ref()).split('/').map(encode).collect();
-        let query = encoded(&[("versionId", version)]);
-        let url = format!("{}/{}?{query}", self.endpoint, key.join("/"));
+        let url = self.object_url(path, &[("versionId", version)]);
         self.call("DELETE", url).await.map(drop)
     }
 }
@@ -405,6 +457,24 @@ mod tests {
             encoded(&[("versions", ""), ("prefix", "a/b c"), ("key-marker", "ü")]),
             "key-marker=%C3%BC&prefix=a%2Fb%20c&versions="
         );
+    }
+
+    #[test]
+    fn a_lock_is_read() {
+        let until = "2026-12-21T14:32:07.000000Z".parse().unwrap();
+        let said = |mode: &str| {
+            let text = format!(
+                "<Retention xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Mode>{mode}</Mode>\
+                 <RetainUntilDate>2026-12-21T14:32:07Z</RetainUntilDate></Retention>"
+            );
+            quick_xml::de::from_str::<RetentionOfObject>(&text)
+                .unwrap()
+                .lock()
+        };
+        assert_eq!(said("COMPLIANCE"), Lock::Until(until));
+        assert_eq!(said("GOVERNANCE"), Lock::Liftable(until));
+        let nothing = quick_xml::de::from_str::<RetentionOfObject>("<Retention/>").unwrap();
+        assert_eq!(nothing.lock(), Lock::None);
     }
 
     #[test]

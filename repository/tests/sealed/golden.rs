@@ -239,6 +239,8 @@ fn frontier_body() -> FrontierBody {
             },
         ],
         rpo_ms: 850,
+        heard_ms: None,
+        complete_until: None,
         filestores: vec![],
         at: NOW,
     }

@@ -137,6 +137,7 @@ impl Calling {
             acknowledged: end,
             replicas: vec![],
             rpo_ms: 0,
+            heard_ms: Some(0),
             last_commit: None,
             slot_retained: Some(0),
         };

@@ -9,15 +9,15 @@ use holdfast_plan::policy::Policy;
 use holdfast_plan::policy::change::{Change, changes, weakenings};
 use holdfast_repository::clock;
 
-use crate::commands::status;
+use crate::asking::Asking;
 use crate::exit::OrExit;
 use crate::operator::OperatorFile;
 use crate::screen;
 
 /// The policy that a running coordinator enforces.
 pub async fn running(config: &Path) -> anyhow::Result<Policy> {
-    let url = status::coordinator_of(&OperatorFile::read(config)?)?;
-    let body = status::get(&url, "/v1/policy").await.or_unavailable()?;
+    let asking = Asking::of(&OperatorFile::read(config)?, None)?;
+    let body = asking.get("/v1/policy").await?;
     let status: PolicyStatus = serde_json::from_str(&body).context("the coordinator's answer")?;
     Policy::parse(&status.text, "the running policy")
         .map_err(|problems| {

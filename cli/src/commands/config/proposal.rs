@@ -13,8 +13,8 @@ use holdfast_proto::names::RequestId;
 use holdfast_repository::signing::SigningKey;
 use holdfast_repository::{approval, clock};
 
+use crate::asking::Asking;
 use crate::commands::approve::{House, print_asked};
-use crate::commands::status;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::operator::OperatorArguments;
 
@@ -39,8 +39,8 @@ pub async fn run(arguments: ProposeArguments) -> anyhow::Result<Exit> {
     let text = std::fs::read(&arguments.file)
         .with_context(|| format!("the policy {}", arguments.file.display()))
         .or_usage()?;
-    let url = status::coordinator_of(&arguments.operator.load()?.file)?;
-    let body = status::get(&url, "/v1/policy").await.or_unavailable()?;
+    let asking = Asking::of(&arguments.operator.load()?.file, None)?;
+    let body = asking.get("/v1/policy").await?;
     let running: PolicyStatus = serde_json::from_str(&body).context("the coordinator's answer")?;
     let digest = Sha256Digest::of(&text);
     let Some(waiting) = running.waiting.filter(|waiting| waiting.digest == Some(digest)) else {

@@ -45,6 +45,17 @@ residency = {}
 wal_valve = {}
 "#;
 
+/// What the coordinator's example shows in comments only.
+const COORDINATOR: &str = r#"
+[access]
+[access.oidc]
+[[access.token]]
+[[access.grant]]
+"#;
+
+/// What the operator's example shows in comments only.
+const HOLDFAST: &str = "[coordinator_oidc]";
+
 /// What no shipped scenario does together.
 const SCENARIO: &str = r#"
 [parameters]
@@ -85,11 +96,11 @@ impl SchemaKind {
             ),
             SchemaKind::Coordinator => (
                 CoordinatorConfig::shape,
-                &[include_str!("../../../../config/coordinator.toml")],
+                &[include_str!("../../../../config/coordinator.toml"), COORDINATOR],
             ),
             SchemaKind::Holdfast => (
                 OperatorFile::shape,
-                &[include_str!("../../../../config/holdfast.toml")],
+                &[include_str!("../../../../config/holdfast.toml"), HOLDFAST],
             ),
             SchemaKind::Scenario => (
                 Scenario::shape,

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use holdfast_agent::config::{Setting, Source};
+use holdfast_coordinator::access::AccessRules;
 use holdfast_coordinator::config::CoordinatorConfig;
 use holdfast_kubernetes::settings::Settings as KubernetesSettings;
 use holdfast_plan::policy::{Policy, Retention, Tier};
@@ -209,6 +210,17 @@ pub fn operator(file: &OperatorFile, lines: &Lines) -> Vec<Shown> {
     let mut out = Layout::new(lines);
     out.maybe("identity", file.identity.as_ref().map(|p| p.display()));
     out.maybe("coordinator", file.coordinator.as_ref());
+    out.maybe(
+        "coordinator_token_file",
+        file.coordinator_token_file.as_ref().map(|p| p.display()),
+    );
+    if let Some(login) = &file.coordinator_oidc {
+        out.set("coordinator_oidc.issuer", &login.issuer);
+        out.set("coordinator_oidc.client_id", &login.client_id);
+        out.set("coordinator_oidc.audience", &login.audience);
+        out.maybe("coordinator_oidc.scope", login.scope.as_ref());
+        out.maybe("coordinator_oidc.ca", login.ca.as_ref().map(|p| p.display()));
+    }
     out.maybe("region", file.region.as_ref());
     out.maybe("provider", file.provider.as_ref());
     out.maybe("policy", file.policy_file.as_ref().map(|p| p.display()));
@@ -249,9 +261,39 @@ pub fn coordinator(config: &CoordinatorConfig, lines: &Lines) -> Vec<Shown> {
     out.set("tls.cert", config.tls.cert.display());
     out.set("tls.key", config.tls.key.display());
     out.set("tls.client_ca", config.tls.client_ca.display());
+    if let Some(access) = &config.access {
+        access_of(&mut out, access);
+    }
     out.set("repository.trust_root", config.trust_root);
     out.replicas(&config.repository.replicas);
+    out.written();
     out.shown
+}
+
+/// Who may read what, but the tokens: they are shown as they are written.
+fn access_of(out: &mut Layout<'_>, access: &AccessRules) {
+    out.maybe("access.public_url", access.public_url.as_ref());
+    out.set("access.open_metrics", access.open_metrics);
+    out.set("access.session_idle", access.lasting.idle);
+    out.set("access.session_longest", access.lasting.longest);
+    if let Some(oidc) = &access.oidc {
+        out.set("access.oidc.issuer", &oidc.issuer);
+        out.set("access.oidc.client_id", &oidc.client_id);
+        out.maybe("access.oidc.audience", oidc.audience.as_ref());
+        out.set("access.oidc.groups_claim", &oidc.groups_claim);
+        for (n, scope) in oidc.scopes.iter().enumerate() {
+            out.set(format!("access.oidc.scopes[{n}]"), scope);
+        }
+        out.maybe("access.oidc.ca", oidc.ca.as_ref().map(|p| p.display()));
+    }
+    for (n, grant) in access.grants.iter().enumerate() {
+        out.set(format!("access.grant[{n}].to"), &grant.to);
+        out.set(format!("access.grant[{n}].role"), grant.role);
+        for (m, scope) in grant.scope.iter().enumerate() {
+            out.set(format!("access.grant[{n}].scope[{m}]"), scope);
+        }
+        out.maybe(&format!("access.grant[{n}].until"), grant.until);
+    }
 }
 
 /// A policy: tiers with what each began with, clusters with what they take from

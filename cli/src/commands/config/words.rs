@@ -37,6 +37,15 @@ const POLICY: Table = &[
         "time_zone",
         "IANA zone in which schedules and calendars are read. Default UTC.",
     ),
+    ("drills", "What drills have to cover, and how many there may be."),
+    (
+        "drills.window",
+        "Within it each cluster is restored from each replica, with each live epoch's keys, from each kind of base. Default 92d.",
+    ),
+    (
+        "drills.per_day",
+        "Drills that the runners can carry out in a day, all together. Default 4.",
+    ),
     (
         "residency",
         "Residency zones: where data may lie, be restored for a drill, and be exported to.",
@@ -80,6 +89,14 @@ const POLICY: Table = &[
     (
         "cluster[].residency",
         "Its own residency zone, instead of its tenant's.",
+    ),
+    (
+        "cluster[].environment",
+        "Production, staging and the like, for its evidence. It decides nothing.",
+    ),
+    (
+        "cluster[].business_services",
+        "Business services that depend on it, for its evidence. They decide nothing.",
     ),
     ("cluster[].schedule", "Its own schedules, instead of the tier's."),
     (
@@ -326,7 +343,7 @@ const COORDINATOR: Table = &[
     ),
     (
         "accept_plain_http_beyond_loopback",
-        "Serve page and metrics beyond this machine, without TLS or login.",
+        "Serve page and metrics beyond this machine without TLS, where something else encrypts.",
     ),
     ("state_dir", "The cache's directory."),
     (
@@ -343,6 +360,76 @@ const COORDINATOR: Table = &[
         "lease",
         "How long a lease of the leader is good for, among several coordinators. Default 30s.",
     ),
+    ("access", "Who may read page, status and metrics."),
+    (
+        "access.public_url",
+        "How browsers call the coordinator, when a proxy before it has TLS: https://HOST.",
+    ),
+    (
+        "access.session_idle",
+        "Sessions end so long after their last request. Default 1h.",
+    ),
+    (
+        "access.session_longest",
+        "Sessions end so long after the login in any case. Default 12h.",
+    ),
+    (
+        "access.open_metrics",
+        "Whether /metrics is for everyone who can connect. Default false.",
+    ),
+    ("access.oidc", "The OpenID provider where people log in."),
+    (
+        "access.oidc.issuer",
+        "What it calls itself, letter by letter: https://id.example.com.",
+    ),
+    ("access.oidc.client_id", "What it calls the coordinator."),
+    (
+        "access.oidc.client_secret_file",
+        "The file with the client's secret; none for a public client.",
+    ),
+    (
+        "access.oidc.client_secret_env",
+        "The environment variable with the client's secret.",
+    ),
+    (
+        "access.oidc.audience",
+        "Whom programs' access tokens must be for. Without it none are taken.",
+    ),
+    (
+        "access.oidc.groups_claim",
+        "The claim with a person's groups. Default groups.",
+    ),
+    (
+        "access.oidc.scopes",
+        "What is asked for. Default openid, profile and email.",
+    ),
+    (
+        "access.oidc.ca",
+        "The authority of the provider's certificate (PEM), when this machine does not know it.",
+    ),
+    ("access.token", "Tokens of people and programs."),
+    ("access.token[].name", "What grants and logs call it."),
+    (
+        "access.token[].hash",
+        "Its hash, printed by `holdfast coordinator token`.",
+    ),
+    ("access.grant", "What is granted; all else is refused."),
+    (
+        "access.grant[].to",
+        "token:NAME, or of the OpenID provider group:NAME, subject:NAME or client:NAME.",
+    ),
+    (
+        "access.grant[].role",
+        "viewer, auditor, operator, approver, key-custodian, policy-admin, monitor or admin.",
+    ),
+    (
+        "access.grant[].scope",
+        "Over what: \"*\", \"acme/*\" or \"acme/erp\".",
+    ),
+    (
+        "access.grant[].until",
+        "The moment at which it ends, for example 2026-12-31T00:00:00Z.",
+    ),
     ("tls", "Certificates for the agents' side."),
     ("tls.cert", "Certificate chain (PEM)."),
     ("tls.key", "Its key (PEM)."),
@@ -356,7 +443,40 @@ const HOLDFAST: Table = &[
     ("identity", "An age identity file that opens backups."),
     (
         "coordinator",
-        "The coordinator's address for people, http://HOST:PORT.",
+        "The coordinator's address for people, https://HOST or http://HOST:PORT.",
+    ),
+    (
+        "coordinator_token_file",
+        "The file with the token that the coordinator is asked with.",
+    ),
+    (
+        "coordinator_oidc",
+        "Or where a token for it is got: client credentials at an OpenID provider.",
+    ),
+    (
+        "coordinator_oidc.issuer",
+        "What the provider calls itself, letter by letter.",
+    ),
+    ("coordinator_oidc.client_id", "What it calls this program."),
+    (
+        "coordinator_oidc.client_secret_file",
+        "The file with the client's secret.",
+    ),
+    (
+        "coordinator_oidc.client_secret_env",
+        "The environment variable with the client's secret.",
+    ),
+    (
+        "coordinator_oidc.audience",
+        "Whom the token is to be for: access.oidc.audience of the coordinator.",
+    ),
+    (
+        "coordinator_oidc.scope",
+        "What is asked for, when the provider wants to hear of it.",
+    ),
+    (
+        "coordinator_oidc.ca",
+        "The authority of the provider's certificate (PEM), when this machine does not know it.",
     ),
     (
         "region",

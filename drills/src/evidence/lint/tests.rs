@@ -124,6 +124,24 @@ fn a_record_does_not_contradict_itself() {
 }
 
 #[test]
+fn a_pass_names_the_files_that_were_read() {
+    let sampling = |s: &mut Statement| s.predicate.sampling.take().unwrap();
+    let without = |s: &mut Statement| {
+        let mut sampled = sampling(s);
+        sampled.file_sample = None;
+        s.predicate.sampling = Some(sampled);
+    };
+    assert_eq!(rules(without), ["files-not-sampled"]);
+    assert_eq!(rules(|s| drop(sampling(s))), ["files-not-sampled"]);
+    let failed = |s: &mut Statement| {
+        without(s);
+        s.predicate.results.verdict = Verdict::Fail;
+        s.predicate.results.reasons = vec!["the packs could not be listed".into()];
+    };
+    assert_eq!(rules(failed), [""; 0], "it claims nothing of them");
+}
+
+#[test]
 fn secrets_and_people_stay_out() {
     for (text, rule) in [
         ("AGE-SECRET-KEY-1QQQ", "secret"),
@@ -163,5 +181,39 @@ fn a_statement_fits_into_the_log() {
     assert_eq!(
         rules(|s| s.predicate.recovery_point.as_mut().unwrap().target = RecoveryTarget::Latest),
         [""; 0]
+    );
+}
+
+#[test]
+fn what_is_left_out_has_a_reason() {
+    use super::super::statement::unknown::{self, Unknown};
+    let mut statement = fixture::statement();
+    let silent = |s: &Statement| lint_to_sign(s).err().unwrap_or_default();
+    assert!(silent(&statement).iter().all(|f| f.rule == "left-out-in-silence"));
+    assert!(
+        silent(&statement)
+            .iter()
+            .any(|f| f.detail.contains("scope.legal_entity"))
+    );
+    unknown::state(&mut statement.predicate, |_| Some("nobody said it".into()));
+    assert_eq!(lint_to_sign(&statement), Ok(()));
+    let entity = |s: &mut Statement| s.predicate.scope.legal_entity = Some("Acme".into());
+    entity(&mut statement);
+    assert_eq!(
+        silent(&statement).iter().map(|f| f.rule).collect::<Vec<_>>(),
+        ["known-and-unknown"]
+    );
+    let with = |unknown: Unknown| rules(|s| s.predicate.unknown.push(unknown));
+    assert_eq!(
+        with(Unknown::new("scope.environment", "it is")),
+        ["known-and-unknown"]
+    );
+    assert_eq!(
+        with(Unknown::new("scope.colour", "no such field")),
+        ["known-and-unknown"]
+    );
+    assert_eq!(
+        with(Unknown::new("scope.legal_entity", " ")),
+        ["unknown-without-reason"]
     );
 }

@@ -1,5 +1,6 @@
 //! What was restored, where to, and when each phase ran.
 
+use holdfast_plan::drills::BaseKind;
 use holdfast_proto::names::{BackupId, Epoch, PointId, Region, SystemId};
 use holdfast_proto::pg::{Lsn, TimelineId};
 use holdfast_proto::record::CommitMark;
@@ -80,6 +81,9 @@ pub struct Base {
     /// Bytes restored from it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub bytes: Option<u64>,
+    /// How much was stored for it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub kind: Option<BaseKind>,
 }
 
 /// A replica and how long it cannot delete what was restored.
@@ -87,9 +91,28 @@ pub struct Base {
 pub struct ReplicaLock {
     /// The replica.
     pub region: Region,
-    /// When the earliest lock ends; absent where the store has none.
+    /// When the earliest lock ends; absent where anything looked at has none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub locked_until: Option<Timestamp>,
+    /// Objects of the restore that were asked for their locks: manifests, indexes,
+    /// and the files drawn.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub looked_at: Option<u64>,
+    /// Of those, objects without a lock, or whose lock an administrator may lift.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub unlocked: Option<u64>,
+}
+
+impl ReplicaLock {
+    /// A replica that was not asked.
+    pub fn unknown(region: Region) -> Self {
+        Self {
+            region,
+            locked_until: None,
+            looked_at: None,
+            unlocked: None,
+        }
+    }
 }
 
 /// To whom the restored state was sealed.
@@ -169,9 +192,14 @@ pub enum EgressProbe {
 /// When each phase ran.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timings {
-    /// The runner's clock minus the store's.
+    /// The runner's clock minus that of the replica that decides, when the intent was
+    /// stored.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub clock_offset_ms: Option<i64>,
+    /// The most by which that may be off: the store's resolution, and how long storing
+    /// took.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub clock_error_ms: Option<u64>,
     /// The phases, in the order in which they began.
     pub phases: Vec<PhaseTiming>,
 }

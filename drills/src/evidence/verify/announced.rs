@@ -65,8 +65,8 @@ fn sampled(dir: &Archive, statement: &Statement, at: &Placed, seed: &Sha256Diges
     let Entry::Population(population) = &at.entry.entry else {
         return Err("population.entry is no population".into());
     };
-    let points = population.draw.as_ref().and_then(|d| d.points);
-    let points = match points {
+    let draw = population.draw.as_ref();
+    let points = match draw.and_then(|d| d.points) {
         Some(points) => Some(dir.read(&format!("byproducts/{}", points.digest))?),
         None => None,
     };
@@ -82,10 +82,16 @@ fn sampled(dir: &Archive, statement: &Statement, at: &Placed, seed: &Sha256Diges
             .population_digest
             .ok_or("the sample of files names no listing")?;
         let listing = dir.read(&format!("byproducts/{digest}"))?;
-        sampling::recompute_files(seed, files, &listing).map_err(say)?;
+        let percent = draw.and_then(|d| d.files_percent);
+        sampling::recompute_files(seed, percent, files, &listing).map_err(say)?;
         detail.push_str(&format!(
-            ", and {} of {} files again",
-            files.drawn, files.population
+            ", and {} of {} files again, {}",
+            files.drawn,
+            files.population,
+            match percent {
+                Some(n) => format!("the {n} % that were announced"),
+                None => "whose share nobody announced".to_owned(),
+            }
         ));
     }
     for byproduct in &statement.predicate.byproducts {

@@ -3,7 +3,9 @@
 //! What is read here is checked here: the chain leads to the root, the log's
 //! hashes lead to its checkpoint, and a coordinator has signed that.
 
-use std::path::PathBuf;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
 use holdfast_proto::names::ClusterId;
@@ -23,12 +25,58 @@ const MAX_FILE: u64 = 64 << 20;
 /// A step's value and what was seen, or why it failed.
 pub(super) type Found<T> = Result<(T, String), String>;
 
-/// An export's directory.
-pub(super) struct Archive(pub(super) PathBuf);
+/// An export's directory, and which of its files were checked.
+pub(super) struct Archive {
+    dir: PathBuf,
+    checked: RefCell<BTreeSet<String>>,
+}
 
 impl Archive {
+    pub(super) fn new(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            checked: RefCell::default(),
+        }
+    }
+
+    /// A file, for somebody who checks what is in it.
     pub(super) fn read(&self, path: &str) -> Result<Vec<u8>, String> {
-        let at = self.0.join(path);
+        let bytes = self.glance(path)?;
+        self.checked.borrow_mut().insert(path.to_owned());
+        Ok(bytes)
+    }
+
+    /// Whether a file is `expected`, which makes it a checked one.
+    pub(super) fn matches(&self, path: &str, expected: &[u8]) -> bool {
+        let same = self.glance(path).is_ok_and(|bytes| bytes == expected);
+        if same {
+            self.checked.borrow_mut().insert(path.to_owned());
+        }
+        same
+    }
+
+    /// The files that nobody checked, in order.
+    pub(super) fn unchecked(&self) -> Result<Vec<String>, String> {
+        let mut rest = BTreeSet::new();
+        let mut folders = vec![String::new()];
+        while let Some(folder) = folders.pop() {
+            let at = self.dir.join(&folder);
+            let fail = |e: std::io::Error| format!("{} cannot be listed: {e}", at.display());
+            for entry in fs::read_dir(&at).map_err(fail)? {
+                let entry = entry.map_err(fail)?;
+                let path = format!("{folder}{}", entry.file_name().to_string_lossy());
+                match entry.file_type().map_err(fail)?.is_dir() {
+                    true => folders.push(path + "/"),
+                    false => drop(rest.insert(path)),
+                }
+            }
+        }
+        let checked = self.checked.borrow();
+        Ok(rest.difference(&checked).cloned().collect())
+    }
+
+    fn glance(&self, path: &str) -> Result<Vec<u8>, String> {
+        let at = self.dir.join(path);
         let fail = |e: std::io::Error| format!("{path} cannot be read ({e}): export the evidence again");
         let size = fs::metadata(&at).map_err(fail)?.len();
         if size > MAX_FILE {
@@ -43,7 +91,7 @@ impl Archive {
     pub(super) fn names(&self, folder: &str) -> Result<Vec<String>, String> {
         let fail = |e: std::io::Error| format!("{folder}/ cannot be listed: {e}");
         let mut names = Vec::new();
-        match fs::read_dir(self.0.join(folder)) {
+        match fs::read_dir(self.dir.join(folder)) {
             Ok(entries) => {
                 for entry in entries {
                     names.push(entry.map_err(fail)?.file_name().to_string_lossy().into_owned());
@@ -57,7 +105,7 @@ impl Archive {
     }
 
     pub(super) fn has(&self, path: &str) -> bool {
-        self.0.join(path).exists()
+        self.dir.join(path).exists()
     }
 }
 
@@ -103,7 +151,17 @@ pub(super) struct Log {
     pub(super) tree: Tree,
     /// Digest and size of every checkpoint that the tree bears out.
     pub(super) borne_out: Vec<(Sha256Digest, u64)>,
-    pub(super) entries: Option<Vec<Vec<u8>>>,
+    pub(super) entries: LogEntries,
+}
+
+/// Which of the log's entries the export holds, beside the drill's own.
+pub(super) enum LogEntries {
+    /// None: their hashes alone.
+    Hashes,
+    /// One tenant's, in `entries/`.
+    Some,
+    /// All, in order; they are those that the hashes are of.
+    Whole(Vec<Vec<u8>>),
 }
 
 pub(super) fn read_log(dir: &Archive, trust: &Trust) -> Found<Log> {
@@ -150,7 +208,10 @@ pub(super) fn read_log(dir: &Archive, trust: &Trust) -> Found<Log> {
         head.checkpoint().origin,
         key.name
     );
-    let mut entries = None;
+    let mut entries = match dir.has("entries") {
+        true => LogEntries::Some,
+        false => LogEntries::Hashes,
+    };
     if dir.has("tile/entries") {
         let mut all = Vec::new();
         for path in bundle_paths(size) {
@@ -159,7 +220,7 @@ pub(super) fn read_log(dir: &Archive, trust: &Trust) -> Found<Log> {
         if Tree::from_entries(&all) != tree {
             return Err("the entries in tile/entries are not those that the log's hashes are of".into());
         }
-        entries = Some(all);
+        entries = LogEntries::Whole(all);
     }
     Ok((
         Log {

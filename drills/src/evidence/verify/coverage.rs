@@ -11,13 +11,12 @@ use holdfast_proto::{Sha256Digest, Timestamp};
 
 use super::archive::{Found, say};
 use super::report::{CoverageSummary, VerifyReport};
-use super::{Export, Signers, loose_match, signed_entry};
+use super::{Export, Signers, derived, entries};
 use crate::evidence::audit::audit_some;
-use crate::evidence::coverage::{Counted, CoverageStatement, SlotCounts, concerns, derive};
+use crate::evidence::coverage::{Counted, CoverageStatement, SlotCounts, derive};
 use crate::evidence::dsse::Envelope;
 use crate::evidence::entry::{Entry, LoggedEntry};
 use crate::evidence::export::Loose;
-use crate::evidence::tlog::leaf_hash;
 
 pub(super) fn walk(
     export: &Export<'_>,
@@ -40,7 +39,8 @@ pub(super) fn walk(
         trust_records: export.trust_records,
         trust: export.trust,
     };
-    report.step("files for openssl", loose_match(export.dir, &loose))?;
+    derived::openssl(export, &loose, report)?;
+    derived::coverage_page(export, statement, report)?;
     let coverage = &statement.predicate;
     let mut slots = SlotCounts::default();
     coverage.tiers.iter().for_each(|t| slots.add(&t.slots));
@@ -62,49 +62,20 @@ fn same_bytes(export: &Export<'_>) -> Found<()> {
 }
 
 fn read_entries(export: &Export<'_>, statement: &CoverageStatement) -> Found<BTreeMap<u64, LoggedEntry>> {
-    let mut entries = BTreeMap::new();
-    for name in export.dir.names("entries")? {
-        let bytes = export.dir.read(&format!("entries/{name}"))?;
-        let index: u64 = name
-            .parse()
-            .ok()
-            .filter(|n| format!("{n:016}") == name)
-            .ok_or_else(|| format!("entries/{name} is not named by a place in the log"))?;
-        let leaf = usize::try_from(index)
-            .ok()
-            .and_then(|n| export.log.tree.leaves().get(n));
-        if leaf != Some(&leaf_hash(&bytes)) {
-            return Err(format!("entries/{name} is not what the log holds there"));
-        }
-        let entry = signed_entry(export.log, export.trust, index, &bytes)?;
-        if !concerns(&entry, &statement.predicate.tenant) {
-            return Err(format!(
-                "entries/{name} is not about {}",
-                statement.predicate.tenant
-            ));
-        }
-        entries.insert(index, entry);
-    }
+    let entries = entries::read(export, &statement.predicate.tenant)?;
     if let Some(n) = unanswered(&entries, statement.predicate.until) {
         return Err(format!(
             "nothing answers entry {n}, although the month was counted: an entry is missing"
         ));
     }
-    let found = audit_some(&entries.iter().map(|(n, e)| (*n, e)).collect(), None);
-    if !found.is_empty() {
-        return Err(found
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join("; "));
-    }
+    entries::sound(audit_some(&entries.iter().map(|(n, e)| (*n, e)).collect(), None))?;
     let detail = format!("{} of the tenant, no drill missing", entries.len());
     Ok((entries, detail))
 }
 
 /// A month is counted when nothing begun in it is open: an intent that nothing
 /// answers shows that its answer was left out.
-fn unanswered(entries: &BTreeMap<u64, LoggedEntry>, until: Timestamp) -> Option<u64> {
+pub(super) fn unanswered(entries: &BTreeMap<u64, LoggedEntry>, until: Timestamp) -> Option<u64> {
     let answered: BTreeSet<u64> = entries
         .values()
         .filter_map(|e| match &e.entry {

@@ -73,7 +73,13 @@ pub struct VerifyReport {
     /// The same, where it is of a month and not of a drill.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub coverage: Option<CoverageSummary>,
+    /// Files of the export that nothing signed vouches for, as far as it was verified.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_covered: Vec<String>,
 }
+
+/// So many names of files that are not covered are printed.
+const NAMED: usize = 20;
 
 impl VerifyReport {
     /// Whether the evidence is authentic: the reader gave a root, and every
@@ -130,6 +136,19 @@ impl fmt::Display for VerifyReport {
                 "drill {} of {}, level {}, {}",
                 s.drill, s.cluster, s.level, s.scenario
             )?;
+        }
+        if !self.not_covered.is_empty() {
+            let (all, more) = (&self.not_covered, self.not_covered.len().saturating_sub(NAMED));
+            let named = all[..all.len() - more].join(", ");
+            write!(
+                f,
+                "NOT COVERED: nothing signed vouches for {} files, and they may say anything: {named}",
+                all.len()
+            )?;
+            match more {
+                0 => f.write_str("\n")?,
+                more => writeln!(f, " and {more} more")?,
+            }
         }
         if let Some(c) = self.coverage.as_ref().filter(|_| self.accepted()) {
             return write!(

@@ -95,7 +95,7 @@ mod tests {
     use super::*;
     use crate::evidence::fixture;
 
-    /// The structure of Jenkins' junit-10.xsd, checked by Python's own parser.
+    /// What a schema does not say: counts and cases agree.
     const CHECK: &str = r#"
 import sys, xml.etree.ElementTree as E
 root = E.fromstring(sys.stdin.buffer.read())
@@ -114,24 +114,44 @@ for c in cases:
 print({p.get("name"): p.get("value") for p in suite.find("properties")}["statement.sha256"])
 "#;
 
-    #[test]
-    fn every_check_is_a_case() {
+    /// The document by the schema, as `xmllint` sees it.
+    fn by_schema(xml: &str) -> Result<(), String> {
+        let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/schema/junit.xsd");
+        let line = ["--noout", "--nonet", "--schema", schema, "-"];
+        let done = run("xmllint", &line, xml);
+        match done.status.success() {
+            true => Ok(()),
+            false => Err(String::from_utf8_lossy(&done.stderr).into_owned()),
+        }
+    }
+
+    fn run(program: &str, line: &[&str], input: &str) -> std::process::Output {
+        let child = Command::new(program)
+            .args(line)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut child = child.unwrap_or_else(|e| panic!("{program}: {e}; scripts/need test installs it"));
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    fn every_outcome() -> crate::evidence::statement::Statement {
         let mut statement = fixture::statement();
         let checks = &mut statement.predicate.results.checks;
         checks[0].result = CheckOutcome::Fail;
         checks[0].actual = Some("<3> & \"more\"".into());
         checks[1].result = CheckOutcome::CouldNotRun;
         checks[2].result = CheckOutcome::Skipped;
+        statement
+    }
+
+    #[test]
+    fn every_check_is_a_case() {
+        let statement = every_outcome();
         let xml = junit(&shown(&statement));
-        let mut python = Command::new("python3")
-            .args(["-c", CHECK])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        python.stdin.take().unwrap().write_all(xml.as_bytes()).unwrap();
-        let done = python.wait_with_output().unwrap();
+        let done = run("python3", &["-c", CHECK], &xml);
         assert!(
             done.status.success(),
             "{xml}\n{}",
@@ -139,5 +159,30 @@ print({p.get("name"): p.get("value") for p in suite.find("properties")}["stateme
         );
         let digest = String::from_utf8_lossy(&done.stdout).trim().to_owned();
         assert_eq!(digest, shown(&statement).digest.to_string());
+    }
+
+    #[test]
+    fn it_is_what_the_schema_says() {
+        let statement = every_outcome();
+        let mut idle = fixture::statement();
+        idle.predicate.results.checks.clear();
+        idle.predicate.timings.phases.clear();
+        for statement in [&fixture::statement(), &statement, &idle] {
+            let xml = junit(&shown(statement));
+            by_schema(&xml).unwrap_or_else(|why| panic!("{why}\n{xml}"));
+        }
+        // The schema is one that says no.
+        let xml = junit(&shown(&statement));
+        for (from, to) in [
+            ("<skipped/>", "<omitted/>"),
+            ("tests=\"3\"", "tests=\"three\""),
+            ("name=\"amcheck\"", "label=\"amcheck\""),
+            ("T14:00:01\"", "T14:00:01Z\""),
+            ("name=\"drill\"", "name=\"level\""),
+            ("name=\"collation-versions\"", "name=\"amcheck\""),
+        ] {
+            assert!(xml.contains(from), "{from} is not in\n{xml}");
+            assert!(by_schema(&xml.replace(from, to)).is_err(), "{to} is allowed");
+        }
     }
 }

@@ -13,6 +13,7 @@ use crate::evidence::coverage::SlotCounts;
 use crate::evidence::entry::{Entry, LoggedEntry};
 use crate::evidence::statement::DrillKind;
 use crate::evidence::statement::results::Verdict;
+use crate::pages::Sees;
 
 /// Which drills are shown. All that is absent is not asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -115,8 +116,14 @@ struct ListPage {
 }
 
 /// The list as the coordinator serves it.
-pub fn served(entries: &[LoggedEntry], filter: &Filter, now: Timestamp) -> Result<String, askama::Error> {
-    let rows = rows(entries, now);
+pub fn served(
+    entries: &[LoggedEntry],
+    filter: &Filter,
+    sees: Sees<'_>,
+    now: Timestamp,
+) -> Result<String, askama::Error> {
+    let mut rows = rows(entries, now);
+    rows.retain(|row| row.cluster.parse().is_ok_and(|cluster| (sees.cluster)(&cluster)));
     let clusters: BTreeSet<&str> = rows.iter().map(|r| r.cluster.as_str()).collect();
     let kinds: BTreeSet<String> = rows.iter().map(|r| r.kind.replace(' ', "-")).collect();
     let chips = |name: &str, held: &Option<String>, values: Vec<&str>, words: fn(&str) -> String| {
@@ -153,7 +160,7 @@ pub fn served(entries: &[LoggedEntry], filter: &Filter, now: Timestamp) -> Resul
         ),
         all: rows.len(),
         rows: rows.into_iter().filter(|r| filter.admits(r)).collect(),
-        coverage: coverage(entries),
+        coverage: if sees.whole { coverage(entries) } else { Vec::new() },
         entries: entries.len(),
     };
     page.render()
@@ -290,7 +297,8 @@ mod tests {
     fn drills_are_listed_and_filtered() {
         let key = SigningKey::generate_ed25519().unwrap();
         let entries = log(&key);
-        let page = |query: &str| served(&entries, &Filter::of_query(query), at("14:10:00")).unwrap();
+        let page =
+            |query: &str| served(&entries, &Filter::of_query(query), Sees::ALL, at("14:10:00")).unwrap();
         let rows = |text: &str| text.matches("<tr class=\"drill\">").count();
         assert_eq!(rows(&page("")), 4);
         assert_eq!(rows(&page("cluster=acme/erp")), 2);
@@ -302,6 +310,30 @@ mod tests {
         assert!(
             page("outcome=passed").contains("/evidence?cluster=acme/erp&#38;outcome=passed")
                 || page("outcome=passed").contains("/evidence?cluster=acme/erp&amp;outcome=passed")
+        );
+    }
+
+    #[test]
+    fn a_reader_of_one_cluster_hears_of_no_other() {
+        let key = SigningKey::generate_ed25519().unwrap();
+        let entries = log(&key);
+        let page = |own: &'static str| {
+            let sees = Sees {
+                whole: false,
+                cluster: &move |cluster| cluster.to_string() == own,
+            };
+            served(&entries, &Filter::default(), sees, at("14:10:00")).unwrap()
+        };
+        let rows = |text: &str| text.matches("<tr class=\"drill\">").count();
+        let own = page("acme/erp");
+        assert!(rows(&own) == 2 && !own.contains("acme/crm2"), "{own}");
+        let all = served(&entries, &Filter::default(), Sees::ALL, at("14:10:00")).unwrap();
+        let others = rows(&all) - 2;
+        assert!(others > 0, "{all}");
+        let strangers = page("acme/none");
+        assert!(
+            rows(&strangers) == 0 && !strangers.contains("acme/erp"),
+            "{strangers}"
         );
     }
 

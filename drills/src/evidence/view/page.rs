@@ -2,22 +2,27 @@
 //! when each phase ran, what was checked, how the sample was drawn, who did what,
 //! and how to check all of that without this program.
 
-use askama::Template;
-use holdfast_proto::Timestamp;
-use holdfast_proto::names::ActorName;
-use holdfast_proto::record::TrustRole;
+mod checks;
+mod objectives;
+mod people;
+mod phases;
+mod restored;
 
-use super::words::{bytes, count, plain, second, span};
+use askama::Template;
+
+use super::words::{plain, second, span};
 use super::{STYLE, Shown};
-use crate::evidence::review;
 use crate::evidence::statement::DrillKind;
-use crate::evidence::statement::context::{SEEDED_POINT, Sampling};
-use crate::evidence::statement::recovery::{EgressProbe, Isolation, RecoveryTarget, TargetKind};
-use crate::evidence::statement::results::{CheckOutcome, Verdict};
+use crate::evidence::statement::results::Verdict;
+use checks::{CheckRow, checks, counts};
+use objectives::{Objective, objectives};
+use people::{Part, duties, parts};
+use phases::{Bar, bars, total};
+use restored::{drawn_at, place, restored, sampling};
 
 /// A name and what it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Fact {
+pub(super) struct Fact {
     name: String,
     value: String,
     /// Digests and positions are set as code.
@@ -40,49 +45,6 @@ fn code(name: &str, value: impl ToString) -> Fact {
     }
 }
 
-/// An objective and what was measured.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Objective {
-    name: &'static str,
-    actual: String,
-    limit: String,
-    class: &'static str,
-    word: &'static str,
-    /// Hundredths of the bar; the objective is at 75.
-    bar: String,
-}
-
-/// A phase as a bar: thousandths of the whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Bar {
-    name: String,
-    from: u64,
-    width: u64,
-    length: String,
-    note: String,
-    times: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct CheckRow {
-    id: String,
-    class: String,
-    word: String,
-    badge: &'static str,
-    expected: String,
-    actual: String,
-    kind: &'static str,
-    length: String,
-}
-
-/// Who had which part.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Part {
-    part: &'static str,
-    who: String,
-    key: String,
-}
-
 #[derive(Debug, Template)]
 #[template(path = "drill.html")]
 struct DrillPage {
@@ -90,6 +52,7 @@ struct DrillPage {
     style: &'static str,
     title: String,
     cluster: String,
+    scope: Vec<Fact>,
     kind: String,
     level: String,
     scenario: String,
@@ -114,6 +77,7 @@ struct DrillPage {
     parts: Vec<Part>,
     duties: Vec<Fact>,
     exceptions: Vec<Fact>,
+    unknown: Vec<Fact>,
     controls: Vec<String>,
     log: Vec<Fact>,
     id: String,
@@ -167,6 +131,7 @@ fn lay_out(shown: &Shown<'_>, alone: bool) -> DrillPage {
         alone,
         style: STYLE,
         title: title.to_owned(),
+        scope: scope(shown),
         cluster: p.scope.id().to_string(),
         kind: plain(&p.drill.kind.to_string()),
         level: p.drill.level.to_string(),
@@ -223,6 +188,11 @@ fn lay_out(shown: &Shown<'_>, alone: bool) -> DrillPage {
                     .map(|r| fact(&r.action, format!("{}, until {}", r.owner, second(r.due)))),
             )
             .collect(),
+        unknown: p
+            .unknown
+            .iter()
+            .map(|u| fact(&field_in_words(&u.field), &u.reason))
+            .collect(),
         controls: p.controls.clone(),
         log: log(shown),
         id: p.drill.id.to_string(),
@@ -231,383 +201,27 @@ fn lay_out(shown: &Shown<'_>, alone: bool) -> DrillPage {
     }
 }
 
-fn objectives(shown: &Shown<'_>) -> Vec<Objective> {
-    let p = &shown.statement.predicate;
-    let limits = p.policy.as_ref().map(|policy| policy.objectives);
-    let make = |name, actual: Option<u64>, limit: Option<u64>| Objective {
-        name,
-        actual: actual.map_or_else(|| "not measured".to_owned(), span),
-        limit: limit.map(span).unwrap_or_default(),
-        class: match (actual, limit) {
-            (Some(a), Some(l)) if a <= l => "good",
-            (Some(_), None) => "quiet",
-            _ => "bad",
-        },
-        word: match (actual, limit) {
-            (Some(a), Some(l)) if a <= l => "met",
-            (Some(_), Some(_)) => "missed",
-            (None, Some(_)) => "not measured",
-            _ => "no objective",
-        },
-        bar: match (actual, limit) {
-            (Some(a), Some(l)) => {
-                let part = a.saturating_mul(750).checked_div(l.max(1)).unwrap_or(1000);
-                let part = part.clamp(10, 1000);
-                format!("{}.{}", part / 10, part % 10)
-            }
-            _ => "0".to_owned(),
-        },
-    };
+/// Whose data it is, beside the cluster's name.
+fn scope(shown: &Shown<'_>) -> Vec<Fact> {
+    let s = &shown.statement.predicate.scope;
     let mut out = Vec::new();
-    let (rto, limit) = (p.results.rto.as_ref(), limits.and_then(|l| l.rto_ms));
-    if rto.is_some() || limit.is_some() {
-        out.push(make("Recovery time", rto.map(|r| r.actual_ms), limit));
-    }
-    let (rpo, limit) = (p.results.rpo.as_ref(), limits.and_then(|l| l.rpo_ms));
-    if rpo.is_some() || limit.is_some() {
-        out.push(make(
-            "Data loss, database",
-            rpo.and_then(|r| r.database_lag_ms),
-            limit,
-        ));
-        if p.results.filestore.is_some() {
-            out.push(make(
-                "Data loss, files",
-                rpo.and_then(|r| r.filestore_lag_ms),
-                limit,
-            ));
-        }
+    out.extend(s.legal_entity.as_ref().map(|e| fact("Legal entity", e)));
+    out.extend(s.environment.as_ref().map(|e| fact("Environment", e)));
+    out.extend(s.tier.as_ref().map(|t| fact("Tier", t.as_str())));
+    out.extend(s.residency_zone.as_ref().map(|z| fact("Residency zone", z)));
+    if !s.business_services.is_empty() {
+        out.push(fact("Business services", s.business_services.join(", ")));
     }
     out
 }
 
-fn total(shown: &Shown<'_>) -> Option<(Timestamp, Timestamp)> {
-    let phases = &shown.statement.predicate.timings.phases;
-    Some((
-        phases.iter().map(|t| t.start).min()?,
-        phases.iter().map(|t| t.end).max()?,
-    ))
-}
-
-fn bars(shown: &Shown<'_>) -> Vec<Bar> {
-    let Some((from, to)) = total(shown) else {
-        return Vec::new();
-    };
-    let whole = to.millis_since(from).max(1);
-    let part = |at: Timestamp| at.millis_since(from).saturating_mul(1000) / whole;
-    let word = |phase| {
-        let value = serde_json::to_value(phase).unwrap_or_default();
-        plain(value.as_str().unwrap_or_default())
-    };
-    let clock = |at: Timestamp| at.to_chrono().format("%H:%M:%S%.3f").to_string();
-    shown
-        .statement
-        .predicate
-        .timings
-        .phases
-        .iter()
-        .map(|t| Bar {
-            name: word(t.phase),
-            from: part(t.start).min(996),
-            width: part(t.end).saturating_sub(part(t.start)).max(4),
-            length: span(t.end.millis_since(t.start)),
-            note: [t.bytes.map(bytes), t.items.map(items)]
-                .into_iter()
-                .flatten()
-                .collect::<Vec<_>>()
-                .join(", "),
-            times: format!("{} to {}", clock(t.start), clock(t.end)),
-        })
-        .collect()
-}
-
-fn items(n: u64) -> String {
-    format!("{} item{}", count(n), if n == 1 { "" } else { "s" })
-}
-
-fn checks(shown: &Shown<'_>) -> Vec<CheckRow> {
-    shown
-        .statement
-        .predicate
-        .results
-        .checks
-        .iter()
-        .map(|c| {
-            let (word, badge) = match c.result {
-                CheckOutcome::Pass => ("pass", "good"),
-                CheckOutcome::Fail => ("fail", "bad"),
-                CheckOutcome::Skipped => ("skipped", "warn"),
-                CheckOutcome::CouldNotRun => ("could not run", "bad"),
-            };
-            CheckRow {
-                id: c.id.clone(),
-                class: plain(&c.class.to_string()),
-                word: word.to_owned(),
-                badge,
-                expected: c.expected.clone().unwrap_or_default(),
-                actual: c.actual.clone().unwrap_or_default(),
-                kind: match (c.data_proving, c.mandatory) {
-                    (true, true) => "proves data, mandatory",
-                    (true, false) => "proves data",
-                    (false, true) => "mandatory",
-                    (false, false) => "",
-                },
-                length: c.duration_ms.map(span).unwrap_or_default(),
-            }
-        })
-        .collect()
-}
-
-fn counts(shown: &Shown<'_>) -> Vec<Fact> {
-    let results = &shown.statement.predicate.results;
-    let mut out = Vec::new();
-    if let Some(f) = &results.filestore {
-        out.extend([
-            fact("Files that rows refer to", count(f.referenced)),
-            fact("restored and equal", count(f.present)),
-            fact("missing in the backup", count(f.missing_in_backup)),
-            fact("missing at the source already", count(f.missing_at_source)),
-            fact(
-                "of another digest or size",
-                count(f.digest_mismatch.saturating_add(f.size_mismatch)),
-            ),
-            fact("left out, nothing refers to them", count(f.extras_left_out)),
-        ]);
+/// `recovery_point.replicas.locked_until` as `recovery point: replicas, locked until`.
+fn field_in_words(field: &str) -> String {
+    let words = plain(field);
+    match words.split_once('.') {
+        Some((group, rest)) => format!("{group}: {}", rest.replace('.', ", ")),
+        None => words,
     }
-    if let Some(d) = &results.database {
-        let known = [
-            ("Tables", d.tables),
-            ("pages with a wrong checksum", d.checksum_failures),
-            ("errors by amcheck", d.amcheck_errors),
-        ];
-        out.extend(
-            known
-                .iter()
-                .filter_map(|(name, n)| Some(fact(name, count((*n)?)))),
-        );
-        for value in &d.reconciliation {
-            let word = if value.agrees { "agrees" } else { "DIFFERS" };
-            let words = format!(
-                "{word}: {} at the source, {} in the copy",
-                value.expected, value.actual
-            );
-            out.push(fact(&value.id, words));
-        }
-    }
-    out
-}
-
-fn restored(shown: &Shown<'_>) -> Vec<Fact> {
-    let Some(r) = &shown.statement.predicate.recovery_point else {
-        return Vec::new();
-    };
-    let target = match &r.target {
-        RecoveryTarget::Time(at) => format!("the moment {at}"),
-        RecoveryTarget::Lsn(lsn) => format!("the position {lsn}"),
-        RecoveryTarget::Name(name) => format!("the restore point {name}"),
-        RecoveryTarget::Latest => "the end of what is archived".to_owned(),
-    };
-    let mut out = vec![
-        fact("Told to reach", target),
-        fact(
-            "PostgreSQL",
-            format!("{}.{}", r.version_num / 10_000, r.version_num % 10_000),
-        ),
-        code("System identifier", r.system_identifier),
-        code("Timeline", r.timeline),
-        code("Base backup", r.base.id),
-        code("Base from and to", format!("{} to {}", r.base.start, r.base.stop)),
-    ];
-    out.extend(r.base.bytes.map(|n| fact("Base size", bytes(n))));
-    out.extend(r.wal_bytes_replayed.map(|n| fact("WAL replayed", bytes(n))));
-    out.extend(r.reached.map(|lsn| code("Recovery ended at", lsn)));
-    out.extend(
-        r.last_replayed_commit
-            .as_ref()
-            .map(|c| fact("Last transaction", format!("{} at {}", c.lsn, c.time))),
-    );
-    out.extend(
-        r.filestore_watermark
-            .map(|at| fact("Files as of", at.to_string())),
-    );
-    if !r.replicas.is_empty() {
-        let names: Vec<String> = r
-            .replicas
-            .iter()
-            .map(|replica| match replica.locked_until {
-                Some(until) => format!("{} (locked until {})", replica.region, second(until)),
-                None => replica.region.to_string(),
-            })
-            .collect();
-        out.push(fact("Read from", names.join(", ")));
-    }
-    if let Some(e) = &r.encryption {
-        let epochs: Vec<String> = e.epochs.iter().map(ToString::to_string).collect();
-        let words = format!(
-            "{} recipients; keys of {} opened",
-            e.recipients.len(),
-            epochs.join(", ")
-        );
-        out.push(fact("Sealed to", words));
-    }
-    out
-}
-
-fn place(shown: &Shown<'_>) -> Vec<Fact> {
-    let Some(t) = &shown.statement.predicate.target else {
-        return Vec::new();
-    };
-    let isolation = match t.isolation {
-        Isolation::NetworkPolicy => "a Kubernetes namespace that network policy closes",
-        Isolation::LinuxNamespaces => "Linux namespaces without a network",
-        Isolation::SocketFilter => "a filter of system calls under which no network socket can be made",
-        Isolation::PrivateDirectory => "a private directory; the network was not closed",
-    };
-    let yes = |b: bool| if b { "yes" } else { "NO" };
-    let mut out = vec![fact("Kept apart by", isolation)];
-    if t.kind == TargetKind::Kubernetes {
-        let uid = t.namespace.as_deref().unwrap_or("not said");
-        out.push(fact("Kubernetes namespace", uid));
-        out.extend(t.node.as_deref().map(|node| fact("Node", node)));
-    }
-    out.extend(t.egress_probe.map(|probe| {
-        fact(
-            "An attempt to get out",
-            if probe == EgressProbe::Blocked {
-                "failed, as it must"
-            } else {
-                "SUCCEEDED"
-            },
-        )
-    }));
-    out.extend(
-        t.segregated_from_source
-            .map(|b| fact("Cut off from the source", yes(b))),
-    );
-    out.extend(t.neutralised.map(|b| fact("Jobs and mail stopped first", yes(b))));
-    out.extend(t.destroyed_at.map(|at| fact("Destroyed", second(at))));
-    out
-}
-
-fn sampling(s: &Sampling) -> Vec<Fact> {
-    let how = match s.selected {
-        Some(_) if s.method == SEEDED_POINT => {
-            "drawn from all joint recovery points by a seed that nobody could choose"
-        }
-        Some(_) => "drawn from all restorable moments by a seed that nobody could choose",
-        None => "named by whoever started the drill",
-    };
-    let mut out = vec![fact("The moment was", how)];
-    out.extend(s.selected.map(|at| fact("Drawn", at.to_string())));
-    out.extend(
-        s.population_index
-            .map(|n| fact("Population logged", format!("entry {n}"))),
-    );
-    out.extend(
-        s.checkpoint_size
-            .map(|n| fact("Seed follows from", format!("the checkpoint of {n} entries"))),
-    );
-    out.extend(s.slot.as_ref().map(|slot| code("Slot", slot)));
-    out.extend(s.population_digest.map(|d| code("Population", d)));
-    out.extend(s.seed.map(|d| code("Seed", d)));
-    out.extend(s.file_sample.as_ref().map(|f| {
-        fact(
-            "Stored files read and hashed again",
-            format!(
-                "{} of {}, drawn by the same seed",
-                count(f.drawn),
-                count(f.population)
-            ),
-        )
-    }));
-    out
-}
-
-fn drawn_at(s: &Sampling) -> Option<u64> {
-    let (window, at) = (s.window?, s.selected?);
-    let whole = window.until.millis_since(window.from).max(1);
-    Some((at.millis_since(window.from).saturating_mul(1000) / whole).min(1000))
-}
-
-fn parts(shown: &Shown<'_>) -> Vec<Part> {
-    let a = &shown.statement.predicate.actors;
-    let part = |part, who: &str, key: String| Part {
-        part,
-        who: who.to_owned(),
-        key,
-    };
-    let mut out = Vec::new();
-    if let Some(who) = &a.initiator {
-        out.push(part("started it", who, String::new()));
-    }
-    for approval in &a.approvals {
-        let word = plain(&format!("{:?}", approval.decision));
-        out.push(part(
-            "decided on it",
-            &format!("{} ({word})", approval.subject),
-            String::new(),
-        ));
-    }
-    if let Some(w) = &a.backup_writer {
-        out.push(part(
-            "wrote the backup",
-            w.identity.as_str(),
-            w.key.short().to_string(),
-        ));
-    }
-    for (role, name, key) in &shown.signers {
-        let word = match role {
-            TrustRole::Runner => "ran it and signed",
-            TrustRole::Coordinator => "countersigned it",
-            TrustRole::Reviewer => "reviewed it",
-            _ => "signed it",
-        };
-        out.push(part(word, name, key.short().to_string()));
-    }
-    if !shown
-        .signers
-        .iter()
-        .any(|(role, ..)| *role == TrustRole::Reviewer)
-    {
-        out.push(part("reviewed it", "nobody yet", String::new()));
-    }
-    if let Some(intent) = &shown.statement.predicate.drill.intent {
-        let who = intent.witness.name().unwrap_or("nobody outside: witness none");
-        out.push(part("witnessed the log", who, String::new()));
-    }
-    out
-}
-
-fn duties(shown: &Shown<'_>) -> Vec<Fact> {
-    let a = &shown.statement.predicate.actors;
-    let word = |b: bool| if b { "yes" } else { "NO" };
-    let mut out = vec![fact(
-        "Program that ran it",
-        match &a.runner.image_digest {
-            Some(image) => format!("holdfast {} in {image}", a.runner.version),
-            None => format!("holdfast {}", a.runner.version),
-        },
-    )];
-    if let Some(d) = &a.separation_of_duties {
-        out.push(fact(
-            "Who ran it did not write the backup",
-            word(d.runner_is_not_writer),
-        ));
-        out.extend(
-            d.approver_is_not_initiator
-                .map(|b| fact("Who approved it did not start it", word(b))),
-        );
-    }
-    let names = |wanted: TrustRole| {
-        let of_role = shown.signers.iter().filter(move |(role, ..)| *role == wanted);
-        of_role.filter_map(|(_, name, _)| name.parse::<ActorName>().ok())
-    };
-    let coordinators: Vec<ActorName> = names(TrustRole::Coordinator).collect();
-    for reviewer in names(TrustRole::Reviewer) {
-        let apart = review::conflict(shown.statement, &reviewer, &coordinators).is_none();
-        out.push(fact("Who reviewed it had no other part in it", word(apart)));
-    }
-    out
 }
 
 fn predicted(shown: &Shown<'_>) -> Option<u64> {
@@ -636,6 +250,18 @@ fn log(shown: &Shown<'_>) -> Vec<Fact> {
         let words = format!("{} after the restore ended", span(ms));
         out.push(fact("Logged", words));
     }
+    let timings = &shown.statement.predicate.timings;
+    if let Some(offset) = timings.clock_offset_ms {
+        let error = timings.clock_error_ms.map(|ms| format!(", give or take {ms} ms"));
+        let words = format!("{offset:+} ms against the store's{}", error.unwrap_or_default());
+        out.push(fact("The runner's clock", words));
+    }
+    if let Some(kept) = &shown.statement.predicate.retention {
+        out.push(fact("Kept until", second(kept.until)));
+    }
+    for why in &d.why {
+        out.push(fact("Wanted because", why));
+    }
     if let Some(ms) = predicted(shown) {
         out.push(fact("The plan had predicted", span(ms)));
     }
@@ -648,6 +274,7 @@ fn log(shown: &Shown<'_>) -> Vec<Fact> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use holdfast_proto::record::TrustRole;
     use holdfast_proto::{Fingerprint, Sha256Digest};
 
     use super::*;

@@ -31,6 +31,9 @@ pub(super) fn compare(old: &Policy, new: &Policy, found: &mut Found) {
         };
         found.differs(&subject, "legal entity", entity(from), entity(to));
     }
+    let (from, to) = (old.coverage(), new.coverage());
+    found.more_weakens(&"drills", "window", from.window, to.window);
+    found.differs(&"drills", "per_day", from.per_day, to.per_day);
     let (from, to) = (old.limits(), new.limits());
     for (what, from, to) in [
         ("per_host", from.per_host, to.per_host),

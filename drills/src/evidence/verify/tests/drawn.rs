@@ -1,7 +1,7 @@
 //! Samples that were not the drawn ones.
 
 use super::super::super::dsse::EnvelopeSignature;
-use super::super::super::export::{files, write};
+use super::super::super::export::{ShownEntries, files, write};
 use super::super::super::fixture::{self, at};
 use super::super::super::sampling::{self, Draw};
 use super::super::super::statement::recovery::RecoveryTarget;
@@ -44,16 +44,18 @@ fn a_sample_that_was_not_drawn_is_refused() {
         assert!(result.is_err(), "change {n} was accepted");
     }
     // More files than a statement names are counted, fewer are named.
-    let counted = |drawn: u64| {
+    let counted = |percent: u64, drawn: u64| {
+        let mut world = World::new();
+        world.files_percent = Some(percent);
         let change = |s: &mut Statement| {
             let files = sampling_of(s).file_sample.as_mut().unwrap();
             (files.drawn, files.selected) = (drawn, Vec::new());
         };
         world.both(&files(&world.drill(change)).unwrap())
     };
-    counted(70).unwrap();
-    refused(counted(81), "other files");
-    counted(10).unwrap_err();
+    counted(87, 70).unwrap();
+    refused(counted(100, 81), "other files");
+    refused(counted(20, 16), "other files");
     let mut export = files(&world.drill(|_| {})).unwrap();
     let listing = export
         .iter()
@@ -63,6 +65,44 @@ fn a_sample_that_was_not_drawn_is_refused() {
     refused(world.both(&export), "byproducts/");
     export.remove(listing);
     refused(world.both(&export), "byproducts/");
+}
+
+/// Everything in these samples follows from the seed. Only there is less of them than
+/// was said before it was known.
+#[test]
+fn a_sample_that_is_too_small_is_refused() {
+    let sample = |percent: Option<u64>, drawn: usize| {
+        let mut world = World::new();
+        (world.files_percent, world.files_drawn) = (percent, drawn);
+        world.both(&files(&world.drill(|_| {})).unwrap())
+    };
+    sample(Some(20), 16).unwrap();
+    sample(Some(50), 40).unwrap();
+    for (percent, drawn) in [
+        (Some(50), 16),
+        (Some(50), 39),
+        (Some(20), 15),
+        (Some(0), 15),
+        (Some(20), 1),
+    ] {
+        refused(sample(percent, drawn), "fewer files than were announced");
+    }
+    refused(sample(Some(20), 17), "more files than were announced");
+    // Earlier versions announced no share; they drew no fewer than sixteen.
+    sample(None, 16).unwrap();
+    sample(None, 20).unwrap();
+    refused(sample(None, 15), "fewer files");
+}
+
+/// A pass without a sample is none, however well the rest of it fits together.
+#[test]
+fn a_pass_without_files_that_were_read_is_refused() {
+    let world = World::new();
+    let without = |s: &mut Statement| sampling_of(s).file_sample = None;
+    refused(
+        world.both(&files(&world.drill(without)).unwrap()),
+        "read and hashed again",
+    );
 }
 
 #[test]
@@ -128,7 +168,7 @@ fn a_seed_that_was_chosen_is_refused() {
     let world = World::new();
     let mut input = world.drill(|_| {});
     let (chosen, window) = (Sha256Digest::of(b"suits"), fixture_window());
-    let mut entries = input.entries.take().unwrap();
+    let mut entries = whole(&mut input);
     let announced = input.intent.as_mut().unwrap();
     let Entry::Intent(mut intent) = announced.entry.entry.clone() else {
         panic!("an intent")
@@ -147,7 +187,7 @@ fn a_seed_that_was_chosen_is_refused() {
     p.recovery_point.as_mut().unwrap().target = intent.recovery.target;
     let s = p.sampling.as_mut().unwrap();
     (s.seed, s.selected) = (Some(chosen), sampling::moment(&chosen, window));
-    s.file_sample.as_mut().unwrap().selected = sampling::files(&chosen, &packs(), 4);
+    s.file_sample.as_mut().unwrap().selected = sampling::files(&chosen, &packs(), 16);
     input.result = LoggedEntry::sign_result(&statement, &world.runner).unwrap();
     entries[input.result_index as usize] = input.result.bytes().to_vec();
     let pae = input.result.envelope.pae();
@@ -158,7 +198,7 @@ fn a_seed_that_was_chosen_is_refused() {
     input.tree = Tree::from_entries(&entries);
     input.checkpoint = world.head(&entries);
     input.earlier_checkpoints.clear();
-    input.entries = Some(entries);
+    input.entries = ShownEntries::Whole(entries);
     refused(
         world.both(&files(&input).unwrap()),
         "the seed does not follow from that checkpoint",
@@ -198,6 +238,7 @@ fn a_draw_that_nothing_used_is_noticed() {
             cluster: "acme/erp".parse().unwrap(),
             window: Some(fixture_window()),
             points: None,
+            files_percent: Some(5),
         };
         let population = draw.population(at("13:57:00"));
         entries.push(

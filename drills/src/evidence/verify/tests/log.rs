@@ -14,7 +14,7 @@ fn a_log_that_was_rewritten_is_refused() {
     // Another history before the drill, with the checkpoint that the runner held.
     let held = world.drill(|_| {});
     let mut other = held.clone();
-    let mut entries = other.entries.take().unwrap();
+    let mut entries = whole(&mut other);
     entries[3] = world.beat(5000);
     other.tree = Tree::from_entries(&entries);
     other.checkpoint = world.head(&entries);
@@ -82,7 +82,7 @@ fn a_reordered_log_is_refused() {
     let world = World::new();
     let sound = world.drill(|_| {});
     let mut swapped = sound.clone();
-    let mut entries = swapped.entries.take().unwrap();
+    let mut entries = whole(&mut swapped);
     let (intent, result) = (BEFORE as usize + 1, sound.result_index as usize);
     entries.swap(intent, result);
     swapped.tree = Tree::from_entries(&entries);
@@ -100,7 +100,7 @@ fn a_reordered_log_is_refused() {
     // The earlier drill's two entries, which no proof in this export touches.
     let first = (BEFORE - 2) as usize;
     let mut quiet = sound.clone();
-    let mut entries = quiet.entries.take().unwrap();
+    let mut entries = whole(&mut quiet);
     entries.swap(first, first + 1);
     quiet.tree = Tree::from_entries(&entries);
     quiet.checkpoint = world.head(&entries);

@@ -11,7 +11,7 @@ use holdfast_repository::trust::{append, enrolment, genesis};
 
 use super::super::super::dsse::EnvelopeSignature;
 use super::super::super::entry::{Heartbeat, IntendedRecovery, Intent};
-use super::super::super::export::{Announced, ExportInput, write};
+use super::super::super::export::{Announced, ExportInput, ShownEntries, write};
 use super::super::super::fixture::{self, at};
 use super::super::super::sampling::{self, Draw, points};
 use super::super::super::statement::Witness;
@@ -36,6 +36,10 @@ pub(super) struct World {
     pub(super) records: Vec<Vec<u8>>,
     /// The drill's moment is drawn from joint recovery points.
     pub(super) from_points: bool,
+    /// The share of the files that is announced, in hundredths.
+    pub(super) files_percent: Option<u64>,
+    /// How many files are drawn.
+    pub(super) files_drawn: usize,
 }
 
 impl World {
@@ -56,6 +60,8 @@ impl World {
             trust,
             records: Vec::new(),
             from_points: false,
+            files_percent: Some(20),
+            files_drawn: 16,
         };
         world.take(first);
         let enrol = |key: &SigningKey, name: &str, role, clusters: &[ClusterId]| {
@@ -208,7 +214,7 @@ impl World {
             checkpoint: self.head(&entries),
             earlier_checkpoints: vec![self.head(&entries[..(result_index + 1) as usize])],
             tree: Tree::from_entries(&entries),
-            entries: Some(entries),
+            entries: ShownEntries::Whole(entries),
             trust_records: self.records.clone(),
             trust: self.trust.clone(),
         }
@@ -228,6 +234,7 @@ impl World {
             cluster: p.scope.id(),
             window: s.window,
             points: points::Points::of(POINTS.as_bytes()).filter(|_| s.window.is_none()),
+            files_percent: self.files_percent,
         };
         let population = draw.clone().population(at("13:58:00"));
         let entry = LoggedEntry::sign(&population, &self.runner).unwrap();
@@ -254,9 +261,9 @@ impl World {
         let listing = sampling::file_listing(&packs());
         s.file_sample = Some(FileSample {
             population: packs().len() as u64,
-            drawn: 4,
+            drawn: self.files_drawn as u64,
             population_digest: Some(Sha256Digest::of(listing.as_bytes())),
-            selected: sampling::files(&seed, &packs(), 4),
+            selected: sampling::files(&seed, &packs(), self.files_drawn),
         });
         p.byproducts = vec![Byproduct {
             name: sampling::FILE_POPULATION.to_owned(),
@@ -299,8 +306,8 @@ impl World {
                 point: None,
             },
             seed: p.sampling.as_ref().unwrap().seed,
-            at: at("13:59:59"),
-            deadline: at("15:00:00"),
+            at: at(if n == 1 { "12:59:59" } else { "13:59:59" }),
+            deadline: at(if n == 1 { "13:30:00" } else { "15:00:00" }),
         };
         let entry = LoggedEntry::sign(&intent, &self.runner).unwrap();
         let place = add(&entry);
@@ -359,6 +366,14 @@ pub(super) fn held(input: &ExportInput) -> &SignedCheckpoint {
     &input.intent.as_ref().unwrap().checkpoint
 }
 
+/// Takes the whole log out of an export.
+pub(super) fn whole(input: &mut ExportInput) -> Vec<Vec<u8>> {
+    match std::mem::take(&mut input.entries) {
+        ShownEntries::Whole(entries) => entries,
+        other => panic!("not the whole log: {other:?}"),
+    }
+}
+
 pub(super) fn hold(input: &mut ExportInput, checkpoint: SignedCheckpoint) {
     input.intent.as_mut().unwrap().checkpoint = checkpoint;
 }
@@ -373,6 +388,14 @@ pub(super) fn python(dir: &Path, root: Option<&str>) -> (bool, String) {
     let done = command.arg(dir).output().expect("python3 is there");
     let said = [done.stdout, done.stderr].concat();
     (done.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// The line in which a verifier names the files that nothing vouches for.
+pub(super) fn not_covered(said: &str) -> String {
+    said.lines()
+        .find(|l| l.starts_with("NOT COVERED"))
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// Puts `bytes` in the place of a file of the export.
