@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use holdfast_plan::period::Period;
 use holdfast_plan::policy::{Ambiguous, ClusterPolicy, OpenWindows, Policy};
 use holdfast_plan::schedule::WORKS;
 use holdfast_proto::Timestamp;
@@ -265,7 +266,7 @@ fn about(sheet: &mut Sheet, cluster: &ClusterId, asked: &Asked, state: &State, d
     agent(sheet, policy, report, desk);
     exposure(sheet, policy, &measure(cluster, Some(policy), state, now), state);
     if let Some(survey) = survey {
-        stored(sheet, policy, survey, report);
+        stored(sheet, policy, asked, survey, report);
     }
     work(sheet, cluster, state);
     drills(sheet, cluster, policy, state);
@@ -509,7 +510,16 @@ fn exposure(sheet: &mut Sheet, policy: &ClusterPolicy, rpo: &RpoStatus, state: &
     }
 }
 
-fn stored(sheet: &mut Sheet, policy: &ClusterPolicy, survey: &Survey, report: Option<&Report>) {
+/// A base backup is not overdue before so long has passed.
+const LEAST_GRACE: Period = Period::from_millis(30 * 60_000).expect("half an hour is a period");
+
+fn stored(
+    sheet: &mut Sheet,
+    policy: &ClusterPolicy,
+    asked: &Asked,
+    survey: &Survey,
+    report: Option<&Report>,
+) {
     let subject = policy.cluster.to_string();
     let now = sheet.now;
     for finding in &survey.findings {
@@ -530,15 +540,24 @@ fn stored(sheet: &mut Sheet, policy: &ClusterPolicy, survey: &Survey, report: Op
         let due = policy
             .schedule(Work::BaseBackup)
             .next(policy.zone.tz(), base.committed);
-        // Half a recovery time objective is time enough to make one.
-        let grace = policy.tier.rto.signed_millis().max(1_800_000);
-        if let Some(due) = due.filter(|due| due.plus_millis(grace) < now) {
+        // A recovery time objective is time enough to make one.
+        let grace = policy.tier.rto.max(LEAST_GRACE);
+        let late = |since: &Timestamp| since.plus_millis(grace.signed_millis()) < now;
+        // What a calendar keeps from the cluster is not overdue.
+        let free = due
+            .filter(late)
+            .map(|due| (due, asked.policy.base_backup_free(policy, due, grace, now)));
+        if let Some((due, since)) = free.filter(|(_, since)| late(since)) {
+            let frozen = match since > due {
+                true => format!(", a calendar's freeze ended at {}", policy.zone.show(since)),
+                false => String::new(),
+            };
             let detail = format!(
-                "It was due at {}, the newest is of {}.",
+                "It was due at {}{frozen}, the newest is of {}.",
                 policy.zone.show(due),
                 policy.zone.show(base.committed)
             );
-            sheet.add("base-overdue", &subject, Severity::Warning, Some(due), detail);
+            sheet.add("base-overdue", &subject, Severity::Warning, Some(since), detail);
         }
         let copies = policy.tier.copies as usize;
         if base.regions.len() < copies && now.millis_since(base.committed) > 600_000 {

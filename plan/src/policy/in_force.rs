@@ -182,6 +182,30 @@ impl Policy {
             .max_by_key(|(_, end)| *end)
     }
 
+    /// From when on a base backup that was due at `due` may be taken without a window in
+    /// the way, as far as windows began before `now`. One that opens within `grace` of that
+    /// moment still keeps it: until then nothing was missed.
+    pub fn base_backup_free(
+        &self,
+        policy: &ClusterPolicy,
+        due: Timestamp,
+        grace: Period,
+        now: Timestamp,
+    ) -> Timestamp {
+        let mut windows: Vec<Window> = self
+            .calendars()
+            .filter(|calendar| calendar.effects.frozen.base_backup && calendar.covers(policy))
+            .flat_map(|calendar| calendar.windows(due, now))
+            .collect();
+        windows.sort();
+        windows.into_iter().fold(due, |free, window| {
+            match window.start <= free.plus_millis(grace.signed_millis()) {
+                true => free.max(window.end),
+                false => free,
+            }
+        })
+    }
+
     /// What policy asks for a cluster, with the numbers that hold at `now` put into
     /// its tier.
     pub fn cluster_at(&self, cluster: &ClusterId, now: Timestamp) -> Option<ClusterPolicy> {
