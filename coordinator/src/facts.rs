@@ -91,7 +91,7 @@ pub fn to_be_listed(state: &State) -> BTreeSet<ClusterId> {
             .is_some_and(|done| listed.is_none_or(|listed| listed <= done))
     });
     let heard = state.reports.iter().filter(|(cluster, report)| {
-        let listed = listed(*cluster);
+        let listed = listed(cluster);
         heard_since(state, report).is_some_and(|since| listed.is_none_or(|listed| listed < since))
     });
     let ended = ended.map(|((cluster, _), _)| cluster.clone());
