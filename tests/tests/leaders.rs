@@ -1,6 +1,7 @@
 //! Three coordinators over one repository, killed and stopped in turn while agents call:
 //! every piece of work that is due is done, and done once; no two lead; and what is owed
-//! stays owed. `HOLDFAST_TEST_ROUNDS` says how often the leader is taken away.
+//! stays owed. What a former leader said or wrote before it was stopped, and that comes late,
+//! counts for nothing. `HOLDFAST_TEST_ROUNDS` says how often the leader is taken away.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
@@ -19,13 +20,18 @@ use holdfast_proto::names::WorkId;
 use holdfast_proto::pg::{Lsn, TimelineId};
 use holdfast_proto::record::LeaderBody;
 use holdfast_repository::clock::now;
+use holdfast_repository::lead::{self, Claim};
+use holdfast_repository::signing::SigningKey;
 use holdfast_repository::trust::Trust;
 use holdfast_repository::{layout, signed};
 use holdfast_tests::fleet::{Design, END, Fleet, Member, base_of, bundle_of};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast-coordinate");
@@ -346,6 +352,26 @@ fn debt(status: &Value) -> Option<String> {
     Some(words.to_owned())
 }
 
+/// What is said of the clusters that are served, once all is done that is due.
+fn answers(status: &Value) -> Option<BTreeMap<String, Value>> {
+    let clusters = status["clusters"].as_array()?.iter().map(|c| {
+        let name = c["cluster"].as_str()?;
+        let done = c["last_base"].is_object() || name == "t0/c0";
+        let mut work = c["work"].as_array()?.iter();
+        let idle = work
+            .all(|w| w["progress"].is_null() && !w["state"].as_str().is_some_and(|s| s.contains("listed")));
+        let said =
+            ["tier", "lineage", "timeline", "last_base", "next_base", "work"].map(|key| c[key].clone());
+        (done && idle && c["agent"].is_object()).then(|| {
+            (
+                name.to_owned(),
+                json!([said, c["agent"]["name"], c["rpo"]["standing"], status["policy"]]),
+            )
+        })
+    });
+    clusters.collect()
+}
+
 /// Two ports for each coordinator that nobody has.
 fn ports(count: usize) -> Result<Vec<(u16, u16)>> {
     let taken: Vec<TcpListener> = (0..2 * count)
@@ -495,6 +521,144 @@ async fn leaders_that_are_killed_and_stopped_lose_no_order_and_double_no_work() 
     Ok(())
 }
 
+/// Stands between an agent and a coordinator, and keeps the answers while it is told to.
+struct Relay {
+    port: u16,
+    held: watch::Sender<bool>,
+    /// Bytes of answers that are kept.
+    waiting: watch::Receiver<usize>,
+}
+
+impl Relay {
+    async fn to(coordinator: u16) -> Result<Self> {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
+        let port = listener.local_addr()?.port();
+        let (held, holding) = watch::channel(false);
+        let (count, waiting) = watch::channel(0);
+        tokio::spawn(async move {
+            while let Ok((agent, _)) = listener.accept().await {
+                let (holding, count) = (holding.clone(), count.clone());
+                tokio::spawn(async move {
+                    let leader = tokio::net::TcpStream::connect(("127.0.0.1", coordinator)).await?;
+                    let (mut from_agent, to_agent) = agent.into_split();
+                    let (from_leader, mut to_leader) = leader.into_split();
+                    tokio::try_join!(
+                        tokio::io::copy(&mut from_agent, &mut to_leader),
+                        pass_on(from_leader, to_agent, holding, count),
+                    )
+                });
+            }
+        });
+        Ok(Self { port, held, waiting })
+    }
+}
+
+async fn pass_on(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut holding: watch::Receiver<bool>,
+    count: watch::Sender<usize>,
+) -> std::io::Result<u64> {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let read = from.read(&mut buffer).await?;
+        if read == 0 {
+            return Ok(0);
+        }
+        if *holding.borrow() {
+            count.send_modify(|count| *count += read);
+        }
+        let released = holding.wait_for(|held| !held).await;
+        released.map_err(std::io::Error::other)?;
+        to.write_all(&buffer[..read]).await?;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_former_leader_said_and_wrote_counts_for_nothing_when_it_comes_late() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let (fleet, mut coordinators) = installed(directory.path(), 0).await?;
+    coordinators[0].start()?;
+    let (_, term) = until("a first leader", || async {
+        leaders(&coordinators).await.first().copied()
+    })
+    .await?;
+    coordinators[1].start()?;
+    until("a standby", || async {
+        let status = coordinators[1].status().await.ok()?;
+        (status["leading"]["coordinator"] == "coordinator-1").then_some(())
+    })
+    .await?;
+
+    // One agent on two lines: its calls to the first coordinator go through the relay.
+    let mut relay = Relay::to(agents_port(&fleet.configs[0])?).await?;
+    let ledger = Arc::new(Mutex::new(Ledger::default()));
+    let agent = Agent::new(1, &fleet, &[relay.port], &ledger)?;
+    let other = Agent::new(1, &fleet, &[agents_port(&fleet.configs[1])?], &ledger)?;
+    let heartbeat = agent.heartbeat();
+    let first = until("work to be given", || async {
+        let orders = agent.caller.call(&heartbeat, &agent.terms).await.ok()?;
+        (!orders.assignments.is_empty()).then_some(orders)
+    })
+    .await?;
+    ensure!(first.term == term, "{first:?}");
+
+    // The leader gives the same orders once more. They are kept on the way, and it is stopped.
+    relay.held.send_replace(true);
+    let late = async {
+        let late = agent.caller.call(&heartbeat, &agent.terms).await;
+        late.map_or_else(|error| error.to_string(), |orders| format!("{orders:?}"))
+    };
+    let meanwhile = async {
+        relay.waiting.wait_for(|bytes| *bytes > 0).await?;
+        coordinators[0].signal(Signal::STOP)?;
+        let orders = until("orders of another leader", || async {
+            other.caller.call(&heartbeat, &agent.terms).await.ok()
+        })
+        .await?;
+        relay.held.send_replace(false);
+        anyhow::Ok(orders.term)
+    };
+    let (late, later) = tokio::join!(late, meanwhile);
+    let later = later?;
+    ensure!(later > term, "term {later} does not follow {term}");
+    ensure!(
+        late.contains(&format!(
+            "gives orders of term {term}, and those of term {later} were obeyed"
+        )),
+        "orders that came late were not refused: {late}"
+    );
+
+    // Nor can it renew: that write, on its way since before it was stopped, comes too late.
+    let trust = Trust::load(&fleet.repository, &fleet.root).await?;
+    let authority = &fleet.repository.replicas()[0];
+    let own = SigningKey::load(&fleet.directory.join("coordinator-1.key"))?;
+    let renewal = lead::body(
+        later,
+        &"coordinator-1".parse()?,
+        "its own",
+        term,
+        Duration::from_secs(2),
+        now(),
+    );
+    ensure!(
+        !Claim::new(&trust, renewal, &own).ask(authority).await?,
+        "it renewed its lease with the number that the other one has"
+    );
+
+    coordinators[0].signal(Signal::CONT)?;
+    let status = until("the one that was stopped to answer", || async {
+        coordinators[0].status().await.ok()
+    })
+    .await?;
+    ensure!(status["leading"]["here"] == false, "{:#}", status["leading"]);
+    let refused = agent.caller.call(&heartbeat, &agent.terms).await;
+    let refused = refused.map_or_else(|error| error.to_string(), |orders| format!("{orders:?}"));
+    ensure!(refused.contains("421"), "it gives orders: {refused}");
+    leases(&fleet).await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_ends_in_order_hands_over_and_its_state_is_not_missed() -> Result<()> {
     let directory = tempfile::tempdir()?;
@@ -504,6 +668,21 @@ async fn one_that_ends_in_order_hands_over_and_its_state_is_not_missed() -> Resu
         leaders(&coordinators).await.first().copied()
     })
     .await?;
+    let ports = [agents_port(&fleet.configs[0])?, agents_port(&fleet.configs[1])?];
+    let ledger = Arc::new(Mutex::new(Ledger::default()));
+    let stop = CancellationToken::new();
+    let mut agents = tokio::task::JoinSet::new();
+    for n in 0..EACH {
+        agents.spawn(Agent::new(n, &fleet, &ports, &ledger)?.run(stop.clone()));
+    }
+    let settled = async |coordinator: &Coordinator| {
+        until("all to be done and shown", || async {
+            let status = coordinator.status().await.ok()?;
+            answers(&status).filter(|answers| status["leading"]["here"] == true && answers.len() == EACH)
+        })
+        .await
+    };
+    let before = settled(&coordinators[0]).await?;
     coordinators[1].start()?;
     let standby = until("a standby", || async {
         let status = coordinators[1].status().await.ok()?;
@@ -536,6 +715,17 @@ async fn one_that_ends_in_order_hands_over_and_its_state_is_not_missed() -> Resu
     })
     .await?;
     ensure!(later > term, "term {later} does not follow {term}");
+    let after = settled(&coordinators[0]).await?;
+    ensure!(before == after, "{before:#?} became {after:#?}");
+    stop.cancel();
+    while let Some(ended) = agents.join_next().await {
+        ended??;
+    }
+    let begun = ledger.lock().unwrap().begun.clone();
+    ensure!(
+        begun.len() == 2 * EACH - 1 && begun.values().all(|times| *times == 1),
+        "{begun:?}"
+    );
     let holders = leases(&fleet).await?;
     let holders: Vec<&str> = holders.values().map(String::as_str).collect();
     ensure!(
