@@ -44,7 +44,7 @@ const BEATS: u32 = 4;
 
 fn rounds() -> usize {
     let asked = std::env::var("HOLDFAST_TEST_ROUNDS").ok();
-    asked.and_then(|rounds| rounds.parse().ok()).unwrap_or(4)
+    asked.and_then(|rounds| rounds.parse().ok()).unwrap_or(8)
 }
 
 /// Every cluster by name; what is owed comes of there being nothing yet, and one cluster
