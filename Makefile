@@ -1,7 +1,7 @@
 # Every target is one line that anyone can read. What a target needs is installed
 # by name first (Debian), or named if it is missing (elsewhere).
 
-.PHONY: demo test test-majors test-kubernetes test-long fuzz bench bench-wal lint build
+.PHONY: demo test test-majors test-kubernetes test-long fuzz bench bench-wal bench-fleet lint build
 
 # The main job, end to end, under target/demo. SERVE=1 leaves the coordinator's page open.
 demo:
@@ -19,9 +19,9 @@ test-majors:
 test-kubernetes:
 	scripts/need test-kubernetes && scripts/test-kubernetes
 
-# What chance decides, tried until it can be believed: kills and promotions, half an hour.
+# What chance decides, tried until it can be believed: kills, promotions and leaders that go, an hour.
 test-long:
-	scripts/need test && HOLDFAST_TEST_ROUNDS=100 cargo test --workspace --test synchronous --test agent_nodes
+	scripts/need test && HOLDFAST_TEST_ROUNDS=100 cargo test --workspace --test synchronous --test agent_nodes --test leaders
 	HOLDFAST_TEST_DAYS=365 cargo test --workspace --lib -- year::a_year
 
 # A search for bytes that make a parser panic, a minute for each target. Stable Rust has
@@ -39,6 +39,12 @@ bench:
 # The WAL path next to pgBackRest and pg_receivewal, into docs/BENCHMARKS.md.
 bench-wal:
 	scripts/need bench && cargo build --release --bin holdfast && python3 tests/bench/wal.py --write docs/BENCHMARKS.md
+
+# A coordinator under the heartbeats of ten thousand agents, into docs/BENCHMARKS.md; two processors are needed.
+bench-fleet:
+	cargo build --release -p holdfast -p holdfast-tests --bin holdfast --bin holdfast-fleet && rm -rf target/bench/fleet && \
+		mkdir -p target/bench/fleet && target/release/holdfast-fleet target/release/holdfast $(CURDIR)/target/bench/fleet 10000 60 \
+			--write docs/BENCHMARKS.md
 
 lint:
 	cargo fmt --all --check && cargo clippy --workspace --all-targets -- -D warnings

@@ -100,8 +100,9 @@ pub struct AgentConfig {
 /// How the agent reaches its coordinator.
 #[derive(Debug, Clone)]
 pub struct CoordinatorConfig {
-    /// `https://host:port`.
-    pub url: String,
+    /// `https://host:port` of each coordinator: the one that is called first, then those
+    /// that are called when it does not lead.
+    pub urls: Vec<String>,
     /// Certificates that the coordinator's is checked against (PEM).
     pub ca: PathBuf,
     /// The agent's certificate (PEM).
@@ -451,11 +452,14 @@ fn read_recipient_lists(section: Section<'_, '_>) -> Option<Vec<SealedTo>> {
 
 fn read_coordinator(section: Section<'_, '_>) -> Option<CoordinatorConfig> {
     let url = section.required::<String>("url", "write it as https://host:port");
-    if let Some(url) = &url
-        && !url.starts_with("https://")
-    {
+    let standbys = section.list::<String>("standbys");
+    let named = url
+        .iter()
+        .map(|url| ("url", url))
+        .chain(standbys.iter().map(|url| ("standbys", url)));
+    for (key, url) in named.filter(|(_, url)| !url.starts_with("https://")) {
         section.complain(
-            "url",
+            key,
             format!("{url:?} is not an https address: write it as https://host:port"),
         );
     }
@@ -464,7 +468,7 @@ fn read_coordinator(section: Section<'_, '_>) -> Option<CoordinatorConfig> {
     let key = section.required("key", "name the file of the key of the agent's certificate");
     section.finish(&REFUSED);
     Some(CoordinatorConfig {
-        url: url?,
+        urls: std::iter::once(url?).chain(standbys).collect(),
         ca: ca?,
         cert: cert?,
         key: key?,

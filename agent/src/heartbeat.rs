@@ -11,6 +11,7 @@
 //! assignment out again when its lease ends.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,7 +21,10 @@ use holdfast_proto::Timestamp;
 use holdfast_proto::finding::Severity;
 use holdfast_proto::message::{AssignmentResult, HEARTBEAT_PATH, Heartbeat, Orders};
 use holdfast_proto::names::WorkId;
+use holdfast_repository::replica::explained;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::StatusCode;
+use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
@@ -80,6 +84,22 @@ pub enum CallError {
     /// It took too long.
     #[error("the coordinator did not answer within {} s: it is tried again", DEADLINE.as_secs())]
     Late,
+    /// It leads no more, and does not know it.
+    #[error(
+        "the coordinator at {at} gives orders of term {term}, and those of term {highest} were obeyed already: they \
+         are not done; look whether it was stopped for a while"
+    )]
+    FormerLeader {
+        /// Its address.
+        at: String,
+        /// The term that it speaks of.
+        term: u64,
+        /// The highest that was obeyed.
+        highest: u64,
+    },
+    /// None of several gave orders.
+    #[error("no coordinator gives orders: {}", each(.0))]
+    Nobody(Vec<(String, CallError)>),
     /// It refused.
     #[error("the coordinator answered {status}: {text}")]
     Refused {
@@ -93,33 +113,69 @@ pub enum CallError {
     Answer(String),
 }
 
-/// How the coordinator is called.
-#[derive(Clone)]
-pub struct Caller {
-    host: String,
-    port: u16,
-    tls: TlsConnector,
+fn each(errors: &[(String, CallError)]) -> String {
+    let each = errors
+        .iter()
+        .map(|(at, error)| format!("{at}: {}", explained(error)));
+    each.collect::<Vec<_>>().join("; ")
 }
 
-impl Caller {
-    /// Reads the certificates.
-    pub fn new(config: &CoordinatorConfig) -> Result<Self, CallError> {
-        let url = || CallError::Url(config.url.clone());
-        let rest = config
-            .url
+/// Where a coordinator is.
+#[derive(Debug, Clone)]
+struct Address {
+    host: String,
+    port: u16,
+}
+
+impl Address {
+    fn of(url: &str) -> Result<Self, CallError> {
+        let bad = || CallError::Url(url.to_owned());
+        let rest = url
             .strip_prefix("https://")
-            .ok_or_else(url)?
+            .ok_or_else(bad)?
             .trim_end_matches('/');
         let (host, port) = match rest.rsplit_once(':') {
             Some((host, port)) if !host.ends_with(']') || port.parse::<u16>().is_ok() => {
-                (host, port.parse().map_err(|_| url())?)
+                (host, port.parse().map_err(|_| bad())?)
             }
             _ => (rest, 443),
         };
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         if host.is_empty() || host.contains('/') {
-            return Err(url());
+            return Err(bad());
         }
+        Ok(Self { host, port })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// The connection that is kept between heartbeats.
+#[derive(Default)]
+struct Line {
+    /// Which of the addresses answered last.
+    at: usize,
+    open: Option<SendRequest<Full<Bytes>>>,
+}
+
+/// How coordinators are called: one after the other until one gives orders, and then
+/// that one, over the same connection.
+#[derive(Clone)]
+pub struct Caller {
+    addresses: Arc<[Address]>,
+    tls: TlsConnector,
+    line: Arc<tokio::sync::Mutex<Line>>,
+}
+
+impl Caller {
+    /// Reads the certificates.
+    pub fn new(config: &CoordinatorConfig) -> Result<Self, CallError> {
+        let addresses = config.urls.iter().map(|url| Address::of(url));
+        let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
         let mut roots = RootCertStore::empty();
         for certificate in certificates("the authority", &config.ca)? {
             roots.add(certificate)?;
@@ -132,50 +188,159 @@ impl Caller {
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)?;
         Ok(Self {
-            host,
-            port,
+            addresses: addresses.into(),
             tls: TlsConnector::from(Arc::new(tls)),
+            line: Arc::default(),
         })
     }
 
-    /// Tells the facts and hears the orders.
-    pub async fn call(&self, heartbeat: &Heartbeat) -> Result<Orders, CallError> {
-        tokio::time::timeout(DEADLINE, self.post(heartbeat))
-            .await
-            .map_err(|_| CallError::Late)?
+    /// Tells the facts and hears the orders of the coordinator that leads: of one whose
+    /// term is not over, as far as `terms` knows.
+    ///
+    /// # Errors
+    /// No coordinator gave orders: what each of them said.
+    pub async fn call(&self, heartbeat: &Heartbeat, terms: &Terms) -> Result<Orders, CallError> {
+        let body = Bytes::from(serde_json::to_vec(heartbeat).expect("facts are plain values"));
+        let mut line = self.line.lock().await;
+        let mut errors = Vec::new();
+        for _ in 0..self.addresses.len() {
+            let at = line.at;
+            let answered = tokio::time::timeout(DEADLINE, self.post(&mut line, body.clone())).await;
+            let admitted = answered.unwrap_or(Err(CallError::Late)).and_then(|orders| {
+                terms.hear(orders.term, &self.addresses[at])?;
+                Ok(orders)
+            });
+            match admitted {
+                Ok(orders) => return Ok(orders),
+                Err(error) => {
+                    line.open = None;
+                    line.at = (at + 1) % self.addresses.len();
+                    errors.push((self.addresses[at].to_string(), error));
+                }
+            }
+        }
+        match errors.len() {
+            1 => Err(errors.remove(0).1),
+            _ => Err(CallError::Nobody(errors)),
+        }
     }
 
-    async fn post(&self, heartbeat: &Heartbeat) -> Result<Orders, CallError> {
-        let at = format!("{}:{}", self.host, self.port);
+    async fn post(&self, line: &mut Line, body: Bytes) -> Result<Orders, CallError> {
+        let address = &self.addresses[line.at];
+        // A connection that was closed meanwhile is no answer: the same is said again.
+        let kept = line.open.take().filter(|sender| !sender.is_closed());
+        if let Some(mut sender) = kept
+            && let Ok(answer) = exchange(&mut sender, address, body.clone()).await
+        {
+            line.open = Some(sender);
+            return understood(answer.0, &answer.1);
+        }
+        let mut sender = self.connect(address).await?;
+        let answer = exchange(&mut sender, address, body).await?;
+        line.open = Some(sender);
+        understood(answer.0, &answer.1)
+    }
+
+    async fn connect(&self, address: &Address) -> Result<SendRequest<Full<Bytes>>, CallError> {
         let unreachable = |source| CallError::Connect {
-            at: at.clone(),
+            at: address.to_string(),
             source,
         };
-        let name = ServerName::try_from(self.host.clone()).map_err(|_| CallError::Url(self.host.clone()))?;
-        let tcp = TcpStream::connect((self.host.as_str(), self.port))
+        let name =
+            ServerName::try_from(address.host.clone()).map_err(|_| CallError::Url(address.host.clone()))?;
+        let tcp = TcpStream::connect((address.host.as_str(), address.port))
             .await
             .map_err(unreachable)?;
         let tls = self.tls.connect(name, tcp).await.map_err(unreachable)?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
-        let driving = tokio::spawn(connection);
-        let body = serde_json::to_vec(heartbeat).expect("facts are plain values");
-        let request = hyper::Request::post(HEARTBEAT_PATH)
-            .header(hyper::header::HOST, &at)
-            .header(hyper::header::CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .expect("the parts of the request are sound");
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ORDERS).collect().await;
-        let body = body.map_err(|e| CallError::Answer(e.to_string()))?.to_bytes();
-        driving.abort();
-        if !status.is_success() {
-            return Err(CallError::Refused {
-                status: status.as_u16(),
-                text: String::from_utf8_lossy(&body).chars().take(300).collect(),
-            });
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
+        // Ends with its sender.
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+}
+
+/// One request and its answer.
+async fn exchange(
+    sender: &mut SendRequest<Full<Bytes>>,
+    address: &Address,
+    body: Bytes,
+) -> Result<(StatusCode, Bytes), CallError> {
+    sender.ready().await?;
+    let request = hyper::Request::post(HEARTBEAT_PATH)
+        .header(hyper::header::HOST, address.to_string())
+        .header(hyper::header::CONTENT_TYPE, "application/json")
+        .body(Full::new(body))
+        .expect("the parts of the request are sound");
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_ORDERS).collect().await;
+    let body = body.map_err(|e| CallError::Answer(e.to_string()))?.to_bytes();
+    Ok((status, body))
+}
+
+fn understood(status: StatusCode, body: &[u8]) -> Result<Orders, CallError> {
+    if !status.is_success() {
+        return Err(CallError::Refused {
+            status: status.as_u16(),
+            text: String::from_utf8_lossy(body).chars().take(300).collect(),
+        });
+    }
+    serde_json::from_slice(body).map_err(|e| CallError::Answer(e.to_string()))
+}
+
+/// The highest term of a leader that was obeyed, over restarts too. A leader that was
+/// stopped for a while and does not know yet that another one took over speaks of an
+/// earlier term: what it orders is not done.
+pub struct Terms {
+    record: Record,
+    known: Mutex<KnownTerms>,
+}
+
+#[derive(Default)]
+struct KnownTerms {
+    highest: u64,
+    refused: Option<String>,
+}
+
+impl Terms {
+    /// Reads what was heard before this process began.
+    pub fn load(record: Record) -> Result<Self, crate::durable::LocalFileError> {
+        let known = KnownTerms {
+            highest: record.load()?.unwrap_or_default(),
+            refused: None,
+        };
+        Ok(Self {
+            record,
+            known: Mutex::new(known),
+        })
+    }
+
+    fn hear(&self, term: u64, at: &Address) -> Result<(), CallError> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let highest = known.highest;
+        if term < highest {
+            let refused = CallError::FormerLeader {
+                at: at.to_string(),
+                term,
+                highest,
+            };
+            tracing::error!(%at, term, highest, "orders of a former leader were refused");
+            known.refused = Some(refused.to_string());
+            return Err(refused);
         }
-        serde_json::from_slice(&body).map_err(|e| CallError::Answer(e.to_string()))
+        if term > highest {
+            known.highest = term;
+            if let Err(error) = self.record.save(&term) {
+                tracing::warn!(err = %error, "the leader's term could not be kept");
+            }
+        }
+        Ok(())
+    }
+
+    /// What was refused since this was last asked.
+    fn refused(&self) -> Option<String> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.refused.take()
     }
 }
 
@@ -268,7 +433,13 @@ impl Assignments {
 }
 
 /// Calls until cancelled.
-pub async fn run(agent: Arc<Agent>, caller: Caller, assignments: Assignments, cancel: CancellationToken) {
+pub async fn run(
+    agent: Arc<Agent>,
+    caller: Caller,
+    assignments: Assignments,
+    terms: Terms,
+    cancel: CancellationToken,
+) {
     loop {
         let heartbeat = Heartbeat {
             agent: agent.config.name.clone(),
@@ -279,9 +450,13 @@ pub async fn run(agent: Arc<Agent>, caller: Caller, assignments: Assignments, ca
         };
         // Dropping a call loses nothing: what was said is said again.
         let called = tokio::select! {
-            called = caller.call(&heartbeat) => called,
+            called = caller.call(&heartbeat, &terms) => called,
             () = cancel.cancelled() => return,
         };
+        match terms.refused() {
+            Some(why) => agent.raise_everywhere(Severity::Warning, "former-leader", "coordinator", &why),
+            None => agent.clear_everywhere("former-leader", "coordinator"),
+        }
         let interval = match called {
             Ok(orders) => {
                 agent.heard();
@@ -297,7 +472,7 @@ pub async fn run(agent: Arc<Agent>, caller: Caller, assignments: Assignments, ca
                     "coordinator",
                     &format!(
                         "{}; protection goes on by the numbers last heard",
-                        holdfast_repository::replica::explained(&error)
+                        explained(&error)
                     ),
                 );
                 INTERVAL
@@ -389,9 +564,38 @@ mod tests {
     }
 
     #[test]
+    fn orders_of_an_earlier_term_are_refused_over_a_restart_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let terms = || Terms::load(Record::at(dir.path().join("term.json"))).unwrap();
+        let at = Address::of("https://a:7443").unwrap();
+        let before = terms();
+        // Coordinators that know no terms are obeyed until one does.
+        before.hear(0, &at).unwrap();
+        before.hear(7, &at).unwrap();
+        before.hear(7, &at).unwrap();
+        assert_eq!(before.refused(), None);
+        let after = terms();
+        let refused = after.hear(6, &at).unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                CallError::FormerLeader {
+                    term: 6,
+                    highest: 7,
+                    ..
+                }
+            ),
+            "{refused}"
+        );
+        assert!(after.refused().unwrap().contains("a:7443") && after.refused().is_none());
+        after.hear(8, &at).unwrap();
+        assert!(after.hear(7, &at).is_err());
+    }
+
+    #[test]
     fn what_is_wrong_with_the_coordinators_section_is_named() {
         let config = |url: &str| CoordinatorConfig {
-            url: url.to_owned(),
+            urls: vec![url.to_owned()],
             ca: "/nowhere/ca.pem".into(),
             cert: "/nowhere/cert.pem".into(),
             key: "/nowhere/key.pem".into(),

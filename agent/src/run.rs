@@ -53,7 +53,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{AgentConfig, ClusterConfig};
 use crate::durable::LocalFileError;
 use crate::findings::Findings;
-use crate::heartbeat::{self, ALONE_AFTER, Assignments, CallError, Caller};
+use crate::heartbeat::{self, ALONE_AFTER, Assignments, CallError, Caller, Terms};
 use crate::progress::Meter;
 use crate::state::{StateDir, StateError};
 use board::Board;
@@ -305,6 +305,7 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     requests::clear(&requests)?;
     let caller = config.coordinator.as_ref().map(Caller::new).transpose()?;
     let assignments = Assignments::load(state.done())?;
+    let terms = Terms::load(state.term())?;
     let agent = Agent::open(config, state, true, &shutdown).await?;
     tracing::info!(agent = %agent.config.name, repository = %agent.repository.id(), clusters = agent.clusters.len(), "agent runs");
 
@@ -314,6 +315,7 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
             agent.clone(),
             caller,
             assignments,
+            terms,
             shutdown.clone(),
         ));
     }

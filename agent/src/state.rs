@@ -101,6 +101,11 @@ impl StateDir {
         Record(self.path.join("done.json"))
     }
 
+    /// The highest term of a coordinator that led.
+    pub fn term(&self) -> Record {
+        Record(self.path.join("term.json"))
+    }
+
     /// One cluster's part.
     pub fn cluster(&self, cluster: &ClusterId) -> Result<ClusterState, StateError> {
         let path = self

@@ -10,6 +10,7 @@
 //! signing_key = "/etc/holdfast/coordinator-1.key"
 //! log_key = "/etc/holdfast/coordinator-1-log.key"
 //! replicate_after = "1min"               # how long a replica may lag behind
+//! lease = "30s"                          # without a word of the leader, another one leads
 //!
 //! [tls]
 //! cert = "/etc/holdfast/coordinator-1.crt"
@@ -78,6 +79,8 @@ pub struct CoordinatorConfig {
     pub trust_root: Fingerprint,
     /// How long a replica may lack something before it is copied to it.
     pub replicate_after: Period,
+    /// How long a lease of the leader is good for: 1 s to 5 min.
+    pub lease: Period,
     /// How long agents are waited for. Not in the file: the numbers belong
     /// together.
     pub patience: Patience,
@@ -261,6 +264,12 @@ fn read_root(root: &mut Section<'_>, directory: &Path) -> Option<CoordinatorConf
         }
     };
     let replicate_after = root.optional::<Period>("replicate_after");
+    let lease = root.optional_at::<Period>("lease");
+    if let Some((lease, at)) = &lease
+        && !(1_000..=300_000).contains(&lease.millis())
+    {
+        root.problem_at(at, "must be between 1s and 5min");
+    }
     let (repository, trust_root) = read_believed(root);
     Some(CoordinatorConfig {
         name: name?,
@@ -279,6 +288,7 @@ fn read_root(root: &mut Section<'_>, directory: &Path) -> Option<CoordinatorConf
         repository: repository?,
         trust_root: trust_root?,
         replicate_after: replicate_after.or(Period::from_millis(60_000))?,
+        lease: lease.map(|(lease, _)| lease).or(Period::from_millis(30_000))?,
         patience: Patience::default(),
     })
 }

@@ -25,6 +25,7 @@ use crate::approved::Approved;
 use crate::config::CoordinatorConfig;
 use crate::findings::Standing;
 use crate::governing::Governing;
+use crate::lead::Lead;
 use crate::meters::Meters;
 use crate::survey::{Proven, Survey};
 
@@ -42,6 +43,8 @@ pub struct Desk {
     pub approvals: Approved,
     /// The repository, with deadlines for reading that is soon repeated.
     pub repository: Repository,
+    /// Whether this coordinator acts.
+    pub lead: Lead,
     /// Where the clusters' work falls: on the replicas.
     pub places: Places,
     /// How long things are waited for.
@@ -70,6 +73,8 @@ pub struct Wake {
     pub alerts: Arc<Notify>,
     /// A replica was found behind.
     pub replicate: Arc<Notify>,
+    /// Look at the leases at once.
+    pub lead: Arc<Notify>,
     /// The policy's file may have changed.
     pub policy: Arc<Notify>,
     /// Something is worth remembering.
@@ -91,6 +96,8 @@ pub struct State {
     pub strangers: BTreeMap<ClusterId, Timestamp>,
     /// The leases of work.
     pub book: Book,
+    /// The term in which they were given out.
+    pub book_term: Option<u64>,
     /// Drills, from the evidence log.
     pub proven: Proven,
     /// Each replica's health.
@@ -124,6 +131,10 @@ pub struct Report {
     /// Another agent that reported the same cluster, and when.
     #[serde(default)]
     pub rival: Option<(ActorName, Timestamp)>,
+    /// The term in which we led when it was heard last, and when it was first heard in it:
+    /// what it did for another leader before is in the repository by then, or it says so.
+    #[serde(skip)]
+    pub reign: Option<(u64, Timestamp)>,
     /// What it said.
     pub facts: ClusterFacts,
     /// Where it saw the server, oldest first.
@@ -176,6 +187,7 @@ impl Desk {
         config: CoordinatorConfig,
         governing: Governing,
         repository: Repository,
+        lead: Lead,
         state: State,
         started: Timestamp,
     ) -> Self {
@@ -186,6 +198,7 @@ impl Desk {
             governing,
             approvals: Approved::default(),
             repository,
+            lead,
             started,
             wake: Wake::default(),
             meters: Meters::default(),

@@ -10,7 +10,7 @@ use holdfast_proto::Timestamp;
 use holdfast_proto::message::Work;
 use holdfast_proto::names::ClusterId;
 
-use crate::desk::State;
+use crate::desk::{Report, State};
 use crate::survey::{self, Survey};
 
 /// Every cluster that anybody knows of, in order of names.
@@ -64,9 +64,10 @@ pub fn schedule_of<'a>(
         .filter_map(|cluster| Some((cluster, state.reports.get(cluster)?)))
         .map(|(cluster, report)| {
             let survey = state.surveys.get(cluster);
+            let heard = heard_since(state, report).map(|_| (report.agent.clone(), report.heard));
             ClusterFacts {
                 cluster: cluster.clone(),
-                reporter: Some((report.agent.clone(), report.heard)),
+                reporter: heard,
                 lineage: report.facts.lineage,
                 hole: survey.and_then(|survey| survey.lasting_hole(now)),
                 filestores: !report.facts.filestores.is_empty(),
@@ -78,6 +79,29 @@ pub fn schedule_of<'a>(
             }
         })
         .collect()
+}
+
+/// Clusters of which nothing is given out before they are listed again: work ended, or
+/// their agents were first heard in this term, after the last listing.
+pub fn to_be_listed(state: &State) -> BTreeSet<ClusterId> {
+    let listed = |cluster: &ClusterId| state.surveys.get(cluster).and_then(|survey| survey.listed);
+    let ended = state.book.lines().filter(|((cluster, _), line)| {
+        let listed = listed(cluster);
+        line.succeeded
+            .is_some_and(|done| listed.is_none_or(|listed| listed <= done))
+    });
+    let heard = state.reports.iter().filter(|(cluster, report)| {
+        let listed = listed(cluster);
+        heard_since(state, report).is_some_and(|since| listed.is_none_or(|listed| listed < since))
+    });
+    let ended = ended.map(|((cluster, _), _)| cluster.clone());
+    ended.chain(heard.map(|(cluster, _)| cluster.clone())).collect()
+}
+
+/// Since when an agent has been heard in the present term; `None` when it was not yet.
+fn heard_since(state: &State, report: &Report) -> Option<Timestamp> {
+    let (term, since) = report.reign?;
+    (state.book_term == Some(term)).then_some(since)
 }
 
 fn work_facts(cluster: &ClusterId, work: Work, state: &State, survey: Option<&Survey>) -> WorkFacts {
@@ -98,7 +122,11 @@ fn work_facts(cluster: &ClusterId, work: Work, state: &State, survey: Option<&Su
             .flatten(),
     });
     WorkFacts {
-        listed: survey.and_then(|survey| survey.listed),
+        // What was made for another leader may be missing in a listing of its time.
+        listed: survey.and_then(|survey| survey.listed).filter(|listed| {
+            let since = report.and_then(|report| heard_since(state, report));
+            since.is_some_and(|since| *listed >= since)
+        }),
         newest,
         running: report.is_some_and(|r| r.facts.working.iter().any(|progress| progress.work == work)),
         open: line.open,

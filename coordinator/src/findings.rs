@@ -5,20 +5,23 @@
 //! a fact says since when something is so, that is the finding's `since`; only
 //! for the others the moment of the first sight is remembered ([`Standing`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use holdfast_plan::policy::{Ambiguous, ClusterPolicy, Policy};
+use holdfast_plan::period::Period;
+use holdfast_plan::policy::{Ambiguous, ClusterPolicy, OpenWindows, Policy};
 use holdfast_plan::schedule::WORKS;
 use holdfast_proto::Timestamp;
 use holdfast_proto::finding::{Finding, Severity};
 use holdfast_proto::message::Work;
 use holdfast_proto::names::ClusterId;
-use holdfast_proto::residency::Use;
+use holdfast_proto::residency::{Place, Use};
 
 use crate::desk::{Desk, Report, State};
 use crate::facts;
 use crate::fleet::{FindingStatus, RpoStatus, StandingWord, measure};
 use crate::governing::WaitsFor;
+use crate::lead::Trouble;
 use crate::survey::Survey;
 
 /// Under what a finding is the same one seen again.
@@ -28,6 +31,8 @@ type Key = (Option<ClusterId>, String, String);
 #[derive(Debug, Clone, Default)]
 pub struct Standing {
     findings: Vec<FindingStatus>,
+    /// Places in `findings` of those about each cluster, in order.
+    about: BTreeMap<ClusterId, Vec<usize>>,
     seen: BTreeMap<Key, Timestamp>,
 }
 
@@ -38,9 +43,9 @@ impl Standing {
     }
 
     /// Those about a cluster, worst first.
-    pub fn of<'a>(&'a self, cluster: &'a ClusterId) -> impl Iterator<Item = &'a Finding> {
-        let about = |f: &&FindingStatus| f.cluster.as_ref() == Some(cluster);
-        self.findings.iter().filter(about).map(|f| &f.finding)
+    pub fn of(&self, cluster: &ClusterId) -> impl Iterator<Item = &Finding> {
+        let places = self.about.get(cluster).into_iter().flatten();
+        places.map(move |place| &self.findings[*place].finding)
     }
 
     /// Critical ones and warnings about a cluster.
@@ -68,37 +73,40 @@ impl Standing {
     /// Puts in what was derived now. Returns what is new and what is over.
     pub fn replace(&mut self, derived: Vec<Derived>, now: Timestamp) -> (Vec<FindingStatus>, Vec<Key>) {
         let before = std::mem::take(&mut self.seen);
-        let known: Vec<Key> = self.findings.iter().map(key_of).collect();
+        let known: BTreeSet<Key> = self.findings.iter().map(key_of).collect();
         self.findings.clear();
-        let mut new = Vec::new();
         for Derived {
             cluster,
             mut finding,
             since_known,
         } in derived
         {
-            let key = (cluster.clone(), finding.name.clone(), finding.subject.clone());
             if !since_known {
-                let since = before.get(&key).copied().unwrap_or(now);
-                finding.since = since;
-                self.seen.insert(key.clone(), since);
+                let key = (cluster.clone(), finding.name.clone(), finding.subject.clone());
+                finding.since = before.get(&key).copied().unwrap_or(now);
+                self.seen.insert(key, finding.since);
             }
-            let status = FindingStatus { cluster, finding };
-            if !known.contains(&key) && !self.findings.iter().any(|f| key_of(f) == key) {
-                new.push(status.clone());
-            }
-            self.findings.push(status);
+            self.findings.push(FindingStatus { cluster, finding });
         }
-        self.findings.sort_by(|a, b| {
-            let rank =
-                |f: &FindingStatus| (std::cmp::Reverse(f.finding.severity), f.finding.since, key_of(f));
-            rank(a).cmp(&rank(b))
-        });
-        self.findings.dedup_by(|a, b| key_of(a) == key_of(b));
-        let over = known
-            .into_iter()
-            .filter(|key| !self.findings.iter().any(|f| key_of(f) == *key))
-            .collect();
+        self.findings.sort_by(|a, b| rank(a).cmp(&rank(b)));
+        // Of two with one key the worse one stands.
+        let mut stands = BTreeSet::new();
+        self.findings.retain(|status| stands.insert(key_of(status)));
+        let new = self
+            .findings
+            .iter()
+            .filter(|status| !known.contains(&key_of(status)));
+        let new = new.cloned().collect();
+        self.about.clear();
+        for (place, status) in self.findings.iter().enumerate() {
+            if let Some(cluster) = &status.cluster {
+                match self.about.get_mut(cluster) {
+                    Some(places) => places.push(place),
+                    None => drop(self.about.insert(cluster.clone(), vec![place])),
+                }
+            }
+        }
+        let over = known.into_iter().filter(|key| !stands.contains(key)).collect();
         (new, over)
     }
 }
@@ -108,6 +116,27 @@ fn key_of(status: &FindingStatus) -> Key {
         status.cluster.clone(),
         status.finding.name.clone(),
         status.finding.subject.clone(),
+    )
+}
+
+/// Worst first, then the oldest.
+fn rank(
+    status: &FindingStatus,
+) -> (
+    std::cmp::Reverse<Severity>,
+    Timestamp,
+    Option<&ClusterId>,
+    &str,
+    &str,
+) {
+    let finding = &status.finding;
+    let cluster = status.cluster.as_ref();
+    (
+        std::cmp::Reverse(finding.severity),
+        finding.since,
+        cluster,
+        &finding.name,
+        &finding.subject,
     )
 }
 
@@ -164,15 +193,34 @@ pub fn derive(state: &State, desk: &Desk, now: Timestamp) -> Vec<Derived> {
         derived: Vec::new(),
         now,
     };
-    let governing = desk.policy();
-    let ambiguous = desk.governing.ambiguous();
+    let asked = Asked::of(desk, now);
     whole(&mut sheet, state, desk);
     waiting(&mut sheet, desk);
-    for cluster in facts::clusters(state, &governing) {
+    for cluster in facts::clusters(state, &asked.policy) {
         sheet.cluster = Some(cluster.clone());
-        about(&mut sheet, &cluster, &governing, &ambiguous, state, desk);
+        about(&mut sheet, &cluster, &asked, state, desk);
     }
     sheet.derived
+}
+
+/// What is asked for at the moment, the same for every cluster.
+struct Asked {
+    policy: Arc<Policy>,
+    open: Arc<OpenWindows>,
+    ambiguous: Vec<Ambiguous>,
+    places: Vec<Place>,
+}
+
+impl Asked {
+    fn of(desk: &Desk, now: Timestamp) -> Self {
+        let (policy, open) = desk.governing.policy_at(now);
+        Self {
+            policy,
+            open,
+            ambiguous: desk.governing.ambiguous(),
+            places: desk.config.repository.places(),
+        }
+    }
 }
 
 /// Makes the findings of one cluster.
@@ -183,24 +231,16 @@ pub fn derive_of(state: &State, desk: &Desk, cluster: &ClusterId, now: Timestamp
         derived: Vec::new(),
         now,
     };
-    let (governing, ambiguous) = (desk.policy(), desk.governing.ambiguous());
-    about(&mut sheet, cluster, &governing, &ambiguous, state, desk);
+    about(&mut sheet, cluster, &Asked::of(desk, now), state, desk);
     sheet.derived.into_iter().map(|derived| derived.finding).collect()
 }
 
-fn about(
-    sheet: &mut Sheet,
-    cluster: &ClusterId,
-    governing: &Policy,
-    ambiguous: &[Ambiguous],
-    state: &State,
-    desk: &Desk,
-) {
+fn about(sheet: &mut Sheet, cluster: &ClusterId, asked: &Asked, state: &State, desk: &Desk) {
     let now = sheet.now;
     let report = state.reports.get(cluster);
     let survey = state.surveys.get(cluster);
-    residency(sheet, cluster, desk);
-    if let Some(several) = ambiguous.iter().find(|several| several.cluster == *cluster) {
+    residency(sheet, cluster, asked);
+    if let Some(several) = asked.ambiguous.iter().find(|several| several.cluster == *cluster) {
         let detail = format!("Nothing is asked for it: {several}.");
         sheet.add(
             "policy-ambiguous",
@@ -211,7 +251,7 @@ fn about(
         );
         return;
     }
-    let Some(policy) = &governing.cluster_at(cluster, now) else {
+    let Some(policy) = &asked.policy.cluster_within(cluster, &asked.open) else {
         let since = state.strangers.get(cluster).copied();
         sheet.add(
             "cluster-without-policy",
@@ -226,7 +266,7 @@ fn about(
     agent(sheet, policy, report, desk);
     exposure(sheet, policy, &measure(cluster, Some(policy), state, now), state);
     if let Some(survey) = survey {
-        stored(sheet, policy, survey, report);
+        stored(sheet, policy, asked, survey, report);
     }
     work(sheet, cluster, state);
     drills(sheet, cluster, policy, state);
@@ -267,10 +307,9 @@ fn waiting(sheet: &mut Sheet, desk: &Desk) {
 }
 
 /// Replicas in which a cluster's data may not be.
-fn residency(sheet: &mut Sheet, cluster: &ClusterId, desk: &Desk) {
-    let policy = desk.policy();
-    for place in desk.config.repository.places() {
-        if let Err(refused) = policy.admit(cluster, Use::Replicate, &place) {
+fn residency(sheet: &mut Sheet, cluster: &ClusterId, asked: &Asked) {
+    for place in &asked.places {
+        if let Err(refused) = asked.policy.admit(cluster, Use::Replicate, place) {
             let detail = format!("Nothing of it is copied: {}.", refused.outside);
             sheet.add(
                 "residency-refused",
@@ -286,6 +325,17 @@ fn residency(sheet: &mut Sheet, cluster: &ClusterId, desk: &Desk) {
 fn whole(sheet: &mut Sheet, state: &State, desk: &Desk) {
     for finding in &state.evidence {
         sheet.pass_on(finding);
+    }
+    let lasts = desk.config.lease.millis();
+    if let Some(Trouble { why, since }) = desk.lead.leading().trouble
+        && sheet.now.millis_since(since) > lasts
+    {
+        let detail = format!(
+            "It can neither lead nor see who does, so nothing is given out here: {why}. Agents go on by the numbers last \
+             heard."
+        );
+        let subject = desk.config.name.as_str();
+        sheet.add("no-leader", subject, Severity::Critical, Some(since), detail);
     }
     let replicas = desk.repository.replicas().len();
     for tier in desk.policy().clusters().map(|c| &c.tier) {
@@ -364,8 +414,15 @@ fn whole(sheet: &mut Sheet, state: &State, desk: &Desk) {
 
 fn agent(sheet: &mut Sheet, policy: &ClusterPolicy, report: Option<&Report>, desk: &Desk) {
     let subject = policy.cluster.to_string();
+    // Agents call the leader: who does not lead, or not for long, misses nobody yet.
+    let now = sheet.now;
+    let listens = desk.lead.since().map(|since| since.max(desk.started));
+    let silent = |heard: Timestamp| {
+        let since = listens.map(|listens| listens.max(heard));
+        since.is_some_and(|since| now.millis_since(since) > desk.patience.silent_after.millis())
+    };
     let Some(report) = report else {
-        if sheet.now.millis_since(desk.started) > desk.patience.silent_after.millis() {
+        if silent(desk.started) {
             let detail = "The policy names it and no agent reports it: start its agent, or look whether its certificate and enrolment cover the cluster.";
             sheet.add(
                 "cluster-unreported",
@@ -377,7 +434,7 @@ fn agent(sheet: &mut Sheet, policy: &ClusterPolicy, report: Option<&Report>, des
         }
         return;
     };
-    if sheet.now.millis_since(report.heard) > desk.patience.silent_after.millis() {
+    if silent(report.heard) {
         let detail = format!(
             "Agent {} was last heard at {}: look at it and at the network.",
             report.agent, report.heard
@@ -453,7 +510,16 @@ fn exposure(sheet: &mut Sheet, policy: &ClusterPolicy, rpo: &RpoStatus, state: &
     }
 }
 
-fn stored(sheet: &mut Sheet, policy: &ClusterPolicy, survey: &Survey, report: Option<&Report>) {
+/// A base backup is not overdue before so long has passed.
+const LEAST_GRACE: Period = Period::from_millis(30 * 60_000).expect("half an hour is a period");
+
+fn stored(
+    sheet: &mut Sheet,
+    policy: &ClusterPolicy,
+    asked: &Asked,
+    survey: &Survey,
+    report: Option<&Report>,
+) {
     let subject = policy.cluster.to_string();
     let now = sheet.now;
     for finding in &survey.findings {
@@ -474,15 +540,24 @@ fn stored(sheet: &mut Sheet, policy: &ClusterPolicy, survey: &Survey, report: Op
         let due = policy
             .schedule(Work::BaseBackup)
             .next(policy.zone.tz(), base.committed);
-        // Half a recovery time objective is time enough to make one.
-        let grace = policy.tier.rto.signed_millis().max(1_800_000);
-        if let Some(due) = due.filter(|due| due.plus_millis(grace) < now) {
+        // A recovery time objective is time enough to make one.
+        let grace = policy.tier.rto.max(LEAST_GRACE);
+        let late = |since: &Timestamp| since.plus_millis(grace.signed_millis()) < now;
+        // What a calendar keeps from the cluster is not overdue.
+        let free = due
+            .filter(late)
+            .map(|due| (due, asked.policy.base_backup_free(policy, due, grace, now)));
+        if let Some((due, since)) = free.filter(|(_, since)| late(since)) {
+            let frozen = match since > due {
+                true => format!(", a calendar's freeze ended at {}", policy.zone.show(since)),
+                false => String::new(),
+            };
             let detail = format!(
-                "It was due at {}, the newest is of {}.",
+                "It was due at {}{frozen}, the newest is of {}.",
                 policy.zone.show(due),
                 policy.zone.show(base.committed)
             );
-            sheet.add("base-overdue", &subject, Severity::Warning, Some(due), detail);
+            sheet.add("base-overdue", &subject, Severity::Warning, Some(since), detail);
         }
         let copies = policy.tier.copies as usize;
         if base.regions.len() < copies && now.millis_since(base.committed) > 600_000 {

@@ -18,6 +18,7 @@ use utoipa::ToSchema;
 use crate::desk::{Desk, State};
 use crate::facts;
 use crate::governing::Waiting;
+use crate::lead::Leading;
 use crate::server::openapi::{FindingSchema, WorkSchema};
 use crate::survey::DrillSeen;
 
@@ -30,6 +31,9 @@ pub struct Fleet {
     /// Which coordinator says so.
     #[schema(value_type = String)]
     pub coordinator: ActorName,
+    /// Who leads the coordinators. What agents say is known to that one.
+    #[serde(default)]
+    pub leading: Leading,
     /// Its program's version.
     pub version: String,
     /// SHA-256 of the policy in force.
@@ -254,7 +258,7 @@ impl Fleet {
     /// Looks at the desk.
     pub fn of(desk: &Desk, now: Timestamp) -> Fleet {
         let state = desk.state();
-        let policy = desk.policy();
+        let (policy, open) = desk.governing.policy_at(now);
         let decisions = schedule::plan(
             &facts::schedule(&state, &desk.places, now),
             &policy,
@@ -262,11 +266,17 @@ impl Fleet {
             now,
         );
         let names = facts::clusters(&state, &policy);
+        // Both are in order of names.
+        let mut rest = decisions.as_slice();
         let mut clusters: Vec<ClusterStatus> = names
             .iter()
             .map(|cluster| {
-                let policy = policy.cluster_at(cluster, now);
-                status_of(cluster, policy.as_ref(), &state, desk, &decisions, now)
+                let policy = policy.cluster_within(cluster, &open);
+                let before = rest.partition_point(|decision| decision.cluster < *cluster);
+                let about = rest[before..].partition_point(|decision| decision.cluster == *cluster);
+                let decisions = &rest[before..before + about];
+                rest = &rest[before + about..];
+                status_of(cluster, policy.as_ref(), &state, desk, decisions, now)
             })
             .collect();
         let rank = |c: &ClusterStatus| {
@@ -290,6 +300,7 @@ impl Fleet {
         Fleet {
             at: now,
             coordinator: desk.config.name.clone(),
+            leading: desk.lead.leading(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             policy: policy.digest().to_string(),
             trust_records: state.trust.as_ref().map(|trust| trust.length()),
@@ -404,11 +415,11 @@ fn status_of(
             .last_pass(cluster)
             .map(|(drill, _)| drill_status(drill)),
         last_drill: state.proven.of(cluster).next_back().map(drill_status),
-        work: decisions
-            .iter()
-            .filter(|d| d.cluster == *cluster)
-            .map(|d| work_status(d, state))
-            .collect(),
+        work: match desk.lead.term() {
+            Some(_) => decisions.iter().map(|d| work_status(d, state)).collect(),
+            // Another one decides.
+            None => Vec::new(),
+        },
         critical,
         warnings,
         findings: state.standing.of(cluster).cloned().collect(),

@@ -11,10 +11,10 @@
 //! anew is no way around an approval.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use holdfast_plan::policy::change::{Change, changes, weakenings};
-use holdfast_plan::policy::{Ambiguous, ApprovalRule, Guarded, Policy};
+use holdfast_plan::policy::{Ambiguous, ApprovalRule, Guarded, OpenWindows, Policy};
 use holdfast_proto::labels::Labels;
 use holdfast_proto::names::{ActorName, ClusterId};
 use holdfast_proto::residency::{Place, Use};
@@ -174,6 +174,8 @@ struct Held {
     written: Arc<Policy>,
     /// With the clusters in it that its patterns match.
     policy: Arc<Policy>,
+    /// The windows of its calendars that were open when it was last asked.
+    open: Option<Arc<OpenWindows>>,
     labels: Arc<BTreeMap<ClusterId, Labels>>,
     ambiguous: Vec<Ambiguous>,
     taken: Option<Taken>,
@@ -187,6 +189,7 @@ impl Governing {
         Self {
             held: RwLock::new(Held {
                 policy: Arc::clone(&written),
+                open: None,
                 written,
                 labels: Arc::default(),
                 ambiguous: Vec::new(),
@@ -196,9 +199,9 @@ impl Governing {
         }
     }
 
-    fn held(&self) -> Held {
+    fn held(&self) -> RwLockReadGuard<'_, Held> {
         // Each change replaces what is held whole.
-        self.held.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.held.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change(&self, change: impl FnOnce(&mut Held)) {
@@ -208,43 +211,66 @@ impl Governing {
 
     /// The policy in force, with the clusters in it that its patterns match.
     pub fn policy(&self) -> Arc<Policy> {
-        self.held().policy
+        Arc::clone(&self.held().policy)
+    }
+
+    /// The policy in force, and the windows of its calendars that are open at a moment.
+    /// They are remembered until one opens or closes: every heartbeat asks.
+    pub fn policy_at(&self, now: Timestamp) -> (Arc<Policy>, Arc<OpenWindows>) {
+        let (policy, known) = {
+            let held = self.held();
+            (Arc::clone(&held.policy), held.open.clone())
+        };
+        if let Some(open) = known.filter(|open| open.holds_at(now)) {
+            return (policy, open);
+        }
+        let open = Arc::new(policy.open_windows(now));
+        self.change(|held| {
+            if Arc::ptr_eq(&held.policy, &policy) {
+                held.open = Some(Arc::clone(&open));
+            }
+        });
+        (policy, open)
     }
 
     /// The policy in force as it stands in its file.
     pub fn written(&self) -> Arc<Policy> {
-        self.held().written
+        Arc::clone(&self.held().written)
     }
 
     /// Clusters that several patterns match.
     pub fn ambiguous(&self) -> Vec<Ambiguous> {
-        self.held().ambiguous
+        self.held().ambiguous.clone()
     }
 
     /// The last change of policy in this process.
     pub fn taken(&self) -> Option<Taken> {
-        self.held().taken
+        self.held().taken.clone()
     }
 
     /// What stands in the file and is not in force.
     pub fn waiting(&self) -> Option<Waiting> {
-        self.held().waiting
+        self.held().waiting.clone()
     }
 
     /// The labels that clusters were last seen with.
     pub fn labels(&self) -> Arc<BTreeMap<ClusterId, Labels>> {
-        self.held().labels
+        Arc::clone(&self.held().labels)
     }
 
     /// Takes note of the labels that agents report.
     pub fn see(&self, labels: BTreeMap<ClusterId, Labels>) {
-        let held = self.held();
-        if *held.labels == labels {
-            return;
-        }
-        let (policy, ambiguous) = held.written.with_labels(&labels);
+        let written = {
+            let held = self.held();
+            if *held.labels == labels {
+                return;
+            }
+            Arc::clone(&held.written)
+        };
+        let (policy, ambiguous) = written.with_labels(&labels);
         self.change(|held| {
             held.policy = Arc::new(policy);
+            held.open = None;
             held.labels = Arc::new(labels);
             held.ambiguous = ambiguous;
         });
@@ -263,6 +289,7 @@ impl Governing {
             });
             held.written = Arc::new(new);
             held.policy = Arc::new(policy);
+            held.open = None;
             held.ambiguous = ambiguous;
             held.waiting = None;
         });
@@ -276,7 +303,7 @@ impl Governing {
     /// Notes that a text waits; since when, it keeps while it is the same one.
     /// Says whether it is news.
     pub fn wait(&self, digest: Option<Sha256Digest>, why: WaitsFor, now: Timestamp) -> bool {
-        let known = self.held().waiting;
+        let known = self.waiting();
         if known
             .as_ref()
             .is_some_and(|known| known.digest == digest && known.why == why)

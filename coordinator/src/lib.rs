@@ -16,6 +16,7 @@
 //! - `loops`: what it does by itself, one file for each.
 //! - `survey`: what it sees in the repository. `findings`: what stands out.
 //! - `governing`: the policy in force, and one that waits to be.
+//! - `lead`: whether this coordinator acts, or another one does.
 //! - `desk`: what lies between them. `cache`, `memory`: what is remembered.
 
 pub mod access;
@@ -28,6 +29,7 @@ mod facts;
 mod findings;
 pub mod fleet;
 pub mod governing;
+mod lead;
 mod loops;
 mod memory;
 mod meters;
@@ -41,6 +43,7 @@ mod survey;
 #[cfg(test)]
 mod year;
 
+pub use lead::Leading;
 pub use loops::evidence::{EvidenceKeeping, Given, Turn};
 pub use run::{Coordinator, Evidence, RunError};
 pub use server::evidence::{EvidenceAnswer, EvidenceDocument, EvidenceQuestion, EvidenceShowing};

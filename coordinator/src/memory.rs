@@ -19,6 +19,8 @@ const LEASE: &str = "lease/";
 const ALERTS: &str = "alerts/";
 const SEEN: &str = "seen";
 const POLICY: &str = "policy";
+const TERM: &str = "term";
+const NONCE: &str = "nonce";
 
 /// One finding that stood, and since when.
 type Seen = (Option<ClusterId>, String, String, Timestamp);
@@ -35,6 +37,9 @@ fn word(work: Work) -> &'static str {
 pub fn rows(state: &State, policy: &Policy) -> Rows {
     let mut rows = BTreeMap::new();
     rows.insert(POLICY.to_owned(), encode(&policy.text()));
+    if let Some(term) = state.book_term {
+        rows.insert(TERM.to_owned(), encode(&term));
+    }
     for (cluster, report) in &state.reports {
         rows.insert(format!("{REPORT}{cluster}"), encode(report));
     }
@@ -52,6 +57,16 @@ pub fn rows(state: &State, policy: &Policy) -> Rows {
         rows.insert(format!("{ALERTS}{route}"), encode(&delivery.outbox));
     }
     rows
+}
+
+/// Adds by what this process knows its leases again.
+pub fn keep_nonce(rows: &mut Rows, nonce: &str) {
+    rows.insert(NONCE.to_owned(), encode(&nonce));
+}
+
+/// By what the process before knew its leases.
+pub fn nonce(rows: &Rows) -> Option<String> {
+    decode(rows.get(NONCE)?)
 }
 
 /// The policy that was in force. `None` when there was none, or when this program
@@ -92,6 +107,8 @@ pub fn restore(rows: &Rows, state: &mut State) {
             if let (Ok(route), Some(outbox)) = (route.parse(), decode(value)) {
                 state.alerts.insert(route, Delivery::remembered(outbox));
             }
+        } else if key == TERM {
+            state.book_term = decode(value);
         } else if key == SEEN {
             for (cluster, name, subject, since) in decode::<Vec<Seen>>(value).unwrap_or_default() {
                 state.standing.remember((cluster, name, subject), since);

@@ -6,6 +6,7 @@
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use holdfast_proto::Timestamp;
 use holdfast_proto::finding::Severity;
@@ -33,6 +34,8 @@ impl EncodeLabelValue for Text {
 pub enum Answer {
     /// With orders.
     Accepted,
+    /// Another coordinator leads.
+    Standby,
     /// It was not let in.
     Refused,
     /// The trust chain is not readable.
@@ -43,6 +46,7 @@ impl EncodeLabelValue for Answer {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
         let text = match self {
             Answer::Accepted => "accepted",
+            Answer::Standby => "standby",
             Answer::Refused => "refused",
             Answer::Unready => "unready",
         };
@@ -81,6 +85,11 @@ struct LoopLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NameLabel {
+    name: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RouteLabel {
     route: Text,
     outcome: RunOutcome,
@@ -111,6 +120,7 @@ pub struct Meters {
     registry: Mutex<Registry>,
     heartbeats: Family<AnswerLabel, Counter>,
     runs: Family<LoopLabel, Counter>,
+    lasted: Gauges<NameLabel>,
     posts: Family<RouteLabel, Counter>,
     assignments: Counter,
     replicated: Counter,
@@ -121,6 +131,11 @@ impl Default for Meters {
         let mut registry = Registry::default();
         let heartbeats = Family::<AnswerLabel, Counter>::default();
         let runs = Family::<LoopLabel, Counter>::default();
+        let lasted = gauge(
+            &mut registry,
+            "holdfast_loop_last_seconds",
+            "How long the last run of a reconcile loop took",
+        );
         let posts = Family::<RouteLabel, Counter>::default();
         let (assignments, replicated) = (Counter::default(), Counter::default());
         registry.register(
@@ -152,6 +167,7 @@ impl Default for Meters {
             registry: Mutex::new(registry),
             heartbeats,
             runs,
+            lasted,
             posts,
             assignments,
             replicated,
@@ -165,9 +181,11 @@ impl Meters {
         self.heartbeats.get_or_create(&AnswerLabel { answer }).inc();
     }
 
-    /// A loop ran.
-    pub fn ran(&self, name: &'static str, outcome: RunOutcome) {
+    /// A loop ran, for so long.
+    pub fn ran(&self, name: &'static str, outcome: RunOutcome, lasted: Duration) {
         self.runs.get_or_create(&LoopLabel { name, outcome }).inc();
+        let last = self.lasted.get_or_create(&NameLabel { name });
+        last.set(lasted.as_secs_f64());
     }
 
     /// A message was taken along a route, or was not.

@@ -7,6 +7,7 @@ use askama::Template;
 use holdfast_plan::policy::Policy;
 use holdfast_proto::Timestamp;
 use holdfast_proto::finding::Severity;
+use serde::Deserialize;
 
 use crate::fleet::{ClusterStatus, DrillStatus, FindingStatus, Fleet, StandingWord};
 
@@ -16,13 +17,66 @@ use crate::fleet::{ClusterStatus, DrillStatus, FindingStatus, Fleet, StandingWor
 pub struct FleetPage {
     visitor: Visitor,
     coordinator: String,
+    /// Who leads, when that is not this coordinator.
+    standby: Option<String>,
     version: String,
     policy: String,
     at: Moment,
     tiles: Vec<Tile>,
     clusters: Vec<Row>,
+    cluster_pages: Pages,
     findings: Vec<FindingRow>,
+    finding_pages: Pages,
     replicas: Vec<ReplicaRow>,
+}
+
+/// Rows on a page: so many as a person looks through.
+const ROWS: usize = 100;
+
+/// Which part is shown, as the query says it. The worst come first, so who asks for
+/// nothing sees what matters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Part {
+    /// Clusters that are passed over.
+    clusters: usize,
+    /// Findings that are passed over.
+    findings: usize,
+}
+
+/// Links to the rows before and after those that are shown.
+#[derive(Debug, PartialEq, Eq)]
+struct Pages {
+    /// `101 to 200 of 10,000`; empty when all are shown.
+    shown: String,
+    before: Option<String>,
+    after: Option<String>,
+}
+
+impl Pages {
+    /// Of `all` rows, those after the first `skipped`. `link` is the query for a number
+    /// of rows to skip.
+    fn of(all: usize, skipped: usize, link: impl Fn(usize) -> String) -> Self {
+        let end = skipped.saturating_add(ROWS).min(all);
+        Self {
+            shown: match (skipped, end) {
+                (0, end) if end == all => String::new(),
+                (skipped, end) if skipped < end => format!("{} to {end} of {all}", skipped + 1),
+                _ => format!("none of {all}"),
+            },
+            before: (skipped > 0).then(|| link(skipped.min(all).saturating_sub(ROWS))),
+            after: (end < all).then(|| link(end)),
+        }
+    }
+}
+
+fn query(clusters: usize, findings: usize) -> String {
+    match (clusters, findings) {
+        (0, 0) => "/".to_owned(),
+        (clusters, 0) => format!("/?clusters={clusters}"),
+        (0, findings) => format!("/?findings={findings}"),
+        (clusters, findings) => format!("/?clusters={clusters}&findings={findings}"),
+    }
 }
 
 /// Who looks at the page, and what it offers them.
@@ -152,18 +206,27 @@ impl Moment {
 }
 
 impl FleetPage {
-    /// Lays a fleet out.
-    pub fn of(fleet: &Fleet, policy: &Policy, visitor: Visitor) -> Self {
+    /// Lays a part of a fleet out.
+    pub fn of(fleet: &Fleet, policy: &Policy, visitor: Visitor, part: Part) -> Self {
         let now = fleet.at;
+        let clusters = fleet.clusters.iter().skip(part.clusters).take(ROWS);
+        let findings = fleet.findings.iter().skip(part.findings).take(ROWS);
         Self {
             visitor,
             coordinator: fleet.coordinator.to_string(),
+            standby: standby(fleet),
             version: fleet.version.clone(),
             policy: fleet.policy.chars().take(12).collect(),
             at: Moment::of(now, now),
             tiles: tiles(fleet),
-            clusters: fleet.clusters.iter().map(|c| row(c, policy, now)).collect(),
-            findings: fleet.findings.iter().map(|f| finding_row(f, now)).collect(),
+            clusters: clusters.map(|c| row(c, policy, now)).collect(),
+            cluster_pages: Pages::of(fleet.clusters.len(), part.clusters, |skipped| {
+                query(skipped, part.findings)
+            }),
+            findings: findings.map(|f| finding_row(f, now)).collect(),
+            finding_pages: Pages::of(fleet.findings.len(), part.findings, |skipped| {
+                query(part.clusters, skipped)
+            }),
             replicas: fleet
                 .replicas
                 .iter()
@@ -186,6 +249,20 @@ impl FleetPage {
                 .collect(),
         }
     }
+}
+
+fn standby(fleet: &Fleet) -> Option<String> {
+    let leading = &fleet.leading;
+    if leading.here {
+        return None;
+    }
+    Some(match (&leading.coordinator, &leading.trouble) {
+        (_, Some(trouble)) => format!("does not lead: {}", trouble.why),
+        (Some(name), None) if *name != fleet.coordinator => {
+            format!("standby: {name} leads, and knows what agents say")
+        }
+        _ => "does not lead yet".to_owned(),
+    })
 }
 
 fn tiles(fleet: &Fleet) -> Vec<Tile> {
@@ -385,6 +462,31 @@ mod tests {
         ] {
             assert_eq!(length(ms), text);
         }
+    }
+
+    #[test]
+    fn a_large_fleet_is_shown_in_parts() {
+        let pages = |all, skipped| {
+            let pages = Pages::of(all, skipped, |skipped| query(skipped, 7));
+            (pages.shown, pages.before, pages.after)
+        };
+        let link = |n: usize| Some(format!("/?clusters={n}&findings=7"));
+        assert_eq!(pages(0, 0), (String::new(), None, None));
+        assert_eq!(pages(100, 0), (String::new(), None, None));
+        assert_eq!(pages(101, 0), ("1 to 100 of 101".to_owned(), None, link(100)));
+        let last = (
+            "101 to 101 of 101".to_owned(),
+            Some("/?findings=7".to_owned()),
+            None,
+        );
+        assert_eq!(pages(101, 100), last);
+        assert_eq!(pages(10_000, 300).0, "301 to 400 of 10000");
+        assert_eq!(pages(10_000, 300).1, link(200));
+        assert_eq!(
+            pages(50, usize::MAX),
+            ("none of 50".to_owned(), Some("/?findings=7".to_owned()), None)
+        );
+        assert_eq!(query(0, 0), "/");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_plan::lead::Candidate;
 use holdfast_plan::policy::ResidencyRefused;
 use holdfast_proto::finding::Severity;
 use holdfast_proto::record::KeyAlgorithm;
@@ -19,7 +20,9 @@ use crate::cache::{Cache, CacheError};
 use crate::config::CoordinatorConfig;
 use crate::desk::{Desk, State, now};
 use crate::governing::Governing;
+use crate::lead::Lead;
 use crate::loops::evidence::EvidenceKeeping;
+use crate::loops::lead::Campaign;
 use crate::server::evidence::EvidenceShowing;
 use crate::server::tls::TlsError;
 use crate::server::{accept, agents, pages, tls};
@@ -91,6 +94,7 @@ fn lines(refused: &[ResidencyRefused]) -> String {
 /// The coordinator's process.
 pub struct Coordinator {
     desk: Arc<Desk>,
+    campaign: Campaign,
     cache: Cache,
     tls: TlsAcceptor,
     agents: Arc<TcpListener>,
@@ -128,17 +132,18 @@ impl Coordinator {
     /// Opens the repository, the cache and both listeners. Nothing is answered
     /// yet.
     pub async fn start(config: CoordinatorConfig) -> Result<Self, RunError> {
-        check_key(
+        let signer = key(
             &config.signing_key,
             "signing key",
             KeyAlgorithm::EcdsaP256,
             "an ECDSA P-256 key",
         )?;
         if let Some(log_key) = &config.log_key {
-            check_key(log_key, "log key", KeyAlgorithm::Ed25519, "an Ed25519 key")?;
+            key(log_key, "log key", KeyAlgorithm::Ed25519, "an Ed25519 key")?;
         }
         let access = Arc::new(Access::new(config.access.clone()).map_err(RunError::Access)?);
         let tls = TlsAcceptor::from(tls::server_config(&config.tls)?);
+        accept::allow_connections();
         let repository = Repository::open(&config.repository)
             .await?
             .with_deadlines(Deadlines::short());
@@ -186,9 +191,12 @@ impl Coordinator {
                 "there is no [access] section: whoever can connect from this machine may read everything"
             );
         }
-        let desk = Arc::new(Desk::new(config, governing, repository, state, now()));
+        let lasts = Duration::from_millis(config.lease.millis());
+        let lead = Lead::new(Candidate::new(lasts, 0), memory::nonce(&opened.rows));
+        let desk = Arc::new(Desk::new(config, governing, repository, lead, state, now()));
         Ok(Self {
             desk,
+            campaign: Campaign::new(signer),
             cache: opened.cache,
             tls,
             agents,
@@ -212,6 +220,7 @@ impl Coordinator {
     pub async fn serve(self, stop: CancellationToken) -> Result<(), RunError> {
         let Self {
             desk,
+            campaign,
             cache,
             tls,
             agents,
@@ -240,8 +249,16 @@ impl Coordinator {
         supervisor.spawn("pages", Exit::Fatal, move || {
             accept::serve(Arc::clone(&people), None, router.clone(), token.clone())
         });
-        loops::start(&mut supervisor, &desk, &cache, evidence.keeping, &stop);
+        loops::start(
+            &mut supervisor,
+            &desk,
+            &cache,
+            campaign.clone(),
+            evidence.keeping,
+            &stop,
+        );
         let ended = supervisor.run(PATIENCE).await;
+        loops::lead::resign(campaign, Arc::clone(&desk)).await;
         if let Err(err) = loops::remember_last(cache, desk).await {
             tracing::warn!(err, "the last facts were not remembered");
         }
@@ -250,15 +267,15 @@ impl Coordinator {
     }
 }
 
-fn check_key(
+fn key(
     file: &std::path::Path,
     what: &'static str,
     algorithm: KeyAlgorithm,
     wanted: &'static str,
-) -> Result<(), RunError> {
+) -> Result<SigningKey, RunError> {
     let key = SigningKey::load(file)?;
     if key.algorithm() == algorithm {
-        Ok(())
+        Ok(key)
     } else {
         Err(RunError::KeyKind { what, wanted })
     }

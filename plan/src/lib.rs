@@ -7,6 +7,7 @@
 //! - [`policy`]: tiers and clusters as they are written in TOML.
 //! - [`schedule`]: which work is due, and who is asked to do it.
 //! - [`rpo`]: how much would be lost now, from what the repository holds.
+//! - [`lead`]: which of several coordinators acts.
 //! - [`alerts`]: what is to be said to whom about findings, once.
 //! - [`cron`]: when a schedule fires, across changes of clocks.
 //! - [`document`]: TOML with every problem at its line.
@@ -16,6 +17,7 @@ pub mod alerts;
 pub mod cron;
 pub mod document;
 pub mod drills;
+pub mod lead;
 pub mod period;
 pub mod policy;
 pub mod rpo;

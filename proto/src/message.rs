@@ -197,6 +197,9 @@ pub struct Directives {
 pub struct Orders {
     /// The coordinator's clock.
     pub at: Timestamp,
+    /// The term in which it leads: an agent that has obeyed a higher one refuses these.
+    #[serde(default)]
+    pub term: u64,
     /// Work to do.
     pub assignments: Vec<Assignment>,
     /// The tiers' numbers.

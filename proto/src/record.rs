@@ -215,6 +215,34 @@ pub struct LeaseBody {
 }
 record!(LeaseBody, "lease");
 
+/// `control/leases/<n>`: who leads the coordinators. The highest number counts, for as long
+/// as it says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaderBody {
+    /// Number of the lease.
+    pub n: u64,
+    /// The coordinator that holds it.
+    pub holder: ActorName,
+    /// A random text by which the holder knows its own lease again.
+    pub nonce: String,
+    /// Number of the lease with which the holder's unbroken reign began; `n` itself in the
+    /// first.
+    pub term: u64,
+    /// How long it is good for, in milliseconds.
+    pub lasts_ms: u64,
+    /// SHA-256 of the text of the policy in force, which is a by-product of evidence:
+    /// whoever leads next goes on with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Sha256Digest>,
+    /// The holder gives it back: whoever wants it may take the next at once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub released: bool,
+    /// When it was taken, by the holder's clock; for people.
+    pub taken: Timestamp,
+}
+record!(LeaderBody, "leader");
+
 /// `inflight/<id>`: work under way, so that nothing it builds on is reclaimed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

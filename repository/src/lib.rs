@@ -73,6 +73,7 @@ pub mod fetch;
 pub mod hold;
 pub mod keyring;
 pub mod layout;
+pub mod lead;
 pub mod listing;
 pub mod manifest;
 mod needs;

@@ -166,6 +166,8 @@ pub struct Trust {
     repository: RepositoryId,
     root: Fingerprint,
     keys: BTreeMap<Fingerprint, TrustedKey>,
+    /// The keys of each name, revoked ones too.
+    names: BTreeMap<ActorName, BTreeSet<Fingerprint>>,
     /// What needs approval, by action and scope.
     required: BTreeMap<(Guarded, BTreeSet<ClusterId>), Quorum>,
     /// The records, oldest first.
@@ -183,6 +185,7 @@ impl Trust {
             repository,
             root,
             keys: BTreeMap::new(),
+            names: BTreeMap::new(),
             required: BTreeMap::new(),
             records: Vec::new(),
             believed: HashMap::new(),
@@ -228,6 +231,12 @@ impl Trust {
     /// All keys, by fingerprint.
     pub fn keys(&self) -> impl Iterator<Item = (&Fingerprint, &TrustedKey)> {
         self.keys.iter()
+    }
+
+    /// The keys that are enrolled under a name, revoked or not.
+    pub fn keys_of(&self, name: &ActorName) -> impl Iterator<Item = &TrustedKey> {
+        let fingerprints = self.names.get(name).into_iter().flatten();
+        fingerprints.filter_map(move |fingerprint| self.keys.get(fingerprint))
     }
 
     /// The rules of what needs approval: action, scope (empty is the whole
@@ -464,6 +473,7 @@ impl Trust {
                 enrolled_by: n,
                 revoked: None,
             };
+            self.names.entry(name.clone()).or_default().insert(fingerprint);
             self.keys.insert(fingerprint, key);
             return Ok(());
         };

@@ -5,6 +5,7 @@ pub mod agent;
 pub mod browser;
 pub mod evidence;
 pub mod faulty;
+pub mod fleet;
 pub mod line;
 pub mod postgres;
 pub mod s3;

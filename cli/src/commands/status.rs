@@ -38,6 +38,9 @@ impl StatusArguments {
             return Ok(Exit::Done);
         }
         let status: Value = serde_json::from_str(&body).context("the coordinator's answer")?;
+        if let Some(line) = standby(&status) {
+            screen::print(&line);
+        }
         screen::print_table(&fleet(&status));
         let findings = findings(&status);
         if !findings.is_empty() {
@@ -48,6 +51,21 @@ impl StatusArguments {
         }
         Ok(Exit::Done)
     }
+}
+
+/// A coordinator that does not lead knows less: what agents say is told to the leader.
+fn standby(status: &Value) -> Option<String> {
+    let leading = &status["leading"];
+    if leading["here"] != false {
+        return None;
+    }
+    let name = status["coordinator"].as_str().unwrap_or("it");
+    Some(
+        match leading["coordinator"].as_str().filter(|leader| *leader != name) {
+            Some(leader) => format!("{name} is a standby: {leader} leads, and knows what agents say."),
+            None => format!("{name} does not lead, and knows of nobody who does."),
+        },
+    )
 }
 
 fn fleet(status: &Value) -> Vec<Vec<String>> {

@@ -9,6 +9,9 @@ use crate::desk::{Desk, State, now};
 
 /// Sends what is due along every route.
 pub async fn run(sender: Sender, desk: Arc<Desk>) -> Result<(), String> {
+    if !desk.lead.speaks(&desk.config.name) {
+        return Ok(());
+    }
     let policy = desk.policy();
     let posts = {
         let mut state = desk.state();

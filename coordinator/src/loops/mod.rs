@@ -9,6 +9,7 @@
 mod alerts;
 pub mod evidence;
 mod findings;
+pub(crate) mod lead;
 mod policy;
 mod proven;
 mod remember;
@@ -19,7 +20,7 @@ mod trust;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -37,19 +38,25 @@ pub fn start(
     supervisor: &mut Supervisor,
     desk: &Arc<Desk>,
     cache: &Cache,
+    campaign: lead::Campaign,
     keeper: Option<evidence::EvidenceKeeping>,
     stop: &CancellationToken,
 ) {
     let spawn = Spawner { desk, stop };
     let wake = &desk.wake;
+    let reader = trust::Reader::default();
     spawn.spawn(
         supervisor,
         "trust",
         Duration::from_secs(30),
         &Arc::default(),
-        trust::run,
+        move |desk| trust::run(reader.clone(), desk),
     );
-    spawn.spawn(
+    let lasts = Duration::from_millis(desk.config.lease.millis());
+    spawn.spawn(supervisor, "lead", lead::every(lasts), &wake.lead, move |desk| {
+        lead::run(campaign.clone(), desk)
+    });
+    spawn.acting(
         supervisor,
         "policy",
         Duration::from_secs(3),
@@ -60,7 +67,7 @@ pub fn start(
     supervisor.spawn("hangup", Exit::Restart, move || {
         hangup(Arc::clone(&wake_policy), until.clone())
     });
-    spawn.spawn(
+    spawn.acting(
         supervisor,
         "schedule",
         Duration::from_secs(5),
@@ -74,7 +81,7 @@ pub fn start(
         &wake.findings,
         findings::run,
     );
-    spawn.spawn(
+    spawn.acting(
         supervisor,
         "replicate",
         Duration::from_secs(30),
@@ -98,7 +105,7 @@ pub fn start(
         move |desk| proven::run(reader.clone(), desk),
     );
     if let Some(keeper) = keeper {
-        spawn.spawn(
+        spawn.acting(
             supervisor,
             "evidence",
             Duration::from_secs(1),
@@ -148,6 +155,15 @@ struct Spawner<'a> {
     stop: &'a CancellationToken,
 }
 
+/// Who runs a loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Runs {
+    /// Every coordinator: it looks, and changes nothing but what this process knows.
+    Everywhere,
+    /// The one that leads: it acts. A run is dropped where it waits when the lease ends.
+    Leader,
+}
+
 impl Spawner<'_> {
     fn spawn<F>(
         &self,
@@ -159,10 +175,37 @@ impl Spawner<'_> {
     ) where
         F: Future<Output = Result<(), String>> + Send + 'static,
     {
+        self.start(supervisor, (name, Runs::Everywhere), every, wake, run);
+    }
+
+    /// As `spawn`, for a loop that acts.
+    fn acting<F>(
+        &self,
+        supervisor: &mut Supervisor,
+        name: &'static str,
+        every: Duration,
+        wake: &Arc<Notify>,
+        run: impl Fn(Arc<Desk>) -> F + Clone + Send + Sync + 'static,
+    ) where
+        F: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        self.start(supervisor, (name, Runs::Leader), every, wake, run);
+    }
+
+    fn start<F>(
+        &self,
+        supervisor: &mut Supervisor,
+        named: (&'static str, Runs),
+        every: Duration,
+        wake: &Arc<Notify>,
+        run: impl Fn(Arc<Desk>) -> F + Clone + Send + Sync + 'static,
+    ) where
+        F: Future<Output = Result<(), String>> + Send + 'static,
+    {
         let (desk, stop, wake) = (Arc::clone(self.desk), self.stop.clone(), Arc::clone(wake));
-        supervisor.spawn(name, Exit::Restart, move || {
+        supervisor.spawn(named.0, Exit::Restart, move || {
             turn(
-                name,
+                named,
                 every,
                 Arc::clone(&wake),
                 stop.clone(),
@@ -173,10 +216,15 @@ impl Spawner<'_> {
     }
 }
 
+/// A loop that is woken all the time, by the heartbeats of a large fleet, rests so many
+/// times as long as its last run took, and at most until its timer: what calls it finds a
+/// processor that has time.
+const RESTS: u32 = 4;
+
 /// Runs a loop until told to stop. A run that is under way then is dropped
 /// where it waits.
 async fn turn<F>(
-    name: &'static str,
+    (name, runs): (&'static str, Runs),
     every: Duration,
     wake: Arc<Notify>,
     stop: CancellationToken,
@@ -188,21 +236,59 @@ where
 {
     let mut timer = tokio::time::interval(every);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut rested = tokio::time::Instant::now();
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             _ = timer.tick() => {}
             () = wake.notified() => {}
         }
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep_until(rested) => {}
+        }
+        let term = match runs {
+            Runs::Everywhere => None,
+            Runs::Leader => match desk.lead.term() {
+                Some(term) => Some(term),
+                None => {
+                    rests(name, &desk);
+                    continue;
+                }
+            },
+        };
+        let begun = Instant::now();
         let outcome = tokio::select! {
             () = stop.cancelled() => return Ok(()),
+            () = over(&desk, term) => continue,
             outcome = run(Arc::clone(&desk)) => outcome,
         };
-        note(name, &desk, outcome);
+        let lasted = begun.elapsed();
+        note(name, &desk, outcome, lasted);
+        rested = tokio::time::Instant::now() + (lasted * RESTS).min(every);
     }
 }
 
-fn note(name: &'static str, desk: &Desk, outcome: Result<(), String>) {
+/// Comes back when the term is over, where a loop depends on it.
+async fn over(desk: &Desk, term: Option<u64>) {
+    match term {
+        Some(term) => desk.lead.ended(term).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A loop has nothing to do here: what it found before, and that it failed, is over.
+fn rests(name: &'static str, desk: &Desk) {
+    let mut state = desk.state();
+    state.loops.remove(name);
+    match name {
+        "evidence" => state.evidence.clear(),
+        "replicate" => state.replication.clear(),
+        _ => {}
+    }
+}
+
+fn note(name: &'static str, desk: &Desk, outcome: Result<(), String>, lasted: Duration) {
     let at = now();
     let mut state = desk.state();
     let health = state.loops.entry(name).or_default();
@@ -212,7 +298,7 @@ fn note(name: &'static str, desk: &Desk, outcome: Result<(), String>) {
             if health.failing.take().is_some() {
                 tracing::info!(name, "a loop works again");
             }
-            desk.meters.ran(name, RunOutcome::Success);
+            desk.meters.ran(name, RunOutcome::Success, lasted);
         }
         Err(err) => {
             if health.failing.is_none() {
@@ -220,7 +306,7 @@ fn note(name: &'static str, desk: &Desk, outcome: Result<(), String>) {
             }
             let since = health.failing.as_ref().map_or(at, |(_, since)| *since);
             health.failing = Some((err, since));
-            desk.meters.ran(name, RunOutcome::Failure);
+            desk.meters.ran(name, RunOutcome::Failure, lasted);
         }
     }
 }

@@ -41,9 +41,9 @@ struct Post {
 
 /// How often a cluster is looked at, in milliseconds.
 fn rhythm(cluster: &ClusterId, desk: &Desk) -> i64 {
-    let rpo = desk
-        .policy()
-        .in_force(cluster, now())
+    let (policy, open) = desk.governing.policy_at(now());
+    let rpo = policy
+        .in_force_within(cluster, &open)
         .map_or(60_000, |in_force| in_force.rpo.signed_millis());
     (rpo / 5).clamp(1_000, 30_000)
 }
@@ -66,18 +66,10 @@ pub async fn run(surveyors: Surveyors, desk: Arc<Desk>) -> Result<(), String> {
     }
     let (wanted, changed) = {
         let state = desk.state();
-        // What ended since the last far look must be seen soon.
-        let changed: Vec<ClusterId> = state
-            .book
-            .lines()
-            .filter(|((cluster, _), line)| {
-                let listed = state.surveys.get(cluster).and_then(|survey| survey.listed);
-                line.succeeded
-                    .is_some_and(|done| listed.is_none_or(|listed| listed <= done))
-            })
-            .map(|((cluster, _), _)| cluster.clone())
-            .collect();
-        (facts::clusters(&state, &desk.policy()), changed)
+        (
+            facts::clusters(&state, &desk.policy()),
+            facts::to_be_listed(&state),
+        )
     };
     posts.posts.retain(|cluster, _| wanted.contains(cluster));
     for cluster in wanted {

@@ -123,7 +123,7 @@ fn fleet() -> Fleet {
 fn every_metric_that_is_asked_for_is_there_and_every_one_is_documented() {
     let meters = Meters::default();
     meters.heartbeat(Answer::Accepted);
-    meters.ran("rpo", RunOutcome::Failure);
+    meters.ran("rpo", RunOutcome::Failure, std::time::Duration::from_millis(250));
     meters.posted(&"ops".parse().unwrap(), true);
     meters.assigned();
     meters.replicated(1);
@@ -140,7 +140,7 @@ fn every_metric_that_is_asked_for_is_there_and_every_one_is_documented() {
             }
         })
         .collect();
-    assert_eq!(described.len(), 18, "{described:?}");
+    assert_eq!(described.len(), 19, "{described:?}");
     for query in rule_queries().iter().chain(&dashboard_queries()) {
         for metric in metrics(query) {
             assert!(

@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -28,11 +29,30 @@ use super::guard::Client;
 use crate::pki;
 use holdfast_proto::names::ActorName;
 
-/// Connections at once.
-const CONNECTIONS: usize = 4096;
+/// Connections at once: an agent keeps the one that it has.
+const CONNECTIONS: usize = 16_384;
 const HANDSHAKE: Duration = Duration::from_secs(10);
-const HEADERS: Duration = Duration::from_secs(10);
+/// How long a connection may say nothing between requests, and within a request's head.
+/// Longer than the longest pause between heartbeats.
+const HEADERS: Duration = Duration::from_secs(30);
+/// The largest request head of an agent.
+const HEAD: usize = 16 << 10;
+/// Of people and programs, whose tokens and cookies are longer.
+const PEOPLES_HEAD: usize = 64 << 10;
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// Raises the limit of open files as far as this process may: every connection is one.
+pub fn allow_connections() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(err) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%err, "the limit of open files could not be raised");
+    }
+    let wanted = CONNECTIONS as u64 + 256;
+    if let Some(most) = limit.maximum.filter(|most| *most < wanted) {
+        tracing::info!(most, wanted, "fewer connections than could be served may be open");
+    }
+}
 
 /// The agent at the other end of a connection, from its certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +81,7 @@ pub async fn serve(
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS)
         .max_headers(64)
-        .max_buf_size(64 << 10);
+        .max_buf_size(if tls.is_some() { HEAD } else { PEOPLES_HEAD });
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -62,6 +62,7 @@ async fn heartbeat(
     desk.meters.heartbeat(match &answered {
         Ok(_) => Answer::Accepted,
         Err(refusal) if refusal.status == StatusCode::SERVICE_UNAVAILABLE => Answer::Unready,
+        Err(refusal) if refusal.status == StatusCode::MISDIRECTED_REQUEST => Answer::Standby,
         Err(refusal) => {
             tracing::warn!(%agent, why = refusal.detail, "a heartbeat was refused");
             Answer::Refused
@@ -104,22 +105,60 @@ fn answer(desk: &Desk, agent: &ActorName, heartbeat: Heartbeat) -> Result<Orders
         );
         return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
     }
-    Ok(hear(desk, agent, heartbeat, now()))
+    let Some(term) = desk.lead.term() else {
+        overhear(desk, agent, heartbeat, now());
+        return Err(not_the_leader(desk));
+    };
+    let orders = hear(desk, agent, heartbeat, term, now());
+    // They may have taken long: what was decided counts while its term does.
+    match desk.lead.term() {
+        Some(still) if still == term => Ok(orders),
+        _ => Err(not_the_leader(desk)),
+    }
+}
+
+fn not_the_leader(desk: &Desk) -> Refusal {
+    let leading = desk.lead.leading();
+    let detail = match (leading.trouble, leading.coordinator) {
+        (Some(trouble), _) => format!("{} does not lead: {}", desk.config.name, trouble.why),
+        (None, Some(name)) if name != desk.config.name => {
+            format!("{} does not lead, {name} does: call that one", desk.config.name)
+        }
+        _ => format!(
+            "{} does not lead: call another coordinator, or again soon",
+            desk.config.name
+        ),
+    };
+    Refusal::new(StatusCode::MISDIRECTED_REQUEST, detail)
 }
 
 /// Whether the trust chain lets an agent of that name speak for the cluster, or
 /// at all.
 fn enrolled(trust: &Trust, agent: &ActorName, cluster: Option<&ClusterId>) -> bool {
-    trust.keys().any(|(_, key)| {
-        key.name == *agent
-            && key.role == TrustRole::Agent
+    trust.keys_of(agent).any(|key| {
+        key.role == TrustRole::Agent
             && key.revoked.is_none()
             && cluster.is_none_or(|cluster| key.covers(Some(cluster)))
     })
 }
 
-/// Takes in what an agent says at a moment, and answers with what it is to do.
-pub(crate) fn hear(desk: &Desk, agent: &ActorName, heartbeat: Heartbeat, at: Timestamp) -> Orders {
+/// Takes in what an agent says to a coordinator that does not lead: it is shown, and the
+/// exposure is measured with it.
+fn overhear(desk: &Desk, agent: &ActorName, heartbeat: Heartbeat, at: Timestamp) {
+    let skew = (heartbeat.at.unix_micros() - at.unix_micros()) / 1000;
+    let mut state = desk.state();
+    for facts in heartbeat.clusters {
+        let before = state.reports.remove(&facts.cluster);
+        let cluster = facts.cluster.clone();
+        let report = report(agent, &heartbeat.version, at, skew, facts, before);
+        state.reports.insert(cluster, report);
+    }
+    drop(state);
+    desk.wake.findings.notify_one();
+}
+
+/// Takes in what an agent says at a moment, and answers with what it is to do in this term.
+pub(crate) fn hear(desk: &Desk, agent: &ActorName, heartbeat: Heartbeat, term: u64, at: Timestamp) -> Orders {
     let mut state = desk.state();
     let ended = state.book.ended(agent, &heartbeat.done, at);
     for (cluster, work) in &ended {
@@ -134,24 +173,24 @@ pub(crate) fn hear(desk: &Desk, agent: &ActorName, heartbeat: Heartbeat, at: Tim
     for facts in heartbeat.clusters.iter().cloned() {
         state.book.hear(agent, &facts, &desk.patience, at);
         let before = state.reports.remove(&facts.cluster);
-        state.reports.insert(
-            facts.cluster.clone(),
-            report(agent, &heartbeat.version, at, skew, facts, before),
-        );
+        let cluster = facts.cluster.clone();
+        let mut report = report(agent, &heartbeat.version, at, skew, facts, before);
+        if report.reign.is_none_or(|(heard_in, _)| heard_in != term) {
+            report.reign = Some((term, at));
+        }
+        state.reports.insert(cluster, report);
     }
-    let policy = desk.policy();
-    let directives: Vec<_> = heartbeat
-        .clusters
-        .iter()
-        .filter_map(|f| policy.directives(&f.cluster, at))
+    let (policy, open) = desk.governing.policy_at(at);
+    let clusters = || heartbeat.clusters.iter().map(|facts| &facts.cluster);
+    let directives: Vec<_> = clusters()
+        .filter_map(|cluster| policy.directives_within(cluster, &open))
         .collect();
-    let rhythm = heartbeat
-        .clusters
-        .iter()
-        .filter_map(|f| Some(policy.in_force(&f.cluster, at)?.rpo.millis() / 5))
+    let rhythm = clusters()
+        .filter_map(|cluster| Some(policy.in_force_within(cluster, &open)?.rpo.millis() / 5))
         .min();
     let orders = Orders {
         at,
+        term,
         assignments: state.book.orders(agent, at),
         directives,
         heard: heartbeat.done.iter().map(|result| result.id).collect(),
@@ -188,6 +227,7 @@ fn report(
         heard: at,
         clock_ahead_ms: skew,
         rival,
+        reign: before.as_ref().and_then(|before| before.reign),
         witnesses: before.map(|before| before.witnesses).unwrap_or_default(),
         facts,
     };

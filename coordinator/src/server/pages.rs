@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use askama::Template;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::map_response;
 use axum::response::{Html, IntoResponse, Response};
@@ -34,7 +34,7 @@ use super::sight::seen;
 use crate::access::{Access, Breadth, Need, Permission, decide};
 use crate::desk::{Desk, now};
 use crate::fleet::{ClusterStatus, Fleet, PolicyStatus};
-use crate::page::{FleetPage, Visitor};
+use crate::page::{FleetPage, Part, Visitor};
 
 /// The style sheet.
 const STYLE: &str = include_str!("../../assets/style.css");
@@ -128,9 +128,11 @@ fn fleet(people: &People, caller: &Caller) -> Fleet {
 async fn page(
     State(people): State<People>,
     Extension(caller): Extension<Caller>,
+    Query(part): Query<Part>,
 ) -> Result<Response, Refusal> {
     let fleet = fleet(&people, &caller);
-    let page = FleetPage::of(&fleet, &people.desk.policy(), visitor(&people, &caller)).render();
+    let visitor = visitor(&people, &caller);
+    let page = FleetPage::of(&fleet, &people.desk.policy(), visitor, part).render();
     let page = page.map_err(|e| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
     Ok(Html(page).into_response())
 }

@@ -15,5 +15,8 @@ pub fn seen(mut fleet: Fleet, reach: &Reach) -> Fleet {
         .findings
         .retain(|f| f.cluster.as_ref().is_some_and(|cluster| reach.sees(cluster)));
     fleet.replicas.clear();
+    if let Some(trouble) = &mut fleet.leading.trouble {
+        "it cannot be said who leads".clone_into(&mut trouble.why);
+    }
     fleet
 }

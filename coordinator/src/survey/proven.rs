@@ -66,23 +66,29 @@ pub struct Proven {
     pub listed: Option<Timestamp>,
     /// Entries in it.
     pub entries: u64,
-    /// The drills, oldest first.
-    pub drills: Vec<DrillSeen>,
+    /// The drills of each cluster, oldest first.
+    drills: BTreeMap<ClusterId, Vec<DrillSeen>>,
     /// Entries that are not believed, and holes.
     pub findings: Vec<Finding>,
 }
 
 impl Proven {
     /// A cluster's drills, oldest first.
-    pub fn of<'a>(&'a self, cluster: &'a ClusterId) -> impl DoubleEndedIterator<Item = &'a DrillSeen> {
-        self.drills.iter().filter(move |drill| drill.cluster == *cluster)
+    pub fn of(&self, cluster: &ClusterId) -> impl DoubleEndedIterator<Item = &DrillSeen> {
+        self.drills.get(cluster).into_iter().flatten()
+    }
+
+    /// Puts in these drills, oldest first, in place of those before.
+    pub fn show(&mut self, drills: impl IntoIterator<Item = DrillSeen>) {
+        self.drills.clear();
+        for drill in drills {
+            self.drills.entry(drill.cluster.clone()).or_default().push(drill);
+        }
     }
 
     /// The newest drill of a cluster that passed.
     pub fn last_pass(&self, cluster: &ClusterId) -> Option<(&DrillSeen, &DrillResult)> {
-        self.drills
-            .iter()
-            .filter(|drill| drill.cluster == *cluster)
+        self.of(cluster)
             .filter_map(|drill| Some((drill, drill.result.as_ref().filter(|r| r.passed())?)))
             .max_by_key(|(_, result)| result.at)
     }
@@ -244,12 +250,14 @@ impl ProvenReader {
                 since: crate::desk::now(),
             });
         }
-        Ok(Proven {
+        let mut proven = Proven {
             listed: Some(crate::desk::now()),
             entries: numbers.len() as u64,
-            drills: drills(self.read.values()),
             findings,
-        })
+            ..Proven::default()
+        };
+        proven.show(drills(self.read.values()));
+        Ok(proven)
     }
 }
 
@@ -503,10 +511,8 @@ mod tests {
             Said::Ended(drill(3, Some("ABANDONED"))),
             Said::Ended(drill(3, Some("FAIL"))),
         ];
-        let proven = Proven {
-            drills: drills(said.iter()),
-            ..Proven::default()
-        };
+        let mut proven = Proven::default();
+        proven.show(drills(said.iter()));
         let cluster: ClusterId = "acme/erp".parse().unwrap();
         let verdicts: Vec<_> = proven
             .of(&cluster)

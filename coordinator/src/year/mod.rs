@@ -9,7 +9,9 @@
 mod world;
 
 use std::fmt::Write;
+use std::time::Duration;
 
+use holdfast_plan::lead::Candidate;
 use holdfast_plan::policy::Policy;
 use holdfast_plan::schedule::Patience;
 use holdfast_proto::Timestamp;
@@ -21,6 +23,7 @@ use rand::{Rng, SeedableRng};
 use crate::config::{CoordinatorConfig, TlsFiles};
 use crate::desk::{Desk, State};
 use crate::governing::Governing;
+use crate::lead::Lead;
 use world::{DAY, Event, HOUR, MINUTE, REGIONS, Seen, World};
 
 /// The coordinator's patience with an agent and the pace of its loops, in all: how
@@ -28,6 +31,9 @@ use world::{DAY, Event, HOUR, MINUTE, REGIONS, Seen, World};
 fn start() -> Timestamp {
     "2027-01-01T00:00:00Z".parse().expect("a moment")
 }
+
+/// The one coordinator leads all year.
+const TERM: u64 = 1;
 
 /// Legal entities, and the zone that each works in. Lord Howe's clocks change by half
 /// an hour.
@@ -120,9 +126,18 @@ async fn desk(clusters: usize, seed: u64) -> (Desk, tempfile::TempDir) {
         repository,
         trust_root: root,
         replicate_after: "1min".parse().unwrap(),
+        lease: "30s".parse().unwrap(),
         patience: Patience::default(),
     };
-    let desk = Desk::new(config, Governing::of(policy), opened, State::default(), start());
+    // Nobody else is there, and no year is longer.
+    let century = Duration::from_secs(100 * 365 * 86_400);
+    let lead = Lead::new(Candidate::new(century, 0), None);
+    lead.change(|candidate, at| candidate.won(TERM, TERM, at));
+    let state = State {
+        book_term: Some(TERM),
+        ..State::default()
+    };
+    let desk = Desk::new(config, Governing::of(policy), opened, lead, state, start());
     (desk, directory)
 }
 

@@ -345,7 +345,10 @@ impl World {
     /// The process dies: its memory goes, and what it wrote down goes too when it is told to.
     fn kill(&mut self, forgets: bool) {
         let kept = memory::rows(&self.desk.state(), &self.desk.governing.written());
-        let mut state = State::default();
+        let mut state = State {
+            book_term: self.desk.lead.term(),
+            ..State::default()
+        };
         if !forgets {
             memory::restore(&kept, &mut state);
         }
@@ -469,7 +472,7 @@ impl World {
     fn show_drills(&mut self) {
         let mut state = self.desk.state();
         state.proven.listed = Some(self.now);
-        state.proven.drills = self.proven.values().cloned().collect();
+        state.proven.show(self.proven.values().cloned());
     }
 
     /// Where nothing has gone wrong for hours, nothing is reported: an alarm that cries
@@ -600,7 +603,7 @@ impl World {
             done: std::mem::take(&mut site.done),
         };
         let agent = site.agent.clone();
-        let orders = agents::hear(&self.desk, &agent, heartbeat, now);
+        let orders = agents::hear(&self.desk, &agent, heartbeat, super::TERM, now);
         for order in orders.assignments {
             if order.cluster == self.sites[n].cluster {
                 self.begin(n, order.work, order.id);

@@ -116,7 +116,9 @@ impl House {
         let enrol = |key: &SigningKey, who: &str, role, clusters: &[ClusterId]| {
             enrolment(key.verifying(), &name(who), role, clusters)
         };
+        let coordinator_key = SigningKey::generate_p256().unwrap();
         let acts = vec![
+            enrol(&coordinator_key, "coordinator-1", TrustRole::Coordinator, &[]),
             enrol(&agent_key, "erp-1", TrustRole::Agent, &[cluster()]),
             enrol(
                 &lab_key,
@@ -136,7 +138,10 @@ impl House {
             believed: vec![],
             reason: "lost".to_owned(),
         };
-        put(append(&trust, vec![revoke], &root_key, now()).unwrap()).await;
+        let trust = put(append(&trust, vec![revoke], &root_key, now()).unwrap()).await;
+        let (key, bytes) =
+            holdfast_repository::authority::record(&trust, None, &"east".parse().unwrap(), &root_key);
+        put((key, bytes.to_vec())).await;
 
         let authority = Authority::generate().unwrap();
         let server = authority
@@ -145,10 +150,7 @@ impl House {
         std::fs::write(root.join("c.crt"), &server.certificate_pem).unwrap();
         std::fs::write(root.join("c.tls.key"), server.key_pem.as_bytes()).unwrap();
         std::fs::write(root.join("ca.crt"), authority.certificate_pem()).unwrap();
-        SigningKey::generate_p256()
-            .unwrap()
-            .save(&root.join("c.key"))
-            .unwrap();
+        coordinator_key.save(&root.join("c.key")).unwrap();
         std::fs::write(root.join("policy.toml"), policy).unwrap();
         let text = format!(
             "name = \"coordinator-1\"\nlisten_agents = \"127.0.0.1:0\"\nlisten_http = \"127.0.0.1:0\"\n\
@@ -195,6 +197,13 @@ impl House {
         };
         wait_until("the coordinator to be ready", || async {
             (running.get("/healthz").await.0 == 200).then_some(())
+        })
+        .await;
+        wait_until("the coordinator to lead", || async {
+            let (status, body) = running.get("/v1/status").await;
+            let body: Value = serde_json::from_str(&body).unwrap();
+            // Where access is granted, not everyone may ask who leads.
+            (status != 200 || body["leading"]["here"] == true).then_some(())
         })
         .await;
         running

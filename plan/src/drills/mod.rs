@@ -29,7 +29,7 @@ use holdfast_proto::{Sha256Digest, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::period::Period;
-use crate::policy::{self, ClusterPolicy, Policy};
+use crate::policy::{self, ClusterPolicy, OpenWindows, Policy};
 
 /// Something that a cluster may be restored from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -284,12 +284,13 @@ impl Wanted {
 /// Everything that is wanted of the policy's clusters, in the order in which it is to be
 /// run. Clusters that the policy names and `facts` do not are wanted, too.
 pub fn plan(facts: &[ClusterFacts], policy: &Policy, now: Timestamp) -> Vec<Wanted> {
+    let open = policy.open_windows(now);
     let known: BTreeMap<&ClusterId, &ClusterFacts> = facts.iter().map(|f| (&f.cluster, f)).collect();
     let mut wanted = Vec::new();
     for cluster in policy.clusters() {
         let nothing = ClusterFacts::nothing(cluster.cluster.clone());
         let facts = known.get(&cluster.cluster).copied().unwrap_or(&nothing);
-        let held = held(facts, cluster, policy, now);
+        let held = held(facts, cluster, policy, &open);
         let mut of_cluster = scheduled(facts, cluster, now);
         of_cluster.extend(covering(facts, cluster, policy.coverage().window, now));
         for one in &mut of_cluster {
@@ -329,14 +330,14 @@ impl ClusterFacts {
 }
 
 /// What keeps all drills of a cluster.
-fn held(facts: &ClusterFacts, cluster: &ClusterPolicy, policy: &Policy, now: Timestamp) -> Option<Held> {
+fn held(facts: &ClusterFacts, cluster: &ClusterPolicy, policy: &Policy, open: &OpenWindows) -> Option<Held> {
     if facts.restorable_since.is_none() {
         return Some(Held::NothingToRestore);
     }
     if let Some(since) = facts.under_way {
         return Some(Held::UnderWay { since });
     }
-    let (calendar, until) = policy.drills_frozen(cluster, now)?;
+    let (calendar, until) = policy.drills_frozen(cluster, open)?;
     Some(Held::Frozen { calendar, until })
 }
 

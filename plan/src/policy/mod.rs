@@ -42,7 +42,7 @@ pub use approvals::{ApprovalRule, Approvals, Guarded};
 pub use calendar::{Calendar, Covers, Edge, Effects, Frozen, Pin, Window};
 pub use cluster::{Ambiguous, ClusterPolicy, Pattern, Purpose};
 pub use coverage::Coverage;
-pub use in_force::{ActiveWindow, InForce};
+pub use in_force::{ActiveWindow, InForce, OpenWindows};
 pub use limits::Limits;
 pub use recurrence::{BadLocalDate, BadLocalTime, BadRecurrence, LocalDate, LocalTime, Recurrence};
 pub use residency::ResidencyRefused;

@@ -5,7 +5,7 @@
 //! planner gives the work again under a new identity. The book is a value
 //! without a clock; whoever keeps it may write it down, and may lose it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_proto::Timestamp;
 use holdfast_proto::message::{Assignment, AssignmentResult, ClusterFacts, Work};
@@ -86,6 +86,51 @@ impl Line {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Book {
     lines: BTreeMap<(ClusterId, Work), Line>,
+    /// The lines in which each agent has a lease, out or run out: an agent that calls
+    /// is answered from its own lines alone.
+    of: BTreeMap<ActorName, BTreeSet<(ClusterId, Work)>>,
+}
+
+/// A line, to be changed. The index of agents follows.
+struct Changing<'b> {
+    place: (ClusterId, Work),
+    line: &'b mut Line,
+    of: &'b mut BTreeMap<ActorName, BTreeSet<(ClusterId, Work)>>,
+}
+
+impl Line {
+    fn leases(&self) -> impl Iterator<Item = &Open> {
+        self.open.iter().chain(&self.lapsed)
+    }
+}
+
+impl<'b> Changing<'b> {
+    fn change<T>(self, change: impl FnOnce(&mut Line) -> T) -> T {
+        let Self { place, line, of } = self;
+        let before: Vec<ActorName> = line.leases().map(|lease| lease.agent.clone()).collect();
+        let done = change(line);
+        for agent in before {
+            if line.leases().any(|lease| lease.agent == agent) {
+                continue;
+            }
+            if let Some(places) = of.get_mut(&agent) {
+                places.remove(&place);
+                if places.is_empty() {
+                    of.remove(&agent);
+                }
+            }
+        }
+        for lease in line.leases() {
+            match of.get_mut(&lease.agent) {
+                Some(places) if places.contains(&place) => {}
+                Some(places) => {
+                    places.insert(place.clone());
+                }
+                None => drop(of.insert(lease.agent.clone(), BTreeSet::from([place.clone()]))),
+            }
+        }
+        done
+    }
 }
 
 impl Book {
@@ -99,9 +144,19 @@ impl Book {
         self.lines.iter()
     }
 
+    /// The line of that kind of work, begun when there is none.
+    fn at(&mut self, cluster: &ClusterId, work: Work) -> Changing<'_> {
+        let place = (cluster.clone(), work);
+        Changing {
+            line: self.lines.entry(place.clone()).or_default(),
+            place,
+            of: &mut self.of,
+        }
+    }
+
     /// Puts a line back that was written down.
     pub fn restore(&mut self, cluster: ClusterId, work: Work, line: Line) {
-        self.lines.insert((cluster, work), line);
+        self.at(&cluster, work).change(|known| *known = line);
     }
 
     /// Gives work out.
@@ -114,23 +169,23 @@ impl Book {
         patience: &Patience,
         now: Timestamp,
     ) {
-        let line = self.lines.entry((cluster.clone(), work)).or_default();
-        line.retire();
-        line.open = Some(Open {
-            id,
-            agent: agent.clone(),
-            given: now,
-            lease_until: now.plus_millis(patience.lease.signed_millis()),
-            reason: due.to_string(),
+        self.at(cluster, work).change(|line| {
+            line.retire();
+            line.open = Some(Open {
+                id,
+                agent: agent.clone(),
+                given: now,
+                lease_until: now.plus_millis(patience.lease.signed_millis()),
+                reason: due.to_string(),
+            });
         });
     }
 
     /// Forgets a lease, if it is still that one.
     pub fn withdraw(&mut self, cluster: &ClusterId, work: Work, lapsed: WorkId) {
-        if let Some(line) = self.lines.get_mut(&(cluster.clone(), work))
-            && line.open.as_ref().is_some_and(|open| open.id == lapsed)
-        {
-            line.retire();
+        let known = self.line(cluster, work).and_then(|line| line.open.as_ref());
+        if known.is_some_and(|open| open.id == lapsed) {
+            self.at(cluster, work).change(Line::retire);
         }
     }
 
@@ -141,23 +196,20 @@ impl Book {
         let lease_until = now.plus_millis(patience.lease.signed_millis());
         for progress in &facts.working {
             let Some(id) = progress.id else { continue };
-            let line = self
-                .lines
-                .entry((facts.cluster.clone(), progress.work))
-                .or_default();
-            match &mut line.open {
-                Some(open) if open.id == id && open.agent == *agent => open.lease_until = lease_until,
-                _ => {
-                    line.retire();
-                    line.open = Some(Open {
-                        id,
-                        agent: agent.clone(),
-                        given: progress.since.min(now),
-                        lease_until,
-                        reason: "given before this coordinator started".to_owned(),
-                    });
-                }
-            }
+            self.at(&facts.cluster, progress.work)
+                .change(|line| match &mut line.open {
+                    Some(open) if open.id == id && open.agent == *agent => open.lease_until = lease_until,
+                    _ => {
+                        line.retire();
+                        line.open = Some(Open {
+                            id,
+                            agent: agent.clone(),
+                            given: progress.since.min(now),
+                            lease_until,
+                            reason: "given before this coordinator started".to_owned(),
+                        });
+                    }
+                });
         }
     }
 
@@ -173,37 +225,41 @@ impl Book {
         if results.is_empty() {
             return closed;
         }
-        for ((cluster, work), line) in &mut self.lines {
-            let ended = line
-                .open
-                .iter()
-                .chain(&line.lapsed)
-                .filter(|lease| lease.agent == *agent)
-                .find_map(|lease| Some((lease.given, results.iter().find(|r| r.id == lease.id)?)));
+        for (cluster, work) in self.of.get(agent).cloned().unwrap_or_default() {
+            let ended = self.line(&cluster, work).and_then(|line| {
+                line.leases()
+                    .filter(|lease| lease.agent == *agent)
+                    .find_map(|lease| Some((lease.given, results.iter().find(|r| r.id == lease.id)?)))
+            });
             let Some((given, result)) = ended else { continue };
-            match &result.outcome {
-                Ok(_) => {
-                    line.succeeded = Some(now);
-                    line.answered = Some(given.min(now));
-                    line.failures = Failures::default();
+            self.at(&cluster, work).change(|line| {
+                match &result.outcome {
+                    Ok(_) => {
+                        line.succeeded = Some(now);
+                        line.answered = Some(given.min(now));
+                        line.failures = Failures::default();
+                    }
+                    Err(why) => {
+                        line.failures.times = line.failures.times.saturating_add(1);
+                        line.failures.last = Some((now, why.clone()));
+                    }
                 }
-                Err(why) => {
-                    line.failures.times = line.failures.times.saturating_add(1);
-                    line.failures.last = Some((now, why.clone()));
-                }
-            }
-            line.open = None;
-            line.lapsed.clear();
-            closed.push((cluster.clone(), *work));
+                line.open = None;
+                line.lapsed.clear();
+            });
+            closed.push((cluster, work));
         }
         closed
     }
 
     /// What an agent is asked to do now. Leases that ran out are not in it.
     pub fn orders(&self, agent: &ActorName, now: Timestamp) -> Vec<Assignment> {
-        self.lines
-            .iter()
-            .filter_map(|((cluster, work), line)| {
+        self.of
+            .get(agent)
+            .into_iter()
+            .flatten()
+            .filter_map(|place| {
+                let ((cluster, work), line) = self.lines.get_key_value(place)?;
                 let open = line
                     .open
                     .as_ref()

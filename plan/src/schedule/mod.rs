@@ -30,7 +30,7 @@ use holdfast_proto::pg::Lsn;
 
 use crate::cron::Zone;
 use crate::period::Period;
-use crate::policy::{ClusterPolicy, Policy};
+use crate::policy::{ClusterPolicy, OpenWindows, Policy};
 
 pub use admission::{Places, Resource};
 pub use book::{Book, Failures, Line, Open};
@@ -276,10 +276,14 @@ impl fmt::Display for Act {
 pub fn plan(facts: &[ClusterFacts], policy: &Policy, patience: &Patience, now: Timestamp) -> Vec<Decision> {
     let mut decisions = Vec::new();
     let nothing = WorkFacts::default();
+    let asked = Asked {
+        policy,
+        open: policy.open_windows(now),
+    };
     for cluster in facts {
         for work in WORKS {
             let state = cluster.works.get(&work).unwrap_or(&nothing);
-            let act = decide(cluster, work, state, policy, patience, now);
+            let act = decide(cluster, work, state, &asked, patience, now);
             decisions.push(Decision {
                 cluster: cluster.cluster.clone(),
                 work,
@@ -292,16 +296,22 @@ pub fn plan(facts: &[ClusterFacts], policy: &Policy, patience: &Patience, now: T
     decisions
 }
 
+/// What is asked for at the moment of planning.
+struct Asked<'a> {
+    policy: &'a Policy,
+    open: OpenWindows,
+}
+
 fn decide(
     cluster: &ClusterFacts,
     work: Work,
     state: &WorkFacts,
-    whole: &Policy,
+    asked: &Asked<'_>,
     patience: &Patience,
     now: Timestamp,
 ) -> Act {
     let hold = |due, held| Act::Hold { due, held };
-    let Some(policy) = whole.cluster(&cluster.cluster) else {
+    let Some(policy) = asked.policy.cluster(&cluster.cluster) else {
         return hold(None, Held::NoPolicy);
     };
     // Work that is under way is left alone, whatever else is known.
@@ -331,7 +341,7 @@ fn decide(
         }
     };
     if work == Work::BaseBackup
-        && let Some((calendar, until)) = whole.base_backups_frozen(policy, now)
+        && let Some((calendar, until)) = asked.policy.base_backups_frozen(policy, &asked.open)
     {
         return hold(Some(due), Held::Frozen { calendar, until });
     }

@@ -491,6 +491,40 @@ fn a_freeze_holds_a_base_backup_with_its_debt() {
     }
 }
 
+#[test]
+fn what_a_freeze_keeps_was_not_missed() {
+    let calendar = |name: &str, begins: &str, duration: &str| {
+        format!(
+            "[[calendar]]\nname = \"{name}\"\nbegins = \"{begins}\"\nrecurrence = \"FREQ=DAILY;COUNT=1\"\n\
+             duration = \"{duration}\"\nclusters = [\"acme/erp\"]\nfreeze = [\"base_backup\"]\n"
+        )
+    };
+    let windows = [
+        calendar("payroll", "2026-11-21T23:00", "6h"),
+        // Ten minutes are too short for a base backup.
+        calendar("close", "2026-11-22T05:10", "2h"),
+        calendar("late", "2026-11-22T12:00", "2h"),
+    ];
+    let text = format!("{POLICY}{}", windows.concat());
+    let policy = Policy::parse(&text, "p").unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let cluster = policy.cluster(&"acme/erp".parse().unwrap()).unwrap();
+    let grace = Period::from_millis(30 * 60_000).unwrap();
+    let free = |due: &str, now: &str| policy.base_backup_free(cluster, at(due), grace, at(now));
+    let (due, now) = ("2026-11-22T00:40:00Z", "2026-11-22T13:00:00Z");
+    assert_eq!(free(due, now), at("2026-11-22T07:10:00Z"), "two windows in a row");
+    assert_eq!(
+        free(due, "2026-11-22T02:00:00Z"),
+        at("2026-11-22T05:00:00Z"),
+        "while one is open"
+    );
+    let due = "2026-11-22T08:00:00Z";
+    assert_eq!(
+        free(due, now),
+        at(due),
+        "it was missed long before the last one opened"
+    );
+}
+
 proptest! {
     /// Whatever is owed by whom: no resource has more under way than its limit, and as
     /// long as there is room somewhere, nothing that fits is held.

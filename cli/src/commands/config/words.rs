@@ -356,6 +356,10 @@ const COORDINATOR: Table = &[
         "replicate_after",
         "How long a replica may lack something before it is copied. Default 1min.",
     ),
+    (
+        "lease",
+        "How long a lease of the leader is good for, among several coordinators. Default 30s.",
+    ),
     ("access", "Who may read page, status and metrics."),
     (
         "access.public_url",
@@ -572,6 +576,10 @@ const AGENT: Table = &[
     ("recipients.escrow", "age recipients of last resort."),
     ("coordinator", "How the agent reaches its coordinator."),
     ("coordinator.url", "https://host:port."),
+    (
+        "coordinator.standbys",
+        "https://host:port of the coordinators that are called when that one does not lead.",
+    ),
     (
         "coordinator.ca",
         "Certificates that the coordinator's is checked against (PEM).",
