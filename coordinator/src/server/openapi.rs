@@ -75,6 +75,7 @@ pub enum WorkSchema {
     paths(
         pages::status,
         pages::cluster,
+        ledger::points,
         pages::policy,
         pages::refresh,
         me::me,
