@@ -6,7 +6,8 @@
 use askama::Template;
 use holdfast_plan::policy::Policy;
 use holdfast_proto::Timestamp;
-use holdfast_proto::finding::Severity;
+use holdfast_proto::finding::{Finding, Severity};
+use holdfast_proto::names::ClusterId;
 use serde::Deserialize;
 
 use crate::fleet::{ClusterStatus, DrillStatus, FindingStatus, Fleet, StandingWord};
@@ -100,9 +101,9 @@ struct Tile {
 
 /// A moment: how long ago, and exactly.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Moment {
-    ago: String,
-    exact: String,
+pub(crate) struct Moment {
+    pub(crate) ago: String,
+    pub(crate) exact: String,
 }
 
 /// One cluster's row.
@@ -137,13 +138,13 @@ struct Row {
 }
 
 #[derive(Debug)]
-struct FindingRow {
-    severity: &'static str,
-    name: String,
-    cluster: String,
-    subject: String,
-    detail: String,
-    since: Moment,
+pub(crate) struct FindingRow {
+    pub(crate) severity: &'static str,
+    pub(crate) name: String,
+    pub(crate) cluster: String,
+    pub(crate) subject: String,
+    pub(crate) detail: String,
+    pub(crate) since: Moment,
 }
 
 #[derive(Debug)]
@@ -156,7 +157,7 @@ struct ReplicaRow {
 }
 
 /// `2 h 5 min`: the two largest units.
-fn length(ms: u64) -> String {
+pub(crate) fn length(ms: u64) -> String {
     let s = ms / 1000;
     match s {
         0..10 => format!("{}.{} s", s, ms % 1000 / 100),
@@ -189,7 +190,7 @@ fn rough(ms: u64) -> String {
 }
 
 impl Moment {
-    fn of(at: Timestamp, now: Timestamp) -> Self {
+    pub(crate) fn of(at: Timestamp, now: Timestamp) -> Self {
         let ago = if at > now {
             format!("in {}", rough(at.millis_since(now)))
         } else {
@@ -423,22 +424,27 @@ fn work_line(work: &crate::fleet::WorkStatus) -> Option<String> {
 }
 
 fn finding_row(f: &FindingStatus, now: Timestamp) -> FindingRow {
-    let cluster = f.cluster.as_ref().map(ToString::to_string).unwrap_or_default();
+    finding_line(&f.finding, f.cluster.as_ref(), now)
+}
+
+/// A finding as a page shows it.
+pub(crate) fn finding_line(finding: &Finding, cluster: Option<&ClusterId>, now: Timestamp) -> FindingRow {
+    let cluster = cluster.map(ToString::to_string).unwrap_or_default();
     FindingRow {
-        severity: match f.finding.severity {
+        severity: match finding.severity {
             Severity::Info => "info",
             Severity::Warning => "warning",
             Severity::Critical => "critical",
         },
-        name: f.finding.name.clone(),
-        subject: if f.finding.subject == cluster {
+        name: finding.name.clone(),
+        subject: if finding.subject == cluster {
             String::new()
         } else {
-            f.finding.subject.clone()
+            finding.subject.clone()
         },
         cluster,
-        detail: f.finding.detail.clone(),
-        since: Moment::of(f.finding.since, now),
+        detail: finding.detail.clone(),
+        since: Moment::of(finding.since, now),
     }
 }
 

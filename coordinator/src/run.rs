@@ -24,6 +24,7 @@ use crate::lead::Lead;
 use crate::loops::evidence::EvidenceKeeping;
 use crate::loops::lead::Campaign;
 use crate::server::evidence::EvidenceShowing;
+use crate::server::ledger::{LedgerReading, Ledgers};
 use crate::server::tls::TlsError;
 use crate::server::{accept, agents, pages, tls};
 use crate::supervise::{Ended, Exit, Supervisor};
@@ -101,6 +102,7 @@ pub struct Coordinator {
     people: Arc<TcpListener>,
     access: Arc<Access>,
     evidence: Evidence,
+    reading: Option<LedgerReading>,
 }
 
 /// Whoever keeps and shows the evidence; without them drills cannot be sealed,
@@ -114,19 +116,18 @@ pub struct Evidence {
 }
 
 impl Coordinator {
-    /// Starts with `config` and runs until `stop` is cancelled.
-    pub async fn run(
-        config: CoordinatorConfig,
-        evidence: Evidence,
-        stop: CancellationToken,
-    ) -> Result<(), RunError> {
-        let coordinator = Self::start(config).await?.with_evidence(evidence);
-        coordinator.serve(stop).await
-    }
-
     /// With somebody who keeps and shows the evidence.
     pub fn with_evidence(self, evidence: Evidence) -> Self {
         Self { evidence, ..self }
+    }
+
+    /// With somebody who reads what the repository holds of a cluster; without, its page
+    /// shows the newest alone.
+    pub fn with_ledger(self, reading: LedgerReading) -> Self {
+        Self {
+            reading: Some(reading),
+            ..self
+        }
     }
 
     /// Opens the repository, the cache and both listeners. Nothing is answered
@@ -203,6 +204,7 @@ impl Coordinator {
             people,
             access,
             evidence: Evidence::default(),
+            reading: None,
         })
     }
 
@@ -227,6 +229,7 @@ impl Coordinator {
             people,
             access,
             evidence,
+            reading,
         } = self;
         // Ends what this call started, whoever asks for it.
         let stop = stop.child_token();
@@ -244,6 +247,7 @@ impl Coordinator {
             desk: Arc::clone(&desk),
             access,
             showing: evidence.showing,
+            ledgers: Ledgers::new(reading),
         };
         let (router, token) = (pages::router(people_share), stop.clone());
         supervisor.spawn("pages", Exit::Fatal, move || {

@@ -5,19 +5,22 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use holdfast_agent::ledger::Ledger;
 use holdfast_coordinator::access::Token;
 use holdfast_coordinator::config::CoordinatorConfig;
 use holdfast_coordinator::{
-    Coordinator, Evidence, EvidenceDocument, EvidenceKeeping, EvidenceShowing, Given,
+    ClusterLedger, Coordinator, Evidence, EvidenceDocument, EvidenceKeeping, EvidenceShowing, Given,
+    LedgerReading,
 };
 use holdfast_drills::keeper::{EvidenceKeeper, EvidenceKeys, InForce};
 use holdfast_drills::pages::{Asked, EvidencePages, Sees};
 use holdfast_drills::population;
 use holdfast_proto::names::{ActorName, ClusterId};
-use holdfast_repository::secret_file;
 use holdfast_repository::signing::SigningKey;
+use holdfast_repository::{hold, secret_file};
 use tokio::sync::Mutex;
 
+use crate::commands::points::hold_not_believed;
 use crate::commands::until_signalled;
 use crate::exit::{Exit, OrExit};
 
@@ -64,9 +67,13 @@ impl CoordinatorCommand {
             keeping: keeper(&config)?,
             showing: Some(pages()),
         };
-        until_signalled(|stop| Coordinator::run(config, evidence, stop))
-            .await
-            .or_unavailable()?;
+        until_signalled(|stop| async {
+            let coordinator = Coordinator::start(config).await?;
+            let coordinator = coordinator.with_evidence(evidence).with_ledger(reading());
+            coordinator.serve(stop).await
+        })
+        .await
+        .or_unavailable()?;
         Ok(Exit::Done)
     }
 }
@@ -92,6 +99,26 @@ fn token(arguments: &TokenArguments) -> anyhow::Result<Exit> {
     println!("[[access.token]]\nname = \"{name}\"\nhash = \"{hash}\"\n");
     println!("[[access.grant]]\nto = \"token:{name}\"\nrole = \"viewer\"\nscope = [\"*\"]");
     Ok(Exit::Done)
+}
+
+/// Reads what the repository holds of a cluster, which takes no identity.
+fn reading() -> LedgerReading {
+    Arc::new(|repository, trust, cluster| {
+        Box::pin(async move {
+            let ledger = Ledger::load(&repository, &trust, &cluster)
+                .await
+                .map_err(|e| e.to_string())?;
+            let holds = hold::list(&repository, &trust, Some(&cluster)).await;
+            let mut findings = ledger.points().findings;
+            let holds = holds.map_err(|e| e.to_string())?;
+            findings.extend(holds.ignored.into_iter().map(hold_not_believed));
+            Ok(ClusterLedger {
+                facts: ledger.facts,
+                holds: holds.items,
+                findings,
+            })
+        })
+    })
 }
 
 /// The pages of the evidence.

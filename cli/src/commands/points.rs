@@ -7,7 +7,7 @@ use holdfast_agent::ledger::Ledger;
 use holdfast_agent::restore::WalSource;
 use holdfast_proto::finding::{Finding, Severity};
 use holdfast_proto::names::ClusterId;
-use holdfast_repository::approval::Found;
+use holdfast_repository::approval::{Found, Ignored};
 use holdfast_repository::trust::Trust;
 use holdfast_repository::{Repository, clock, hold, layout};
 
@@ -52,13 +52,7 @@ impl PointsArguments {
         report
             .findings
             .extend(away.into_iter().filter(|f| !known.contains(&f.subject)));
-        report.findings.extend(ignored.into_iter().map(|ignored| Finding {
-            name: "hold-not-believed".to_owned(),
-            subject: ignored.what,
-            severity: Severity::Critical,
-            detail: ignored.why,
-            since: clock::now(),
-        }));
+        report.findings.extend(ignored.into_iter().map(hold_not_believed));
         if self.names {
             let source = WalSource {
                 repository: &repository,
@@ -75,6 +69,17 @@ impl PointsArguments {
             screen::print(&report.to_string());
         }
         Ok(Exit::Done)
+    }
+}
+
+/// A hold that lies there and does not count.
+pub fn hold_not_believed(ignored: Ignored) -> Finding {
+    Finding {
+        name: "hold-not-believed".to_owned(),
+        subject: ignored.what,
+        severity: Severity::Critical,
+        detail: ignored.why,
+        since: clock::now(),
     }
 }
 

@@ -5,10 +5,12 @@
 
 pub mod accept;
 pub mod agents;
+pub(crate) mod cluster_page;
 mod cookies;
 pub mod evidence;
 mod forms;
 pub mod guard;
+pub mod ledger;
 mod login;
 mod me;
 mod oidc;

@@ -13,6 +13,7 @@ use utoipa::openapi::{
 };
 use utoipa::{Modify, OpenApi, ToSchema};
 
+use super::ledger;
 use super::problem::Problem;
 use super::routes::Route;
 use super::{me, pages};
@@ -75,6 +76,7 @@ pub enum WorkSchema {
     paths(
         pages::status,
         pages::cluster,
+        ledger::points,
         pages::policy,
         pages::refresh,
         me::me,

@@ -22,8 +22,10 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
 use utoipa::ToSchema;
 
+use super::cluster_page;
 use super::evidence::{self, EvidenceShowing};
 use super::guard::{BODY, Caller, wants_html};
+use super::ledger::{self, Ledgers};
 use super::login;
 use super::me;
 use super::oidc;
@@ -54,6 +56,8 @@ pub struct People {
     pub(crate) access: Arc<Access>,
     /// Whoever shows the evidence.
     pub(crate) showing: Option<EvidenceShowing>,
+    /// The clusters in all their length.
+    pub(crate) ledgers: Ledgers,
 }
 
 /// The router of the people's listener.
@@ -110,6 +114,8 @@ fn handler(route: Route) -> MethodRouter<People> {
         Route::Refresh => post(refresh),
         Route::Status => get(status),
         Route::Cluster => get(cluster),
+        Route::Points => get(ledger::points),
+        Route::ClusterPage => get(cluster_page::page),
         Route::Policy => get(policy),
         Route::Me => get(me::me),
         Route::Decisions => get(me::decisions),
@@ -138,7 +144,7 @@ async fn page(
 }
 
 /// What the page offers to whoever looks at it.
-fn visitor(people: &People, caller: &Caller) -> Visitor {
+pub(crate) fn visitor(people: &People, caller: &Caller) -> Visitor {
     let grants = people.access.rules().map_or(&[][..], |rules| &rules.grants);
     let need = Need::May(Permission::Refresh, Breadth::Whole);
     let session = caller.session.as_ref();
@@ -213,11 +219,21 @@ pub async fn cluster(
     Extension(caller): Extension<Caller>,
     Path((tenant, cluster)): Path<(String, String)>,
 ) -> Result<Json<ClusterStatus>, Refusal> {
+    cluster_of(&people, &caller, &tenant, &cluster).map(Json)
+}
+
+/// A cluster that the caller may see.
+pub(crate) fn cluster_of(
+    people: &People,
+    caller: &Caller,
+    tenant: &str,
+    cluster: &str,
+) -> Result<ClusterStatus, Refusal> {
     let wanted = format!("{tenant}/{cluster}");
-    let all = fleet(&people, &caller).clusters;
+    let all = fleet(people, caller).clusters;
     let found = all.into_iter().find(|c| c.cluster.to_string() == wanted);
     // Whoever may not see a cluster hears the same as if there were none.
-    found.map(Json).ok_or_else(|| {
+    found.ok_or_else(|| {
         Refusal::new(
             StatusCode::NOT_FOUND,
             "there is no such cluster, or it is out of the grants' scope: /v1/status lists what there is",

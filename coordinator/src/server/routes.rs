@@ -73,6 +73,10 @@ routes! {
     Status: GET "/v1/status", scoped(Permission::Fleet);
     /// One cluster of it.
     Cluster: GET "/v1/clusters/{tenant}/{cluster}", scoped(Permission::Fleet);
+    /// What can be restored of it.
+    Points: GET "/v1/clusters/{tenant}/{cluster}/points", scoped(Permission::Fleet);
+    /// Its page: what can be restored, drawn, and what a moment would take.
+    ClusterPage: GET "/clusters/{tenant}/{cluster}", scoped(Permission::Fleet);
     /// The policy in force; its text names every tenant.
     Policy: GET "/v1/policy", whole(Permission::Policy);
     /// Has the repository, the evidence and the policy's file looked at now.

@@ -100,6 +100,8 @@ fn success(route: Route) -> &'static [u16] {
         Route::ToProvider | Route::FromProvider => &[404],
         // The fourth within a moment is told to wait, after it was let in.
         Route::Refresh => &[202, 429],
+        // Nobody reads the ledger here; the page shows the rest.
+        Route::Points => &[503],
         _ => &[200],
     }
 }
@@ -112,7 +114,12 @@ fn promised(route: Route, role: &str, scope: &str) -> &'static [u16] {
         Need::May(permission, _) if !permissions.contains(&permission.as_str()) => &[403],
         Need::May(_, Breadth::Whole) if scope != "*" => &[403],
         // What is out of scope is not there.
-        Need::May(..) if route == Route::Cluster && ["other/lab", "nobody/none"].contains(&scope) => &[404],
+        Need::May(..)
+            if matches!(route, Route::Cluster | Route::Points | Route::ClusterPage)
+                && ["other/lab", "nobody/none"].contains(&scope) =>
+        {
+            &[404]
+        }
         Need::May(..) => success(route),
     }
 }

@@ -19,7 +19,8 @@
 //! [`Candidate::leads_to`] it. [`plan`] walks the same list.
 //!
 //! Where to read next: [`Facts`] for what is known, [`restorable`] for the
-//! intervals that `holdfast points` prints, `files` for the filestores.
+//! intervals that `holdfast points` prints, `files` for the filestores, [`sketch()`] for
+//! what can be said of a moment without opening any WAL.
 
 mod candidates;
 mod coverage;
@@ -30,6 +31,7 @@ mod intervals;
 mod planner;
 mod request;
 mod restore_plan;
+mod sketch;
 #[cfg(test)]
 mod tests;
 
@@ -44,5 +46,6 @@ pub use intervals::{Broken, Interval, LineageGap, Moment, Restorable, restorable
 pub use planner::plan;
 pub use request::{FilestoreChoice, Rates, Request, Target, TimelineChoice};
 pub use restore_plan::{
-    BaseChoice, FilestorePlan, JournalStep, PLAN_VERSION, Prediction, Replay, RestorePlan,
+    BaseChoice, Bytes, FilestorePlan, JournalStep, PLAN_VERSION, Prediction, Replay, RestorePlan,
 };
+pub use sketch::{Sketch, Way, extent, sketch};

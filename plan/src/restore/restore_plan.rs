@@ -266,7 +266,7 @@ impl fmt::Display for Stop<'_> {
 }
 
 /// Bytes as a person reads them.
-pub(super) struct Bytes(pub u64);
+pub struct Bytes(pub u64);
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -12,6 +12,8 @@ use holdfast_proto::{Sha256Digest, Timestamp};
 
 use super::*;
 
+mod sketch;
+
 const SEGMENT: u64 = 1 << 20;
 
 /// Time and position in these tests are one number: second `n` is LSN `n` × 1000.

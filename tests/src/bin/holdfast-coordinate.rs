@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use holdfast_coordinator::Coordinator;
 use holdfast_coordinator::config::CoordinatorConfig;
-use holdfast_coordinator::{Coordinator, Evidence};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
@@ -35,6 +35,6 @@ fn run() -> Result<()> {
             told.cancel();
             std::io::Result::Ok(())
         });
-        Coordinator::run(config, Evidence::default(), stop).await
+        Coordinator::start(config).await?.serve(stop).await
     })?)
 }
