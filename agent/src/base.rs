@@ -425,10 +425,10 @@ async fn until_wal_is_safe(context: &BaseContext, stopped: &Stopped) -> Result<(
         state = waiting => state?,
         () = context.cancel.cancelled() => return Err(CaptureError::Cancelled.into()),
     };
-    if state.contiguous_from > stopped.label.start {
+    if state.reach.contiguous_from() > stopped.label.start {
         return Err(BaseError::WalGap {
             start: stopped.label.start,
-            contiguous_from: state.contiguous_from,
+            contiguous_from: state.reach.contiguous_from(),
         });
     }
     Ok(())

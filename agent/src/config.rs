@@ -40,7 +40,7 @@ use holdfast_plan::shape::Shape;
 use holdfast_proto::Fingerprint;
 use holdfast_proto::labels::{LabelText, Labels};
 use holdfast_proto::names::{
-    ActorName, ClusterId, FilestoreName, ProviderName, RecipientRole, Region, TierName,
+    ActorName, ClusterId, FilestoreName, ProviderName, RecipientRole, Region, SystemId, TierName,
 };
 use holdfast_proto::record::SealedTo;
 use holdfast_proto::residency::{Place, Residency, Use};
@@ -111,6 +111,15 @@ pub struct CoordinatorConfig {
     pub key: PathBuf,
 }
 
+/// What a configuration says about the line of descent that a cluster writes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AskedLineage {
+    /// The server's system identifier, when it is to be another one than before.
+    pub system: Option<SystemId>,
+    /// The generation to begin, after a restore or a rollback.
+    pub generation: Option<u32>,
+}
+
 /// One cluster.
 #[derive(Debug, Clone)]
 pub struct ClusterConfig {
@@ -133,8 +142,8 @@ pub struct ClusterConfig {
     pub slot: SlotName,
     /// When the slot may no longer hold all WAL that is not stored.
     pub valve: ValveLimits,
-    /// The generation to begin, after a restore or a rollback.
-    pub generation: Option<u32>,
+    /// Which line of descent it writes.
+    pub lineage: AskedLineage,
     /// The agent whose lease is taken over.
     pub take_over: Option<ActorName>,
     /// Agents beside the cluster's other nodes. The one whose server is promoted
@@ -512,7 +521,10 @@ fn read_cluster(section: Section<'_, '_>, coordinated: bool, places: &[Place]) -
             Some(shipped)
         }
     };
-    let generation = section.optional("generation");
+    let lineage = AskedLineage {
+        system: section.optional("system_identifier"),
+        generation: section.optional("generation"),
+    };
     let take_over = section.optional("take_over");
     let peers = section.list("peers");
     let filestores: Vec<Option<FilestoreConfig>> = section
@@ -554,7 +566,7 @@ fn read_cluster(section: Section<'_, '_>, coordinated: bool, places: &[Place]) -
         feed: feed?,
         slot,
         valve: valve?,
-        generation,
+        lineage,
         take_over,
         peers,
         filestores: filestores.into_iter().collect::<Option<_>>()?,

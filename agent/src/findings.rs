@@ -2,7 +2,8 @@
 //!
 //! Every part of the agent raises what departs from what should be and clears it
 //! when it is over; whoever reports (the heartbeat, the status page) takes a
-//! snapshot. A finding raised again keeps the moment at which it was first seen.
+//! snapshot. A finding raised again keeps the moment at which it was first seen; it is
+//! logged again when it says something else, other numbers in the same words apart.
 //! Nothing is stored: a finding that still holds after a restart is found again.
 
 use std::collections::BTreeMap;
@@ -39,7 +40,10 @@ impl Findings {
         let mut held = self.held();
         let key = (finding.name.clone(), finding.subject.clone());
         let known = held.get(&key);
-        if known.is_none_or(|known| known.severity != finding.severity) {
+        let same = |known: &Finding| {
+            known.severity == finding.severity && words(&known.detail).eq(words(&finding.detail))
+        };
+        if !known.is_some_and(same) {
             match finding.severity {
                 Severity::Info => {
                     tracing::info!(
@@ -105,9 +109,26 @@ impl Findings {
     }
 }
 
+/// The words of a text without positions, sizes and times, which change from look to look.
+fn words(detail: &str) -> impl Iterator<Item = &str> {
+    detail
+        .split_whitespace()
+        .filter(|word| !word.contains(|c: char| c.is_ascii_digit()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_alone_say_nothing_new() {
+        let same = |a, b| words(a).eq(words(b));
+        assert!(same(
+            "the slot holds 12.5 MiB since 0/3A",
+            "the slot holds 13 MiB since 0/4F"
+        ));
+        assert!(!same("agent a writes", "the archive has WAL up to 0/3A"));
+    }
 
     #[test]
     fn a_finding_is_raised_once_and_cleared() {

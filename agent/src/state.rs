@@ -151,6 +151,11 @@ impl ClusterState {
         Record(self.path.join("unheld.json"))
     }
 
+    /// From where on the WAL was not compared with what is archived before it.
+    pub fn uncompared(&self) -> Record {
+        Record(self.path.join("uncompared.json"))
+    }
+
     /// The last recovery point.
     pub fn last_point(&self) -> Record {
         Record(self.path.join("last-point.json"))
@@ -183,7 +188,8 @@ impl Record {
             return Ok(None);
         };
         match serde_json::from_slice(&bytes) {
-            Ok(value) => Ok(Some(value)),
+            // What is kept may be that there is nothing.
+            Ok(value) => Ok(value),
             Err(error) => {
                 tracing::info!(path = %self.0.display(), err = %error, "a state file cannot be read and is begun anew");
                 Ok(None)

@@ -22,7 +22,7 @@
 //!
 //! What holds:
 //! - WAL that the server was told to be flushed is on k replicas, contiguous
-//!   from [`state::WalState::contiguous_from`].
+//!   from [`state::Reach`].
 //! - Memory for WAL is bounded ([`MEMORY`]); a store that is down stops the
 //!   reading, never the status messages.
 //! - A shutdown of the primary waits for at most a second or so ([`stream`]).
@@ -86,7 +86,8 @@ mod valve;
 
 pub use courier::REPLICA_FAILS;
 pub use shared::MEMORY;
-pub use state::{FrontierPublisher, NotAcknowledged, WalFrontier, WalState, frontier};
+pub use state::{FrontierPublisher, NotAcknowledged, Reach, WalFrontier, WalState, frontier};
+pub use trouble::NOT_COMPARED;
 pub use valve::{Valve, ValveLimits, watch_alone};
 
 /// What the tier asks of a line.
@@ -133,6 +134,8 @@ pub struct WalContext {
     pub followed: Option<(TimelineId, Lsn)>,
     /// Where it is kept why the slot may have held nothing, for whoever goes on.
     pub unheld: Record,
+    /// From where on the WAL was not compared with what is archived before it.
+    pub uncompared: Record,
     /// The tier's numbers, as they change.
     pub directives: watch::Receiver<LineDirectives>,
     /// Where the line says how far it is.

@@ -147,6 +147,7 @@ impl Line {
             lineage,
             followed: None,
             unheld: Record::at(vault.dir().join("unheld.json")),
+            uncompared: Record::at(vault.dir().join("uncompared.json")),
             index_key: vault.index_key().await?.key,
             pushing,
             directives: told,

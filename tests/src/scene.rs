@@ -132,6 +132,7 @@ impl Scene {
             lineage: self.lineage,
             followed: None,
             unheld: Record::at(self.vault.dir().join("unheld.json")),
+            uncompared: Record::at(self.vault.dir().join("uncompared.json")),
             index_key: self.vault.index_key().await?.key,
             pushing: None,
             directives: told,

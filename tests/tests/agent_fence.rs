@@ -69,6 +69,7 @@ impl Stage {
             lineage,
             followed: None,
             unheld: Record::at(vault.dir().join("unheld.json")),
+            uncompared: Record::at(vault.dir().join("uncompared.json")),
             index_key: vault.index_key().await?.key,
             pushing: None,
             directives: told,

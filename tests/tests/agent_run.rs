@@ -62,6 +62,10 @@ impl Stage {
     }
 
     fn config(&self, name: &str, extra: &str) -> Result<AgentConfig> {
+        self.config_of(&self.pg, name, extra)
+    }
+
+    fn config_of(&self, pg: &TestPostgres, name: &str, extra: &str) -> Result<AgentConfig> {
         let dir = self.vault.dir().display();
         let rest = format!(
             r#"
@@ -77,7 +81,7 @@ impl Stage {
             "#,
             files = self.files.display(),
         );
-        agent::config(&self.vault, name, &self.pg, &rest)
+        agent::config(&self.vault, name, pg, &rest)
     }
 
     fn run(&self) -> Result<Running> {
@@ -168,6 +172,53 @@ async fn until<T>(
             "waited in vain until {what}"
         );
     }
+}
+
+/// Another database answers where the cluster's did: nothing of it is stored, until
+/// somebody says that it has replaced the old one.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_database_at_the_address_is_refused() -> Result<()> {
+    let stage = Stage::new().await?;
+    stage.once(Work::BaseBackup).await?;
+    let other = TestPostgres::start(&stage.vault.dir().join("other"), Options::default())?;
+    other.psql(&role_sql(
+        "holdfast",
+        PgMajor::new(15).context("15 is supported")?,
+    ))?;
+    other.psql("CREATE TABLE ir_attachment (id serial PRIMARY KEY, store_fname text)")?;
+    let system = other.psql("select system_identifier from pg_control_system()")?;
+    let once = async |extra: &str| {
+        let config = stage.config_of(&other, "agent", extra)?;
+        let stop = CancellationToken::new();
+        let done = holdfast_agent::once(&config, None, Work::BaseBackup, Meter::default(), stop).await;
+        anyhow::Ok(
+            done.map(|_| ())
+                .map_err(|e| holdfast_repository::replica::explained(&e)),
+        )
+    };
+    let lineages = async || {
+        let prefix = layout::lineages(&stage.vault.cluster);
+        anyhow::Ok(stage.vault.repository.children(&prefix).await?.names)
+    };
+    let before = stage.keys(layout::lineages(&stage.vault.cluster)).await?;
+    let refused = once("").await?.err().context("it is taken for the cluster")?;
+    assert!(
+        refused.contains(&format!("system_identifier = \"{system}\"")),
+        "{refused}"
+    );
+    assert_eq!(stage.keys(layout::lineages(&stage.vault.cluster)).await?, before);
+    once(&format!("system_identifier = \"{system}\""))
+        .await?
+        .map_err(anyhow::Error::msg)?;
+    assert_eq!(lineages().await?.len(), 2);
+    // From then on the old one is the wrong one, whatever the configuration leaves out.
+    let back = stage
+        .once(Work::BaseBackup)
+        .await
+        .err()
+        .context("the old one is back")?;
+    assert!(format!("{back:#}").contains("another database"), "{back:#}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

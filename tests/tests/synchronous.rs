@@ -12,8 +12,8 @@ use anyhow::{Context, Result};
 use holdfast_agent::restore::execute;
 use holdfast_plan::restore::{Request, Target};
 use holdfast_repository::clock::now;
-use holdfast_tests::line::{Line, QUICK, position};
-use holdfast_tests::postgres::{Options, TestPostgres, wait_until};
+use holdfast_tests::line::{Line, NEVER, QUICK, position};
+use holdfast_tests::postgres::{Options, PATIENCE, TestPostgres, wait_until};
 use holdfast_tests::scene::Scene;
 use holdfast_tests::vault::Vault;
 
@@ -114,6 +114,32 @@ async fn what_was_told_to_be_committed_survives_everything_but_one_region() -> R
         "only {most} commits"
     );
     Ok(())
+}
+
+/// What a commit waits for is sent at once, however long the tier lets WAL wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_does_not_wait_for_the_tips_interval() -> Result<()> {
+    let vault = Vault::new(2).await?;
+    let pg = TestPostgres::start(vault.dir(), Options::default())?;
+    let mut line = Line::start(&vault, &pg, 2, NEVER).await?;
+    line.until("it streams", |state| state.connected).await?;
+    pg.psql("create table t (n int)")?;
+    let (_, lsn) = position(&pg)?;
+    // The name is given while it streams.
+    pg.psql("alter system set synchronous_standby_names = 'holdfast'")?;
+    pg.psql("select pg_reload_conf()")?;
+    let conninfo = pg.conninfo("postgres");
+    let commit = async move {
+        let (client, connection) = tokio_postgres::connect(&conninfo, tokio_postgres::NoTls).await?;
+        tokio::spawn(connection);
+        client.batch_execute("insert into t values (1)").await
+    };
+    tokio::time::timeout(PATIENCE, commit)
+        .await
+        .context("the commit waits")??;
+    let safe = line.frontier.current().context("a state")?.acknowledged;
+    assert!(safe > lsn, "{safe} {lsn}");
+    line.stop().await
 }
 
 /// With `remote_apply` a commit means that a standby shows it. An archive shows

@@ -248,7 +248,12 @@ async fn a_push_is_safe_on_as_many_replicas_as_the_tier_asks_for() -> Result<()>
     let third = ended(&pg)?;
     assert_eq!(pushes.push(&third).await?, Ok(Taken::Stored));
     let gap = line.until_finding("wal-gap").await?;
-    let began = line.frontier.current().context("a state")?.contiguous_from;
+    let began = line
+        .frontier
+        .current()
+        .context("a state")?
+        .reach
+        .contiguous_from();
     assert!(
         gap.contains(&began.to_string()) && began > state.acknowledged,
         "{gap}"
@@ -309,6 +314,24 @@ async fn half_a_segment_is_taken_up_again() -> Result<()> {
 
 /// A promotion: the history comes first, the unfinished segment of the old timeline is
 /// kept up to where it ended, and the archive has no hole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_hands_nothing_over_gets_no_base() -> Result<()> {
+    let vault = Vault::new(1).await?;
+    let mut pg = TestPostgres::start(&vault.dir().join("source"), Options::default())?;
+    let (mut line, _pushes) = Line::start_pushed(&vault, &pg, 1, Feed::Archive).await?;
+    let detail = line.until_finding("wal-archive-off").await?;
+    assert!(detail.contains("archive_mode = on"), "{detail}");
+    let state = line.until("the server answers", |state| state.connected).await?;
+    assert!(
+        !state.flows,
+        "a base backup would begin, and wait for WAL that never comes"
+    );
+    pg.psql("alter system set archive_mode = on")?;
+    pg.restart(StopMode::Fast)?;
+    line.until("WAL is handed over", |state| state.flows).await?;
+    line.stop().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promotion_leaves_no_hole() -> Result<()> {
     let vault = Vault::new(2).await?;

@@ -177,7 +177,7 @@ async fn wal_that_is_gone_is_a_gap_with_a_name() -> Result<()> {
     let line = Line::start(&vault, &pg, 2, QUICK).await?;
     write_rows(&pg, 1_000)?;
     let state = line.until_safe(&pg).await?;
-    let first = state.contiguous_from;
+    let first = state.reach.contiguous_from();
     line.stop().await?;
 
     // Somebody drops the slot, and the server goes on.
@@ -189,7 +189,7 @@ async fn wal_that_is_gone_is_a_gap_with_a_name() -> Result<()> {
     assert!(detail.contains("base backup"), "{detail}");
     write_rows(&pg, 1_000)?;
     let after = line.until_safe(&pg).await?;
-    assert!(after.contiguous_from > first);
+    assert!(after.reach.contiguous_from() > first);
     let gap = line
         .findings
         .snapshot()
@@ -210,13 +210,16 @@ async fn wal_that_is_gone_is_a_gap_with_a_name() -> Result<()> {
     let line = Line::start(&vault, &pg, 2, QUICK).await?;
     write_rows(&pg, 1_000)?;
     let again = line.until_safe(&pg).await?;
-    assert_eq!(again.contiguous_from, after.contiguous_from);
+    assert_eq!(again.reach.contiguous_from(), after.reach.contiguous_from());
     line.stop().await?;
     let said = gaps_said(&vault, lineage(&pg)?).await?;
     let [(to, gap)] = said.as_slice() else {
         anyhow::bail!("one hole, and this was said: {said:?}");
     };
-    assert_eq!((*to, gap.cause), (after.contiguous_from, GapCause::SlotMissing));
+    assert_eq!(
+        (*to, gap.cause),
+        (after.reach.contiguous_from(), GapCause::SlotMissing)
+    );
     assert!(gap.from < *to && gap.from >= first);
     Ok(())
 }
@@ -268,6 +271,97 @@ async fn an_invalidated_slot_is_said_and_made_anew() -> Result<()> {
             assert_eq!(causes, []);
             check_regions(&vault, &pg, &[0, 1], safe).await?;
         }
+    }
+    Ok(())
+}
+
+/// A base backup from before a promotion leads to the present as long as no WAL is missing
+/// on the way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hole_behind_a_promotion_lies_behind_the_base_before_it() -> Result<()> {
+    let vault = Vault::new(2).await?;
+    let options = Options::default()
+        .initdb("--wal-segsize=1")
+        .set("max_wal_size", "2MB")
+        .set("min_wal_size", "2MB")
+        .set("wal_recycle", "off");
+    let pg = TestPostgres::start(&vault.dir().join("a"), options)?;
+    let line = Line::start(&vault, &pg, 2, QUICK).await?;
+    write_rows(&pg, 5_000)?;
+    let (first, base) = position(&pg)?;
+    line.until_safe(&pg).await?;
+    let next = pg.standby(&vault.dir().join("b"))?;
+    write_rows(&pg, 5_000)?;
+    line.until_safe(&pg).await?;
+    line.stop().await?;
+    next.promote()?;
+    next.psql("checkpoint")?;
+
+    let line = Line::start(&vault, &next, 2, QUICK).await?;
+    write_rows(&next, 5_000)?;
+    let state = line.until_safe(&next).await?;
+    assert_ne!(state.timeline, first);
+    assert!(
+        state.reach.surely && state.reach.leads_from(first, base),
+        "{state:?}"
+    );
+    line.stop().await?;
+
+    next.psql("select pg_drop_replication_slot('holdfast')")?;
+    write_rows(&next, 20_000)?;
+    next.psql("checkpoint; select pg_switch_wal(); checkpoint")?;
+    let line = Line::start(&vault, &next, 2, QUICK).await?;
+    line.until_finding("wal-gap").await?;
+    write_rows(&next, 100)?;
+    let state = line.until_safe(&next).await?;
+    assert!(!state.reach.leads_from(first, base), "{state:?}");
+    line.stop().await
+}
+
+/// The archive ends with a segment that the server has removed. Whether it continues that
+/// is known by where the slot stands; without the slot it is said.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_compared_is_known_by_the_slot_or_said() -> Result<()> {
+    let vault = Vault::new(2).await?;
+    let options = Options::default()
+        .initdb("--wal-segsize=1")
+        .set("max_wal_size", "2MB")
+        .set("min_wal_size", "2MB")
+        .set("wal_recycle", "off");
+    let pg = TestPostgres::start(vault.dir(), options)?;
+    let removed = async |line: Line| -> Result<(TimelineId, Lsn)> {
+        write_rows(&pg, 1_000)?;
+        pg.psql("select pg_switch_wal()")?;
+        let state = line.until_safe(&pg).await?;
+        line.stop().await?;
+        assert_eq!(
+            state.acknowledged.get() % (1 << 20),
+            0,
+            "the archive ends with a segment"
+        );
+        pg.psql("checkpoint")?;
+        Ok((state.timeline, state.acknowledged))
+    };
+    let said = |line: &Line| line.findings.holds("wal-not-compared", "acme/erp");
+    let line = Line::start(&vault, &pg, 2, QUICK).await?;
+    removed(line).await?;
+    let line = Line::start(&vault, &pg, 2, QUICK).await?;
+    write_rows(&pg, 100)?;
+    let state = line.until_safe(&pg).await?;
+    assert_eq!((said(&line), state.reach.uncompared), (false, None));
+
+    let (timeline, at) = removed(line).await?;
+    pg.psql("select pg_drop_replication_slot('holdfast')")?;
+    for _ in 0..2 {
+        // A process that begins later says it again: no base backup was taken since.
+        let line = Line::start(&vault, &pg, 2, QUICK).await?;
+        let detail = line.until_finding("wal-not-compared").await?;
+        assert!(detail.contains("base backup"), "{detail}");
+        write_rows(&pg, 100)?;
+        let reach = line.until_safe(&pg).await?.reach;
+        assert_eq!(reach.uncompared, Some((timeline, at)));
+        assert!(reach.crosses(timeline, Lsn::new(at.get() - 1)) && !reach.crosses(timeline, at));
+        line.stop().await?;
     }
     Ok(())
 }

@@ -111,7 +111,7 @@ async fn the_slot_is_given_up_before_the_disk_is_full_and_the_gap_has_a_name() -
     let said = line.until_finding("wal-gap").await?;
     assert!(said.contains("a new base backup"), "{said}");
     let after = line.until_safe(&pg).await?;
-    assert!(after.contiguous_from > before.acknowledged, "{after:?}");
+    assert!(after.reach.contiguous_from() > before.acknowledged, "{after:?}");
     assert_eq!(slots()?, "1");
     until("the valve shuts", || {
         Ok(!line.findings.holds("wal-slot-given-up", "acme/erp"))
@@ -123,7 +123,7 @@ async fn the_slot_is_given_up_before_the_disk_is_full_and_the_gap_has_a_name() -
     line.stop().await?;
     let said = gaps_said(&vault, lineage(&pg)?).await?;
     let causes: Vec<_> = said.iter().map(|(to, gap)| (*to, gap.cause)).collect();
-    assert_eq!(causes, [(after.contiguous_from, GapCause::ValveGaveUp)]);
+    assert_eq!(causes, [(after.reach.contiguous_from(), GapCause::ValveGaveUp)]);
     Ok(())
 }
 

@@ -278,7 +278,7 @@ fn the_shipped_example_is_sound() {
         .collect();
     let config = AgentConfig::parse("config/agent.toml".as_ref(), &all).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(
-        (config.threads.get(), config.clusters[0].generation),
+        (config.threads.get(), config.clusters[0].lineage.generation),
         (4, Some(2))
     );
 }

@@ -8,7 +8,7 @@ use globset::Glob;
 use holdfast_proto::Fingerprint;
 use holdfast_proto::labels::LabelText;
 use holdfast_proto::names::{
-    ActorName, ClusterId, FilestoreName, ProviderName, Region, ResidencyName, TierName,
+    ActorName, ClusterId, FilestoreName, ProviderName, Region, ResidencyName, SystemId, TierName,
 };
 use toml::de::DeValue;
 
@@ -57,6 +57,7 @@ from_text!(
     ProviderName,
     Region,
     ResidencyName,
+    SystemId,
     TierName,
     LabelText,
     Fingerprint,

@@ -118,18 +118,29 @@ impl Reader<'_> {
                 .flat_map(|(_, objects)| objects)
                 .filter(|(object, _)| object.name.start == gap.to)
                 .map(|(object, _)| object.key.clone());
-            let notes: Vec<GapNote> = (self.read::<WalBody>(keys.collect()).await.iter())
-                .filter_map(|object| {
-                    let body = &object.header.body;
-                    body.after_gap.map(|said| GapNote {
-                        timeline: body.timeline,
-                        to: body.start,
-                        said,
-                    })
-                })
-                .collect();
-            if let Some(of) = facts.lineages.iter_mut().find(|l| l.lineage == lineage) {
-                of.gap_notes.extend(notes);
+            let read = self.read::<WalBody>(keys.collect()).await;
+            let Some(of) = facts.lineages.iter_mut().find(|l| l.lineage == lineage) else {
+                continue;
+            };
+            for body in read.iter().map(|object| &object.header.body) {
+                of.gap_notes.extend(body.after_gap.map(|said| GapNote {
+                    timeline: body.timeline,
+                    to: body.start,
+                    said,
+                }));
+                // A name has the time of the last transaction in it, which for merged WAL is
+                // long behind the hole.
+                let spans = of.timelines.iter_mut().filter(|t| t.timeline == body.timeline);
+                for span in spans
+                    .flat_map(|t| &mut t.wal)
+                    .filter(|span| span.start == body.start)
+                {
+                    span.early_commit = span
+                        .early_commit
+                        .into_iter()
+                        .chain(body.first_commit.map(|c| c.time))
+                        .min();
+                }
             }
         }
     }

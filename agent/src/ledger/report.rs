@@ -47,14 +47,23 @@ impl PointsReport {
             since: now,
         };
         let holes = self.restorable.gaps.iter().map(|hole| {
-            critical(
+            let covered = self.restorable.is_covered(hole);
+            let then = if covered {
+                "What was committed in between is lost; moments behind it are restored by a base backup that was taken since"
+            } else {
+                "Moments behind it need a base backup that is taken behind it, and there is none"
+            };
+            let finding = critical(
                 "wal-gap",
                 format!("{} {} timeline {}", self.cluster, hole.lineage, hole.gap.timeline),
                 format!(
-                    "WAL from {} to {} is missing: {}. Moments behind it need a base backup that was taken behind it",
+                    "WAL from {} to {} is missing: {}. {then}",
                     hole.gap.from, hole.gap.to, hole.cause
                 ),
-            )
+            );
+            // What is past was said when it happened.
+            let severity = if covered { Severity::Info } else { finding.severity };
+            Finding { severity, ..finding }
         });
         let broken = self.restorable.broken.iter().map(|broken| {
             critical(

@@ -8,8 +8,9 @@
 //! `wal fetch` tries again and reports. It remembers no absence.
 //!
 //! The server holds a lock as long as it lives, so there is never a second. It ends
-//! when nothing was asked for during [`IDLE`], when the frontier is reached, when the
-//! recovery is over, or when the pin is another one.
+//! when the frontier is reached, when the recovery is over, when the pin is another one,
+//! or when nothing was asked for during [`SLOW`] ([`IDLE`], where it cannot be told whether
+//! the recovery is over).
 //!
 //! Segments are not synced. That the server which wrote a segment still lives says
 //! that the machine did not crash since, and that the file was not touched since is
@@ -43,8 +44,12 @@ use super::pin::{Decision, Pin};
 use super::segment::{self, Workbench};
 use crate::durable::{self, LocalFileError};
 
-/// How long the server waits for PostgreSQL to ask again.
+/// How long the server waits for PostgreSQL to ask again where nothing shows whether the
+/// recovery goes on.
 const IDLE: Duration = Duration::from_secs(30);
+/// How long it waits while the recovery goes on: a segment may take long to replay, and
+/// what is here already is not to be asked of the network again.
+const SLOW: Duration = Duration::from_secs(3600);
 /// How often it looks whether the recovery is over.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long nothing is fetched after a fetch has failed.
@@ -244,6 +249,7 @@ impl Server<'_> {
             .clamp(1, self.pin.prefetch.max(1));
         let mut segments = Segments::default();
         let mut since = Instant::now();
+        let patience = if self.signal.is_some() { SLOW } else { IDLE };
         let mut looks = tokio::time::interval(LOOK);
         let (mut asking, mut fetching) = (FuturesUnordered::new(), FuturesUnordered::new());
         let mut waiting: Vec<(SegmentName, UnixStream)> = Vec::new();
@@ -264,7 +270,7 @@ impl Server<'_> {
             if fetching.is_empty() && waiting.is_empty() {
                 let gone = |signal: &PathBuf| !signal.exists();
                 let at_the_end = segments.ready.is_empty() && self.pin.following(&cursor, 1).is_empty();
-                if at_the_end || self.signal.as_ref().is_some_and(gone) || since.elapsed() > IDLE {
+                if at_the_end || self.signal.as_ref().is_some_and(gone) || since.elapsed() > patience {
                     return;
                 }
             }

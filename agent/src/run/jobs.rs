@@ -13,6 +13,7 @@ use holdfast_proto::Timestamp;
 use holdfast_proto::finding::Severity;
 use holdfast_proto::message::Work;
 use holdfast_proto::names::WorkId;
+use holdfast_proto::pg::{Lsn, TimelineId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -23,6 +24,7 @@ use super::schedule::{self, Facts};
 use super::session::Session;
 use super::supervisor::{Failure, Pause};
 use crate::progress::Meter;
+use crate::wal::NOT_COMPARED;
 
 /// How often the schedule is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -117,12 +119,12 @@ impl Jobs {
         let session = &self.session;
         let tier = session.numbers.tier();
         let filestores = !session.config.filestores.is_empty();
-        let wal = session.frontier.current().filter(|state| state.connected);
+        let wal = session.frontier.current().filter(|state| state.flows);
         let facts = Facts {
             tier: Tier::shipped().get(&tier),
             coordinated: session.is_coordinated(),
             base: session.newest_base().map(|(base, _)| base),
-            wal: wal.map(|state| (state.timeline, state.contiguous_from)),
+            wal: wal.as_ref().map(|state| &state.reach),
             configuration: running.configured,
             checkpoint: running.checkpointed.filter(|_| filestores),
         };
@@ -224,12 +226,18 @@ impl Jobs {
         findings.clear("no-base-backup", subject);
         let base = self.session.newest_base();
         let wal = self.session.frontier.current();
-        if let Some(((base, _), wal)) = base.zip(wal)
-            && base.timeline == wal.timeline
-            && base.start >= wal.contiguous_from
-        {
+        let Some(((base, _), wal)) = base.zip(wal) else {
+            return;
+        };
+        if base.timeline == wal.timeline && wal.reach.leads_from(base.timeline, base.start) {
             findings.clear("wal-gap", subject);
             findings.clear("wal-slot-invalidated", subject);
+        }
+        if !wal.reach.crosses(base.timeline, base.start) {
+            findings.clear(NOT_COMPARED, subject);
+            if let Err(error) = self.session.state.uncompared().save(&None::<(TimelineId, Lsn)>) {
+                tracing::warn!(err = %error, "that the WAL is covered again is not remembered");
+            }
         }
     }
 }

@@ -185,6 +185,7 @@ async fn session_of(
                 lineage: session.lineage,
                 followed,
                 unheld: session.state.unheld(),
+                uncompared: session.state.uncompared(),
                 index_key: session.keys.index.key.clone(),
                 pushing: Some(Pushing {
                     feed: session.config.feed,

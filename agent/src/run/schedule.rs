@@ -10,6 +10,8 @@ use holdfast_proto::Timestamp;
 use holdfast_proto::message::Work;
 use holdfast_proto::pg::{Lsn, TimelineId};
 
+use crate::wal::Reach;
+
 /// The newest base backup of the lineage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewestBase {
@@ -30,9 +32,8 @@ pub struct Facts<'f> {
     pub coordinated: bool,
     /// The newest base backup.
     pub base: Option<NewestBase>,
-    /// Timeline streamed, and from where on its WAL is archived without a hole;
-    /// absent while nothing streams.
-    pub wal: Option<(TimelineId, Lsn)>,
+    /// From where the archived WAL leads to the present; absent while none comes.
+    pub wal: Option<&'f Reach>,
     /// When the last configuration bundle was looked at.
     pub configuration: Option<Timestamp>,
     /// Whether the cluster has filestores, and when the last checkpoint was asked for.
@@ -50,11 +51,15 @@ pub fn due(facts: &Facts<'_>, now: Timestamp) -> Vec<(Work, &'static str)> {
                 .is_some_and(|next| next <= now)
     };
     // Without WAL a base backup cannot become consistent.
-    if let Some((timeline, contiguous_from)) = facts.wal {
+    if let Some(reach) = facts.wal {
         match facts.base {
             None => work.push((Work::BaseBackup, "the lineage has no base backup")),
-            Some(base) if base.timeline == timeline && base.start < contiguous_from => {
+            Some(base) if !reach.leads_from(base.timeline, base.start) => {
                 work.push((Work::BaseBackup, "WAL was lost after the newest base backup"));
+            }
+            Some(base) if reach.crosses(base.timeline, base.start) => {
+                let why = "WAL after the newest base backup could not be compared with the server's";
+                work.push((Work::BaseBackup, why));
             }
             Some(base) if fires(|t| &t.base_backup, base.stopped) => {
                 work.push((Work::BaseBackup, "the tier's schedule"));
@@ -86,11 +91,25 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn with(calm: &Facts<'_>, reach: &Reach) -> Vec<(Work, &'static str)> {
+        let facts = Facts {
+            wal: Some(reach),
+            ..*calm
+        };
+        due(&facts, at("2026-11-21T12:00:00Z"))
+    }
+
     #[test]
     fn decides_alone_only_when_it_must() {
         let tier = &Tier::shipped()[&"platinum".parse().unwrap()];
         let now = at("2026-11-21T12:00:00Z");
         let line = TimelineId::FIRST;
+        let from = |unbroken: &[(TimelineId, Lsn)]| Reach {
+            unbroken: unbroken.into(),
+            surely: true,
+            uncompared: None,
+        };
+        let whole = from(&[(line, Lsn::new(500))]);
         let calm = Facts {
             tier: Some(tier),
             coordinated: true,
@@ -99,7 +118,7 @@ mod tests {
                 start: Lsn::new(1000),
                 timeline: line,
             }),
-            wal: Some((line, Lsn::new(500))),
+            wal: Some(&whole),
             configuration: Some(now),
             checkpoint: Some(now),
         };
@@ -113,14 +132,36 @@ mod tests {
         // The present could not be restored: the coordinator is not waited for.
         let none = Facts { base: None, ..calm };
         assert_eq!(due(&none, now).len(), 1);
-        let gap = Facts {
-            wal: Some((line, Lsn::new(1001))),
-            ..calm
+        let lost = [(Work::BaseBackup, "WAL was lost after the newest base backup")];
+        assert_eq!(with(&calm, &from(&[(line, Lsn::new(1001))])), lost);
+        // The cluster went on with another timeline: what counts is how the base's leads there.
+        let next = TimelineId::new(2).unwrap();
+        assert_eq!(
+            with(&calm, &from(&[(next, Lsn::new(2000)), (line, Lsn::new(1000))])),
+            []
+        );
+        assert_eq!(
+            with(&calm, &from(&[(next, Lsn::new(2000)), (line, Lsn::new(1001))])),
+            lost
+        );
+        let hole = from(&[(next, Lsn::new(2000))]);
+        assert_eq!(with(&calm, &hole), lost);
+        let unsure = Reach {
+            surely: false,
+            ..hole.clone()
         };
         assert_eq!(
-            due(&gap, now),
-            [(Work::BaseBackup, "WAL was lost after the newest base backup")]
+            with(&calm, &unsure),
+            [],
+            "a replica that was not looked at may have it"
         );
+        // Nobody knows whether it is the same history.
+        let uncompared = |at| Reach {
+            uncompared: Some((line, Lsn::new(at))),
+            ..whole.clone()
+        };
+        assert_eq!(with(&calm, &uncompared(1001)).len(), 1);
+        assert_eq!(with(&calm, &uncompared(1000)), [], "the base was taken behind it");
         // Without WAL a base has no use.
         let deaf = Facts { wal: None, ..none };
         assert_eq!(due(&deaf, now), []);

@@ -168,7 +168,13 @@ impl Session {
             copies: numbers.copies(),
         };
         enough_replicas(&publisher, &findings);
-        let lineage = lineage::settle(&publisher, identity.system, config.generation, &state).await?;
+        let lineage = lineage::settle(&publisher, identity.system, config.lineage, &state).await;
+        let lineage = lineage.inspect_err(|error| {
+            if matches!(error, LineageError::WrongSystem { .. }) {
+                let detail = error.to_string();
+                findings.raise(Severity::Critical, "wrong-system", config.id.to_string(), detail);
+            }
+        })?;
         let promoted =
             !config.peers.is_empty() && nodes::is_promoted(&publisher, lineage, identity.timeline).await?;
         let may_replace = |holder: &ActorName| {
@@ -277,7 +283,7 @@ impl Session {
     }
 
     async fn base_backup(&self, meter: Meter, cancel: CancellationToken) -> Result<Made, Failed> {
-        self.until_streaming(&cancel).await?;
+        self.until_wal_flows(&cancel).await?;
         let context = BaseContext {
             publisher: self.publisher(),
             key: self.keys.data(),
@@ -314,19 +320,18 @@ impl Session {
         })
     }
 
-    /// Waits until the WAL line streams: before that a base could not become
-    /// consistent.
-    async fn until_streaming(&self, cancel: &CancellationToken) -> Result<(), Failed> {
+    /// Waits until WAL comes: before that a base could not become consistent.
+    async fn until_wal_flows(&self, cancel: &CancellationToken) -> Result<(), Failed> {
         let mut frontier = self.frontier.clone();
-        let streaming = async {
-            while !frontier.current().is_some_and(|state| state.connected) {
+        let flowing = async {
+            while !frontier.current().is_some_and(|state| state.flows) {
                 frontier.changed().await?;
             }
             Ok::<_, Failed>(())
         };
         tokio::select! {
-            done = tokio::time::timeout(Duration::from_secs(120), streaming) => {
-                done.map_err(|_| "the WAL line has not streamed for two minutes: look at its findings")?
+            done = tokio::time::timeout(Duration::from_secs(120), flowing) => {
+                done.map_err(|_| "no WAL has come for two minutes, so a base backup could not become consistent: look at the findings about WAL")?
             }
             () = cancel.cancelled() => Err("the agent is stopping".into()),
         }

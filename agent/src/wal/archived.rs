@@ -163,6 +163,7 @@ impl Archived {
         };
         self.shared.sighted(seen.flush, sighting);
         self.shared.connected(true);
+        self.shared.withheld(!seen.archives);
         for name in SERVER_FINDINGS {
             self.shared.findings.clear(name, &self.subject());
         }

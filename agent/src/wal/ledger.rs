@@ -22,7 +22,7 @@ use bytes::Bytes;
 use holdfast_proto::Timestamp;
 use holdfast_proto::envelope::Link;
 use holdfast_proto::names::{ObjectKey, Region};
-use holdfast_proto::pg::{Lsn, TimelineId};
+use holdfast_proto::pg::{Lsn, SegmentSize, TimelineHistory, TimelineId};
 use holdfast_proto::record::WalChunkId;
 
 use super::runs::{Runs, acknowledged};
@@ -175,6 +175,37 @@ impl Ledger {
         self.last_commit = self.last_commit.max(holdings.latest_commit);
         self.replicas[place].held = Some(holdings);
         self.settle();
+    }
+
+    /// From where on each timeline leads to the present without a hole, the newest first:
+    /// the stream's from its anchor on, an ancestor's as far as its WAL is whole up to the
+    /// segment in which the next one began (which holds what was before, too).
+    pub fn unbroken(&self, history: &TimelineHistory, size: SegmentSize) -> Vec<(TimelineId, Lsn)> {
+        let first = |lsn: Lsn| size.start_of(size.segment_of(lsn));
+        let mut all = vec![(self.timeline, self.anchor)];
+        let mut begins = self.anchor;
+        let ancestors = history.ancestors();
+        for (n, switch) in ancestors.iter().enumerate().rev() {
+            let needed = first(switch.end);
+            if begins > needed {
+                break;
+            }
+            let before = n.checked_sub(1).map(|n| first(ancestors[n].end));
+            if before.is_some_and(|before| needed <= before) {
+                // It ended in the segment in which it began.
+                begins = needed;
+            } else {
+                let runs = self.union(switch.timeline);
+                let whole = runs
+                    .as_slice()
+                    .iter()
+                    .find(|(start, end)| *start < switch.end && *end >= needed);
+                let Some((start, _)) = whole else { break };
+                begins = *start;
+            }
+            all.push((switch.timeline, begins));
+        }
+        all
     }
 
     /// Whether the replica at `place` was listed.

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use holdfast_proto::finding::Severity;
@@ -30,10 +31,10 @@ use super::proof::{Expected, Proof};
 use super::seal::{Chain, Origin};
 use super::sealer::Sealer;
 use super::shared::{Followed, Shared};
-use super::standing::{Standing, shown_standby, until_stands_otherwise};
+use super::standing::{Standing, standing_at, until_stands_otherwise};
 use super::start::{self, Place, Refusal, Server, Start};
 use super::stream::{End, Flow, StreamError};
-use super::trouble::{NOT_COMPARED, PROOF_FINDINGS, SERVER_FINDINGS, Trouble};
+use super::trouble::{DIVERGED, NOT_COMPARED, SERVER_FINDINGS, Trouble};
 use super::unheld::{forgets, keep, slot_lost};
 use super::valve::Position;
 use super::{WalContext, WalError};
@@ -77,6 +78,8 @@ pub(super) struct Line {
     standing: Standing,
     /// Why the slot may have held nothing since the last stream.
     unheld: Option<GapCause>,
+    /// Where the slot stood that the server had kept.
+    slot_kept: Option<Lsn>,
 }
 
 impl Line {
@@ -100,6 +103,7 @@ impl Line {
             index_key,
             standing: Standing::Standby,
             unheld,
+            slot_kept: None,
         }
     }
 
@@ -201,12 +205,13 @@ impl Line {
         let at = session.cutter.position();
         if proof.is_none() {
             // Nothing is archived that it could contradict.
-            self.shared.findings.clear(PROOF_FINDINGS[0], &subject);
+            self.shared.findings.clear(DIVERGED, &subject);
         }
         let begins = proof.as_ref().map_or(at, |proof| proof.begins().min(at));
         let starting = connection.start_physical(Some(&self.context.slot), begins, session.timeline);
         let mut stream = starting.await?;
         self.shared.connected(true);
+        let shown = AtomicBool::new(proof.is_none());
         let mut flow = Flow {
             shared: &self.shared,
             sealer: &session.sealer,
@@ -215,12 +220,14 @@ impl Line {
             cancel: &cancel,
             slot,
             proof,
-            hidden: self.standing == Standing::Hidden,
+            shown: &shown,
+            standing: self.standing,
         };
         let (standing, timeline) = (self.standing, session.timeline);
         let end = tokio::select! {
             end = flow.run(&mut stream) => end,
-            () = until_stands_otherwise(&shared, &self.context.target, timeline, standing) => Ok(End::StandsOtherwise),
+            () = until_stands_otherwise(&shared, &self.context.target, timeline, standing, &shown) =>
+                Ok(End::StandsOtherwise),
             never = forgets(&shared, &self.context.unheld, at, self.unheld) => match never {},
         };
         let proven = flow.proof.as_ref().is_some_and(Proof::is_done);
@@ -241,14 +248,8 @@ impl Line {
             // compared is its position.
             session.expected = None;
             session.cutter.forget_tail();
-            let detail = format!(
-                "the server has removed its WAL before {at}, where the archive ends, so that cannot be compared: if it \
-                 was set back to an older copy of its disk, take a base backup and give the cluster a new lineage \
-                 generation"
-            );
-            self.shared
-                .findings
-                .raise(Severity::Warning, NOT_COMPARED, subject, detail);
+            let why = format!("the server has removed its WAL before {at}");
+            self.not_compared(timeline, at, &why);
             return Ok(End::NotCompared);
         }
         if session.cutter.position() > at {
@@ -324,10 +325,10 @@ impl Line {
     /// unless commits are to wait until a standby shows them (`remote_apply`). An
     /// archive shows nothing, and must not say that it does.
     async fn standing(&mut self) -> Result<PgTarget, PgError> {
-        let refused = shown_standby(&self.context.target).await?;
+        let (standing, refused) = standing_at(&self.context.target).await?;
         let mut target = self.context.target.clone();
         let subject = self.subject();
-        self.standing = Standing::of(refused.as_deref());
+        self.standing = standing;
         if let Some(names) = refused {
             let instead = if self.standing == Standing::Hidden {
                 "The name * is everybody's, so it confirms nothing: the slot keeps all WAL until this is put right"
@@ -352,9 +353,13 @@ impl Line {
     /// Makes sure of the slot, and says from where it keeps WAL.
     async fn reserve(&mut self, connection: &mut ReplicationConnection) -> Result<Option<Lsn>, PgError> {
         let slot = &self.context.slot;
+        self.slot_kept = None;
         let lost = match connection.read_slot(slot).await? {
             Some(state) => match slot_lost(&self.context.target, slot).await? {
-                None if state.restart_lsn.is_some() => return Ok(state.restart_lsn),
+                None if state.restart_lsn.is_some() => {
+                    self.slot_kept = state.restart_lsn;
+                    return Ok(state.restart_lsn);
+                }
                 // Made without a reservation: it never kept anything.
                 None => GapCause::SlotMissing,
                 Some(why) => {
@@ -436,6 +441,11 @@ impl Line {
         };
         let expected = self.expected(timeline, size, place).await;
         self.shared.begin(timeline, place, size, identity.flush);
+        self.remember_uncompared();
+        let expected = expected.unwrap_or_else(|why| {
+            self.not_compared(timeline, place.from, &why);
+            None
+        });
         let keys = self.context.keys.clone();
         self.session = Some(Session {
             timeline,
@@ -479,8 +489,10 @@ impl Line {
         };
         if let Some(lost) = lost {
             let cause = self.unheld.unwrap_or(GapCause::Removed).words();
+            let size = server.segment_size;
+            let taken_up = size.start_of(size.segment_of(slot));
             let detail = format!(
-                "the server has removed the WAL between {lost} and {slot} before it was stored: {cause}. Moments in \
+                "the server has removed the WAL between {lost} and {taken_up} before it was stored: {cause}. Moments in \
                  between and after cannot be restored until a new base backup is taken: it begins by itself as soon as \
                  WAL flows, unless only this agent's WAL line was started"
             );
@@ -514,11 +526,17 @@ impl Line {
         }
     }
 
-    /// The last chunk that is stored before a place, which the server must show.
-    async fn expected(&self, timeline: TimelineId, size: SegmentSize, place: Place) -> Option<Expected> {
+    /// The last chunk that is stored before a place, which the server must show, if there
+    /// is one; or why it cannot be told.
+    async fn expected(
+        &self,
+        timeline: TimelineId,
+        size: SegmentSize,
+        place: Place,
+    ) -> Result<Option<Expected>, String> {
         if place.from <= place.anchor {
             // Nothing of this timeline lies before it.
-            return None;
+            return Ok(None);
         }
         let short = self.quick_replicas();
         let archive = &self.shared.archive;
@@ -529,18 +547,52 @@ impl Line {
             let (start, end) = (chunk.start, chunk.end);
             Some(Expected::Chunk { start, end, id, key })
         });
-        if known.is_none() {
-            let detail = format!(
-                "what is archived before {} cannot be compared with the server's WAL: no replica within reach has it \
-                 with an identity that this agent's index key makes. If the server was set back to an older copy of \
-                 its disk, take a base backup and give the cluster a new lineage generation",
-                place.from
+        let why = "no replica within reach has it with an identity that this agent's index key makes";
+        known.map(Some).ok_or_else(|| why.to_owned())
+    }
+
+    /// What the archive ends with could not be compared with the WAL of the server that
+    /// goes on behind it. Unless that server is known otherwise to be the one, a base
+    /// backup is taken, from which what follows can be restored whatever came before.
+    fn not_compared(&self, timeline: TimelineId, at: Lsn, why: &str) {
+        // The slot stands where this archive confirmed: in an older copy of the server it
+        // stands further back. And who followed the cluster has its history.
+        let confirmed = self.slot_kept == Some(at);
+        let followed = (self.followed).is_some_and(|(of, received)| of == timeline && received >= at);
+        if confirmed || followed {
+            tracing::info!(
+                lsn = %at, confirmed, followed, why,
+                "what the archive ends with is not compared: the server is known to continue it"
             );
-            self.shared
-                .findings
-                .raise(Severity::Warning, NOT_COMPARED, self.subject(), detail);
+            return;
         }
-        known
+        if let Err(error) = self.context.uncompared.save(&Some((timeline, at))) {
+            tracing::warn!(err = %error, "that WAL was not compared is not remembered");
+        }
+        self.say_not_compared((timeline, at), why);
+    }
+
+    fn say_not_compared(&self, from: (TimelineId, Lsn), why: &str) {
+        self.shared.uncompared(Some(from));
+        let detail = format!(
+            "what is archived before {} could not be compared with the server's WAL: {why}. If the server was set back \
+             to an older copy of its disk, what it wrote since cannot be restored by base backups from before: one is \
+             taken now, and until then moments behind this position are not to be relied on",
+            from.1
+        );
+        self.shared
+            .findings
+            .raise(Severity::Critical, NOT_COMPARED, self.subject(), detail);
+    }
+
+    /// Says again what an earlier process could not compare, while no base backup was
+    /// taken since.
+    fn remember_uncompared(&self) {
+        match self.context.uncompared.load() {
+            Ok(None) => {}
+            Ok(Some(from)) => self.say_not_compared(from, "an earlier process could not"),
+            Err(error) => tracing::warn!(err = %error, "whether WAL was not compared cannot be read"),
+        }
     }
 
     /// The replicas, with little patience.

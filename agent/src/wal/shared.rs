@@ -21,7 +21,7 @@ use super::ledger::{Errand, Holdings, Ledger, SealedChunk};
 use super::merge::Finished;
 use super::sightings::{Sighting, Sightings};
 use super::start::Place;
-use super::state::{FrontierPublisher, SILENCE, WalState};
+use super::state::{FrontierPublisher, Reach, SILENCE, WalState};
 use super::valve::Position;
 use crate::findings::Findings;
 
@@ -40,6 +40,13 @@ struct Stream {
     earliest_open: Option<Timestamp>,
     /// Whether WAL is pushed, and not streamed.
     pushed: bool,
+    /// Where it is pushed, whether the server's `archive_mode` is off, so that none comes.
+    withheld: bool,
+    /// For this anchor: how the timelines before lead to it, and whether all replicas had
+    /// been listed then.
+    before: Option<(Lsn, Arc<[(TimelineId, Lsn)]>, bool)>,
+    /// From here on the WAL was not compared with what lies before it.
+    uncompared: Option<(TimelineId, Lsn)>,
     /// Where the server's log was seen to end.
     sightings: Sightings,
     /// Everything committed by then, by the server's clock, is acknowledged.
@@ -225,6 +232,19 @@ impl Shared {
     /// Notes which server is followed.
     pub fn follow(&self, server: Option<Followed>) {
         let server = server.map(Arc::new);
+        if let Some(server) = &server {
+            self.change(|book| {
+                let ledger = &book.ledger;
+                if let Some(stream) = book
+                    .stream
+                    .as_mut()
+                    .filter(|_| ledger.timeline() == server.timeline)
+                {
+                    let unbroken = ledger.unbroken(&server.history, server.segment_size);
+                    stream.before = Some((ledger.anchor(), unbroken.into(), ledger.unlisted().is_empty()));
+                }
+            });
+        }
         self.server.send_if_modified(|known| {
             let changed = *known != server;
             *known = server;
@@ -331,6 +351,9 @@ impl Shared {
                 heard: now,
                 earliest_open: None,
                 pushed: before.as_ref().is_some_and(|stream| stream.pushed),
+                withheld: before.as_ref().is_some_and(|stream| stream.withheld),
+                before: None,
+                uncompared: before.as_ref().and_then(|stream| stream.uncompared),
                 // What was seen of a stream's server says nothing of where the next begins.
                 sightings: before
                     .filter(|stream| stream.pushed)
@@ -346,6 +369,24 @@ impl Shared {
         self.change(|book| {
             if let Some(stream) = &mut book.stream {
                 stream.connected = connected;
+            }
+        });
+    }
+
+    /// Notes from where on the WAL was not compared with what lies before it.
+    pub fn uncompared(&self, from: Option<(TimelineId, Lsn)>) {
+        self.change(|book| {
+            if let Some(stream) = &mut book.stream {
+                stream.uncompared = from;
+            }
+        });
+    }
+
+    /// Notes whether a server whose WAL is pushed hands none over.
+    pub fn withheld(&self, withheld: bool) {
+        self.change(|book| {
+            if let Some(stream) = &mut book.stream {
+                stream.withheld = withheld;
             }
         });
     }
@@ -458,13 +499,26 @@ impl Book {
 
 fn state_of(ledger: &Ledger, stream: &Stream) -> WalState {
     let replicas = ledger.frontiers();
+    let before = stream
+        .before
+        .as_ref()
+        .filter(|(anchor, ..)| *anchor == ledger.anchor());
+    let (unbroken, surely) = match before {
+        Some((_, unbroken, surely)) => (unbroken.clone(), *surely),
+        None => ([(ledger.timeline(), ledger.anchor())].into(), false),
+    };
     WalState {
         connected: stream.connected,
+        flows: stream.connected && !stream.withheld,
         streams: !stream.pushed,
         timeline: ledger.timeline(),
         server_flush: stream.server_flush,
         received: stream.received,
-        contiguous_from: ledger.anchor(),
+        reach: Reach {
+            unbroken,
+            surely,
+            uncompared: stream.uncompared,
+        },
         acknowledged: ledger.acknowledged().unwrap_or(ledger.anchor()),
         copies: u32::try_from(ledger.copies()).unwrap_or(u32::MAX),
         replicas: replicas

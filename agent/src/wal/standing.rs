@@ -6,6 +6,7 @@
 //! asked, every few seconds, by its own clock: what had been committed by then lies
 //! before the position that it names.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use holdfast_proto::Timestamp;
@@ -20,8 +21,10 @@ use crate::postgres::{PgError, PgTarget, sql_connect};
 /// How the agent appears among those that commits may wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// Under the name that `synchronous_standby_names` may have.
+    /// Under the name that `synchronous_standby_names` may have, and does not.
     Standby,
+    /// It has the name: commits wait until what they wrote is stored.
+    Waited,
     /// Under another one: commits would wait for what it cannot give.
     Aside,
     /// Every name is waited for, so it confirms nothing.
@@ -29,9 +32,10 @@ pub(super) enum Standing {
 }
 
 impl Standing {
-    /// By the names that make it a standby which has to show commits.
-    pub fn of(refused: Option<&str>) -> Self {
-        match refused {
+    /// By what the server says.
+    fn of(look: &Look) -> Self {
+        match &look.refused {
+            None if look.waited => Self::Waited,
             None => Self::Standby,
             Some(names) if names_everybody(names) => Self::Hidden,
             Some(_) => Self::Aside,
@@ -57,6 +61,8 @@ struct Look {
     /// `synchronous_standby_names`, when it names the agent and commits wait until that
     /// standby shows them.
     refused: Option<String>,
+    /// Whether it names the agent.
+    waited: bool,
     /// Of a primary: its timeline, and where its log ends.
     sighting: Option<(TimelineId, Sighting)>,
 }
@@ -67,7 +73,8 @@ impl Look {
         let at = now();
         let row = client.query_one(LOOK, &[]).await?;
         let (commit, names): (&str, String) = (row.try_get(0)?, row.try_get(1)?);
-        let refused = commit == "remote_apply" && names_standby(&names, &target.application_name);
+        let waited = names_standby(&names, &target.application_name);
+        let refused = commit == "remote_apply" && waited;
         let clock: chrono::DateTime<chrono::Utc> = row.try_get(2)?;
         let (snapshot, timeline, position): (String, Option<&str>, Option<&str>) =
             (row.try_get(3)?, row.try_get(4)?, row.try_get(5)?);
@@ -76,6 +83,7 @@ impl Look {
             .zip(position.and_then(|lsn| lsn.parse().ok()));
         Ok(Self {
             refused: refused.then_some(names),
+            waited,
             sighting: place.map(|(timeline, insert)| {
                 let sighting = Sighting {
                     at,
@@ -89,28 +97,31 @@ impl Look {
     }
 }
 
-/// `synchronous_standby_names`, when it names the agent and commits wait until that
-/// standby shows them.
-pub(super) async fn shown_standby(target: &PgTarget) -> Result<Option<String>, PgError> {
-    Ok(Look::at(target).await?.refused)
+/// As what the agent is to appear, and `synchronous_standby_names` when it is not to
+/// appear by its name.
+pub(super) async fn standing_at(target: &PgTarget) -> Result<(Standing, Option<String>), PgError> {
+    let look = Look::at(target).await?;
+    Ok((Standing::of(&look), look.refused))
 }
 
-/// Notes where the log of the server of this stream ends, again and again. Returns when
-/// its settings ask for another standing than the stream's: both can be changed while it
-/// runs. A server that does not answer says nothing new.
+/// Notes where the log of the server of this stream ends, again and again, once it has
+/// `shown` the WAL that is archived: until then it may be another server, set back.
+/// Returns when its settings ask for another standing than the stream's: both can be
+/// changed while it runs. A server that does not answer says nothing new.
 pub(super) async fn until_stands_otherwise(
     shared: &Shared,
     target: &PgTarget,
     timeline: TimelineId,
     standing: Standing,
+    shown: &AtomicBool,
 ) {
     loop {
         sleep(EVERY).await;
-        let received = shared.received();
+        let received = shared.received().filter(|_| shown.load(Ordering::Acquire));
         let Ok(look) = Look::at(target).await else {
             continue;
         };
-        if Standing::of(look.refused.as_deref()) != standing {
+        if Standing::of(&look) != standing {
             return;
         }
         if let Some((_, seen)) = look.sighting.filter(|(found, _)| *found == timeline) {

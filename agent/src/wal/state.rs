@@ -26,6 +26,8 @@ pub(super) const SILENCE: u64 = 5_000;
 pub struct WalState {
     /// Whether the stream runs; where WAL is pushed, whether the server answers.
     pub connected: bool,
+    /// Whether WAL comes: it is connected, and `archive_mode` is on where WAL is pushed.
+    pub flows: bool,
     /// Whether WAL comes from a stream, and not from `archive_command`.
     pub streams: bool,
     /// The timeline streamed.
@@ -52,9 +54,45 @@ pub struct WalState {
     pub complete_until: Option<Timestamp>,
     /// The newest transaction's end that is acknowledged.
     pub last_commit: Option<Timestamp>,
-    /// From where on the archive holds this timeline's WAL without a hole. A base
-    /// backup that started before it cannot be replayed to the present.
-    pub contiguous_from: Lsn,
+    /// From where the present can be reached.
+    pub reach: Reach,
+}
+
+/// From where WAL leads to the present without a hole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reach {
+    /// Each timeline of the history, the present one first, and from where on. A base
+    /// backup that started before it, or on another one, cannot be replayed to the present.
+    pub unbroken: Arc<[(TimelineId, Lsn)]>,
+    /// Whether more than the present timeline was looked at, on every replica.
+    pub surely: bool,
+    /// From here on the WAL was not compared with what lies before it.
+    pub uncompared: Option<(TimelineId, Lsn)>,
+}
+
+impl Reach {
+    /// From where on the present timeline's WAL is whole.
+    pub fn contiguous_from(&self) -> Lsn {
+        self.unbroken.first().map_or(Lsn::new(0), |(_, from)| *from)
+    }
+
+    /// Whether WAL leads from `start` on a timeline to the present. Of another timeline
+    /// than the present one that is believed until all replicas were looked at.
+    pub fn leads_from(&self, timeline: TimelineId, start: Lsn) -> bool {
+        let found = self.unbroken.iter().find(|(of, _)| *of == timeline);
+        let present = self.unbroken.first().is_some_and(|(of, _)| *of == timeline);
+        match found {
+            Some((_, from)) => start >= *from,
+            None => !present && !self.surely,
+        }
+    }
+
+    /// Whether the way from `start` on a timeline crosses a place at which the WAL was
+    /// not compared.
+    pub fn crosses(&self, timeline: TimelineId, start: Lsn) -> bool {
+        self.uncompared
+            .is_some_and(|(of, from)| timeline < of || (timeline == of && start < from))
+    }
 }
 
 impl WalState {
@@ -295,6 +333,7 @@ mod tests {
         let at = Timestamp::from_unix_micros(1_000_000_000);
         WalState {
             connected: true,
+            flows: true,
             streams: true,
             timeline: TimelineId::FIRST,
             server_flush: Lsn::new(100),
@@ -307,7 +346,11 @@ mod tests {
             complete_until: None,
             heard: at,
             last_commit: None,
-            contiguous_from: Lsn::new(0),
+            reach: Reach {
+                unbroken: [(TimelineId::FIRST, Lsn::new(0))].into(),
+                surely: true,
+                uncompared: None,
+            },
         }
     }
 

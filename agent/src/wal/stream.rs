@@ -15,6 +15,7 @@
 //!   up as well, because a server that shuts down meanwhile could not say so.
 
 use std::future::pending;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use holdfast_proto::pg::{Lsn, TimelineId};
@@ -27,7 +28,8 @@ use super::chunk::{Chunk, Cutter};
 use super::proof::{Differs, Proof};
 use super::sealer::Sealer;
 use super::shared::Shared;
-use super::trouble::PROOF_FINDINGS;
+use super::standing::Standing;
+use super::trouble::DIVERGED;
 use crate::postgres::{PgError, StreamEvent, WalStream};
 use holdfast_proto::finding::Severity;
 
@@ -45,6 +47,9 @@ const STATUS_EVERY: Duration = Duration::from_secs(1);
 
 /// The shortest pause between two replies to a server that keeps asking.
 const REPLY_PACE: Duration = Duration::from_millis(20);
+
+/// How long WAL that a commit waits for is gathered.
+const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// Chunks on their way to the first replica before the tip waits.
 const IN_FLIGHT: usize = 2;
@@ -98,9 +103,12 @@ pub(super) struct Flow<'a> {
     pub slot: Option<Lsn>,
     /// What the server has to show first.
     pub proof: Option<Proof>,
-    /// No commit may wait for what this agent shows, whatever its name: it says
-    /// nothing that a synchronous standby would.
-    pub hidden: bool,
+    /// Whether it has, for those who look at the server beside the stream.
+    pub shown: &'a AtomicBool,
+    /// As what it is connected. While commits wait for it, nothing waits for the tip's
+    /// interval; and where none may wait for what it shows, it says nothing that a
+    /// synchronous standby would.
+    pub standing: Standing,
 }
 
 /// What belongs to one connection.
@@ -140,7 +148,11 @@ impl Flow<'_> {
             }
             // While chunks wait for the first replica that takes them, the open one
             // grows: many small objects would only make it slower.
-            let due = |since| since + self.directives.borrow().tip_interval;
+            let interval = match self.standing {
+                Standing::Waited => AT_ONCE,
+                _ => Duration::MAX,
+            };
+            let due = |since| since + interval.min(self.directives.borrow().tip_interval);
             let tip = pace
                 .tip_since
                 .filter(|_| self.shared.in_flight() < IN_FLIGHT)
@@ -190,10 +202,9 @@ impl Flow<'_> {
                     let before = proof.is_done();
                     proof.take(start, &data).map_err(StreamError::Differs)?;
                     if proof.is_done() && !before {
+                        self.shown.store(true, Ordering::Release);
                         let subject = self.shared.publisher.cluster.to_string();
-                        for name in PROOF_FINDINGS {
-                            self.shared.findings.clear(name, &subject);
-                        }
+                        self.shared.findings.clear(DIVERGED, &subject);
                     }
                 }
                 let known = self.cutter.position().bytes_since(start).unwrap_or(0);
@@ -291,7 +302,8 @@ impl Flow<'_> {
         let safe = self.let_go();
         // A slot would follow back to where the server keeps nothing any more:
         // the valve has shut, and the copies are not all there yet.
-        let flush = safe.filter(|safe| !self.hidden && self.slot.is_none_or(|slot| *safe >= slot));
+        let flush = safe
+            .filter(|safe| self.standing != Standing::Hidden && self.slot.is_none_or(|slot| *safe >= slot));
         self.slot = self.slot.max(flush);
         pace.last_flush = safe;
         pace.last_status = Instant::now();

@@ -13,10 +13,10 @@ use super::stream::StreamError;
 use crate::postgres::{PgError, PgErrorClass};
 
 /// The finding that a server's WAL could not be compared with what is archived.
-pub(super) const NOT_COMPARED: &str = "wal-not-compared";
+pub const NOT_COMPARED: &str = "wal-not-compared";
 
-/// Findings about the server that end when its WAL was found to be the archive's.
-pub(super) const PROOF_FINDINGS: [&str; 2] = ["history-diverged", NOT_COMPARED];
+/// The finding about a server that ends when its WAL was found to be the archive's.
+pub(super) const DIVERGED: &str = "history-diverged";
 
 /// Findings about the server that end when it can be followed.
 pub(super) const SERVER_FINDINGS: [&str; 7] = [

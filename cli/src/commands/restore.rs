@@ -55,11 +55,22 @@ pub struct MomentArguments {
     #[arg(long, value_name = "NAME")]
     to_name: Option<String>,
     /// A transaction.
-    #[arg(long, value_name = "XID")]
+    #[arg(long, value_name = "XID", value_parser = xid, allow_negative_numbers = true)]
     to_xid: Option<u32>,
     /// The end of what is archived.
     #[arg(long)]
     latest: bool,
+}
+
+/// A transaction as the WAL has it; `pg_current_xact_id` counts its epochs too.
+fn xid(text: &str) -> Result<u32, String> {
+    let full: u64 = text.parse().map_err(|_| {
+        "a transaction's number is expected, as pg_current_xact_id or pg_waldump show it".to_owned()
+    })?;
+    match u32::try_from(full & u64::from(u32::MAX)) {
+        Ok(xid @ 3..) => Ok(xid),
+        _ => Err("no transaction has this number: they begin with 3".to_owned()),
+    }
 }
 
 impl MomentArguments {

@@ -91,6 +91,17 @@ pub struct LineageGap {
     pub noted: Option<AfterGap>,
 }
 
+impl Restorable {
+    /// Whether something behind a hole can be restored: a base backup was taken there, on
+    /// its timeline or on one that follows.
+    pub fn is_covered(&self, hole: &LineageGap) -> bool {
+        self.intervals.iter().any(|interval| {
+            let behind = interval.from.lsn >= hole.gap.to && interval.to.timeline >= hole.gap.timeline;
+            interval.to.lineage == hole.lineage && behind
+        })
+    }
+}
+
 /// Finds every restorable interval. An ancestor timeline is listed only for
 /// what its descendants do not include.
 pub fn restorable(facts: &Facts) -> Restorable {

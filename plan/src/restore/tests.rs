@@ -339,6 +339,21 @@ fn with_gap() -> Facts {
 }
 
 #[test]
+fn a_hole_is_covered_by_a_base_that_was_taken_behind_it() {
+    let mut facts = with_gap();
+    let covered = |facts: &Facts| {
+        let found = restorable(facts);
+        found.is_covered(&found.gaps[0])
+    };
+    assert!(!covered(&facts));
+    facts.lineages[0].bases.push(base(9, 8400, 8500, 1));
+    assert!(covered(&facts));
+    facts.lineages[0].bases.pop();
+    facts.lineages[0].bases.push(base(9, 7600, 7700, 1));
+    assert!(!covered(&facts), "the segment in which it begins is not whole");
+}
+
+#[test]
 fn a_hole_has_the_cause_that_its_agent_saw() {
     let mut facts = with_gap();
     let cause = |facts: &Facts| restorable(facts).gaps[0].cause.clone();

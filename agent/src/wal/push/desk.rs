@@ -351,7 +351,7 @@ impl Desk {
             let brings = match state.timeline.cmp(&span.timeline) {
                 std::cmp::Ordering::Less => true,
                 std::cmp::Ordering::Equal => {
-                    state.contiguous_from < span.end && state.acknowledged < span.end
+                    state.reach.contiguous_from() < span.end && state.acknowledged < span.end
                 }
                 std::cmp::Ordering::Greater => false,
             };
@@ -373,7 +373,7 @@ impl Desk {
         if self.pushing.feed == Feed::Stream || state.timeline != span.timeline {
             return None;
         }
-        let anchor = state.contiguous_from;
+        let anchor = state.reach.contiguous_from();
         let reach = self.shared.ledger(|l| l.union(span.timeline).reach(anchor));
         let reached = reach.unwrap_or(anchor);
         (reached < span.start).then_some(reached)

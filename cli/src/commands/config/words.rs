@@ -629,6 +629,10 @@ const AGENT: Table = &[
         "cluster[].generation",
         "The lineage's generation to begin, after a restore or a rollback.",
     ),
+    (
+        "cluster[].system_identifier",
+        "The server's system identifier, when another database has replaced the cluster.",
+    ),
     ("cluster[].take_over", "The agent whose lease is taken over."),
     ("cluster[].peers", "Agents beside the cluster's other nodes."),
     ("cluster[].filestore", "Folders of files beside it."),

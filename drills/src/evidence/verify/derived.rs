@@ -74,17 +74,25 @@ pub(super) fn views(
     let index = export.result.proof.index;
     // A delay is in the page alone and comes from an entry of the log.
     let delay = match &export.log.entries {
-        LogEntries::Whole(all) => waited(index, all.iter().map(Vec::as_slice)),
-        LogEntries::Some => {
-            let names = export.dir.names("entries").unwrap_or_default();
-            let read = names
-                .iter()
-                .filter_map(|n| export.dir.read(&format!("entries/{n}")).ok());
+        LogEntries::Whole(all) => waited(
+            index,
+            (0_u64..)
+                .zip(all)
+                .map(|(n, bytes)| (n.to_string(), Ok(bytes.as_slice()))),
+        ),
+        LogEntries::Some => export.dir.names("entries").and_then(|names| {
+            let read = names.into_iter().map(|name| {
+                let bytes = export.dir.read(&format!("entries/{name}"));
+                (name, bytes)
+            });
             waited(index, read)
-        }
-        LogEntries::Hashes => None,
+        }),
+        LogEntries::Hashes => Ok(None),
     };
-    let derived = view::files(&shown(statement, envelope, index, export.trust, delay)).map_err(say);
+    let derived = delay.and_then(|delay| {
+        let shown = shown(statement, envelope, index, export.trust, delay);
+        view::files(&shown).map_err(say)
+    });
     again(export, "views", derived, report)
 }
 
@@ -103,14 +111,22 @@ pub(super) fn coverage_page(
     again(export, "views", derived.map_err(say), report)
 }
 
-/// How long the restore at `index` had waited, as one of `entries` says.
-fn waited<B: AsRef<[u8]>>(index: u64, entries: impl Iterator<Item = B>) -> Option<u64> {
-    entries
-        .filter_map(|bytes| LoggedEntry::parse(bytes.as_ref()).ok())
-        .find_map(|e| match e.entry {
-            Entry::Received(r) if r.entry == index => Some(r.delay_ms),
-            _ => None,
-        })
+/// How long the restore at `index` had waited, as one of `entries` says. One that cannot
+/// be read may be the one that says it.
+fn waited<B: AsRef<[u8]>>(
+    index: u64,
+    entries: impl Iterator<Item = (String, Result<B, String>)>,
+) -> Result<Option<u64>, String> {
+    for (name, bytes) in entries {
+        let logged =
+            LoggedEntry::parse(bytes?.as_ref()).map_err(|e| format!("entry {name} cannot be read: {e}"))?;
+        if let Entry::Received(received) = logged.entry
+            && received.entry == index
+        {
+            return Ok(Some(received.delay_ms));
+        }
+    }
+    Ok(None)
 }
 
 /// Compares files with what they were derived to again.
