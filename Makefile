@@ -42,8 +42,8 @@ bench-wal:
 
 # A coordinator under the heartbeats of ten thousand agents, into docs/BENCHMARKS.md; two processors are needed.
 bench-fleet:
-	cargo build --release -p holdfast -p holdfast-tests --bin holdfast --bin holdfast-fleet && rm -rf target/bench/fleet && \
-		mkdir -p target/bench/fleet && target/release/holdfast-fleet target/release/holdfast $(CURDIR)/target/bench/fleet 10000 60 \
+	cargo build --release -p holdfast-tests --bin holdfast-coordinate --bin holdfast-fleet && rm -rf target/bench/fleet && \
+		mkdir -p target/bench/fleet && target/release/holdfast-fleet target/release/holdfast-coordinate $(CURDIR)/target/bench/fleet 10000 60 \
 			--write docs/BENCHMARKS.md
 
 lint:

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use holdfast_tests::fleet::driving::{self, Answers, CONNECTIONS};
-use holdfast_tests::fleet::report::{Process, length, megabytes, metric, put_between, thousands};
+use holdfast_tests::fleet::report::{Process, length, metric, put_between, size, thousands};
 use holdfast_tests::fleet::{Design, Fleet, Member};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
@@ -199,19 +199,19 @@ async fn measure(program: &Path, directory: &Path, clusters: usize, lasts: Durat
         "of the one core, all loops and heartbeats",
         format!("{:.0} %", busy * 100.0),
     );
-    row("memory before the first agent", megabytes(idle.resident));
+    row("memory before the first agent", size(idle.resident));
     row(
         "memory under load, and the most until the end",
-        format!("{}, {}", megabytes(after.resident), megabytes(end.most)),
+        format!("{}, {}", size(after.resident), size(end.most)),
     );
     row(
         &format!("heartbeats a second at most, {} agents without a pause", RUSH.0),
         format!("{:.0}, p99 {}", rush.rate(), length(rush.quantile(0.99))),
     );
-    for (path, size, took) in &pages.read {
+    for (path, bytes, took) in &pages.read {
         row(
             &format!("`{path}` under load"),
-            format!("{}, {}", length(*took), megabytes(*size as u64)),
+            format!("{}, {}", length(*took), size(*bytes as u64)),
         );
     }
     for (name, seconds) in &pages.runs {

@@ -57,9 +57,12 @@ pub fn length(took: Duration) -> String {
     }
 }
 
-/// `123 MB`.
-pub fn megabytes(bytes: u64) -> String {
-    format!("{} MB", (bytes + 500_000) / 1_000_000)
+/// `123 MB`, `45 kB`.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{} kB", (bytes + 500) / 1_000),
+        _ => format!("{} MB", (bytes + 500_000) / 1_000_000),
+    }
 }
 
 /// `12,345`.
