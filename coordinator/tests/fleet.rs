@@ -3,6 +3,7 @@
 
 mod access;
 mod house;
+mod page;
 mod policy;
 
 use std::time::Duration;

@@ -42,15 +42,24 @@ struct Stream {
     pushed: bool,
     /// Where it is pushed, whether the server's `archive_mode` is off, so that none comes.
     withheld: bool,
-    /// For this anchor: how the timelines before lead to it, and whether all replicas had
-    /// been listed then.
-    before: Option<(Lsn, Arc<[(TimelineId, Lsn)]>, bool)>,
+    /// How the timelines before lead to an anchor.
+    before: Option<Before>,
     /// From here on the WAL was not compared with what lies before it.
     uncompared: Option<(TimelineId, Lsn)>,
     /// Where the server's log was seen to end.
     sightings: Sightings,
     /// Everything committed by then, by the server's clock, is acknowledged.
     complete_until: Option<Timestamp>,
+}
+
+/// How the timelines before lead to the stream.
+#[derive(Debug)]
+struct Before {
+    /// The anchor that it is of.
+    anchor: Lsn,
+    unbroken: Arc<[(TimelineId, Lsn)]>,
+    /// Whether all replicas had been listed.
+    surely: bool,
 }
 
 /// The server that is followed: it passed every check.
@@ -241,7 +250,11 @@ impl Shared {
                     .filter(|_| ledger.timeline() == server.timeline)
                 {
                     let unbroken = ledger.unbroken(&server.history, server.segment_size);
-                    stream.before = Some((ledger.anchor(), unbroken.into(), ledger.unlisted().is_empty()));
+                    stream.before = Some(Before {
+                        anchor: ledger.anchor(),
+                        unbroken: unbroken.into(),
+                        surely: ledger.unlisted().is_empty(),
+                    });
                 }
             });
         }
@@ -502,9 +515,9 @@ fn state_of(ledger: &Ledger, stream: &Stream) -> WalState {
     let before = stream
         .before
         .as_ref()
-        .filter(|(anchor, ..)| *anchor == ledger.anchor());
+        .filter(|before| before.anchor == ledger.anchor());
     let (unbroken, surely) = match before {
-        Some((_, unbroken, surely)) => (unbroken.clone(), *surely),
+        Some(before) => (before.unbroken.clone(), before.surely),
         None => ([(ledger.timeline(), ledger.anchor())].into(), false),
     };
     WalState {

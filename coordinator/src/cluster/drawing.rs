@@ -32,7 +32,8 @@ pub enum Window {
 }
 
 /// The windows that are offered: their names, and how far back they go.
-pub const OFFERED: [(&str, &str, u64); 5] = [
+pub const OFFERED: [(&str, &str, u64); 6] = [
+    ("10m", "10 minutes", 600_000),
     ("1h", "hour", 3_600_000),
     ("1d", "day", 86_400_000),
     ("7d", "week", 7 * 86_400_000),
@@ -67,11 +68,9 @@ impl Window {
     fn length(self, first: Option<Timestamp>, now: Timestamp) -> u64 {
         let whole = first.map_or(0, |first| now.millis_since(first));
         let fitting = || {
-            OFFERED[..4]
-                .iter()
-                .map(|(.., ms)| *ms)
-                .find(|ms| *ms >= whole)
-                .unwrap_or(OFFERED[3].2)
+            let five_weeks = OFFERED[4].2;
+            let mut lengths = OFFERED[..4].iter().map(|(.., ms)| *ms);
+            lengths.find(|ms| *ms >= whole).unwrap_or(five_weeks)
         };
         match self {
             Self::Back(ms) => ms,
@@ -495,7 +494,7 @@ mod tests {
         let now = at("2026-11-21T12:00:00Z");
         let back = |ms: i64| Some(now.plus_millis(-ms));
         let fitting = |first| Window::Fitting.length(first, now);
-        assert_eq!(fitting(None), 3_600_000);
+        assert_eq!(fitting(None), 600_000);
         assert_eq!(fitting(back(3_600_001)), 86_400_000);
         assert_eq!(
             fitting(back(400 * 86_400_000)),

@@ -207,7 +207,7 @@ fn windows(current: Window) -> Vec<WindowLink> {
         label,
         current: current.name() == name,
     };
-    let mut all = vec![link("", "fitting")];
+    let mut all = vec![link("", "as it fits")];
     all.extend(OFFERED.iter().map(|(name, label, _)| link(name, label)));
     all.push(link("all", "all"));
     all
@@ -383,7 +383,7 @@ impl Chosen {
     fn refused(why: &str) -> Self {
         Self {
             said: why.to_owned(),
-            class: "bad",
+            class: "no",
             lines: Vec::new(),
             commands: Vec::new(),
         }
@@ -408,7 +408,7 @@ impl Chosen {
                 lines.extend(after.map(|at| ("nearest after", exact(at))));
                 return Self {
                     said: format!("{} cannot be restored.", exact(at)),
-                    class: "bad",
+                    class: "no",
                     lines,
                     commands: Vec::new(),
                 };
@@ -480,7 +480,7 @@ impl Chosen {
         });
         Self {
             said: format!("{} can be restored.", exact(at)),
-            class: "good",
+            class: "yes",
             lines,
             commands,
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use holdfast_coordinator::config::CoordinatorConfig;
 use holdfast_coordinator::pki::Authority;
-use holdfast_coordinator::{Coordinator, Evidence, RunError};
+use holdfast_coordinator::{Coordinator, Evidence, LedgerReading, RunError};
 use holdfast_plan::policy::Policy;
 use holdfast_proto::Timestamp;
 use holdfast_proto::envelope::Record;
@@ -184,7 +184,16 @@ impl House {
     /// With somebody who shows the evidence.
     pub async fn open_with(&self, evidence: Evidence) -> Running {
         let coordinator = Coordinator::start(self.config.clone()).await.unwrap();
-        let coordinator = coordinator.with_evidence(evidence);
+        self.opened(coordinator.with_evidence(evidence)).await
+    }
+
+    /// With somebody who reads what the repository holds.
+    pub async fn open_reading(&self, reading: LedgerReading) -> Running {
+        let coordinator = Coordinator::start(self.config.clone()).await.unwrap();
+        self.opened(coordinator.with_ledger(reading)).await
+    }
+
+    async fn opened(&self, coordinator: Coordinator) -> Running {
         let agents = coordinator.agents_address().unwrap();
         let http = coordinator.http_address().unwrap();
         let stop = CancellationToken::new();
