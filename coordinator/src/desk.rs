@@ -14,7 +14,7 @@ use holdfast_plan::schedule::{Book, Patience, Places};
 use holdfast_proto::Timestamp;
 use holdfast_proto::finding::Finding;
 use holdfast_proto::message::ClusterFacts;
-use holdfast_proto::names::{ActorName, ClusterId, Region, RouteName};
+use holdfast_proto::names::{ActorName, BackupId, ClusterId, Region, RouteName};
 use holdfast_repository::trust::Trust;
 use holdfast_repository::{Repository, RepositoryConfig};
 use serde::{Deserialize, Serialize};
@@ -135,6 +135,10 @@ pub struct Report {
     /// what it did for another leader before is in the repository by then, or it says so.
     #[serde(skip)]
     pub reign: Option<(u64, Timestamp)>,
+    /// The newest base backup that it speaks of, and when it first did: a listing from
+    /// before may not have it.
+    #[serde(skip)]
+    pub claimed: Option<(BackupId, Timestamp)>,
     /// What it said.
     pub facts: ClusterFacts,
     /// Where it saw the server, oldest first.

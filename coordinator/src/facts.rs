@@ -82,7 +82,8 @@ pub fn schedule_of<'a>(
 }
 
 /// Clusters of which nothing is given out before they are listed again: work ended, or
-/// their agents were first heard in this term, after the last listing.
+/// their agents were first heard in this term, or first spoke of a base backup that is not
+/// seen, after the last listing.
 pub fn to_be_listed(state: &State) -> BTreeSet<ClusterId> {
     let listed = |cluster: &ClusterId| state.surveys.get(cluster).and_then(|survey| survey.listed);
     let ended = state.book.lines().filter(|((cluster, _), line)| {
@@ -92,10 +93,19 @@ pub fn to_be_listed(state: &State) -> BTreeSet<ClusterId> {
     });
     let heard = state.reports.iter().filter(|(cluster, report)| {
         let listed = listed(cluster);
-        heard_since(state, report).is_some_and(|since| listed.is_none_or(|listed| listed < since))
+        let first = heard_since(state, report);
+        let late = |since: Timestamp| listed.is_none_or(|listed| listed < since);
+        first.is_some_and(late) || unseen_base(report, state.surveys.get(*cluster)).is_some_and(late)
     });
     let ended = ended.map(|((cluster, _), _)| cluster.clone());
     ended.chain(heard.map(|(cluster, _)| cluster.clone())).collect()
+}
+
+/// Since when an agent has spoken of a base backup that no listing has shown.
+fn unseen_base(report: &Report, survey: Option<&Survey>) -> Option<Timestamp> {
+    let (id, since) = report.claimed?;
+    let seen = survey.and_then(|survey| survey.base.as_ref()).map(|base| base.id);
+    seen.is_none_or(|seen| seen < id).then_some(since)
 }
 
 /// Since when an agent has been heard in the present term; `None` when it was not yet.
@@ -125,7 +135,10 @@ fn work_facts(cluster: &ClusterId, work: Work, state: &State, survey: Option<&Su
         // What was made for another leader may be missing in a listing of its time.
         listed: survey.and_then(|survey| survey.listed).filter(|listed| {
             let since = report.and_then(|report| heard_since(state, report));
-            since.is_some_and(|since| *listed >= since)
+            let base = report
+                .filter(|_| work == Work::BaseBackup)
+                .and_then(|report| unseen_base(report, survey));
+            since.is_some_and(|since| *listed >= since) && base.is_none_or(|since| *listed >= since)
         }),
         newest,
         running: report.is_some_and(|r| r.facts.working.iter().any(|progress| progress.work == work)),

@@ -210,6 +210,46 @@ async fn a_base_backup_is_given_once_again_after_its_lease_and_never_beside_itse
     running.close().await;
 }
 
+/// An agent takes its first base backup by itself. One that it speaks of is looked for
+/// before another is asked for.
+#[tokio::test]
+async fn a_base_backup_that_an_agent_made_by_itself_is_looked_for_first() {
+    let house = House::build(POLICY).await;
+    let running = house.open().await;
+    let caller = house.caller("erp-1");
+    let asked = |orders: &holdfast_proto::message::Orders| {
+        orders.assignments.iter().any(|a| a.work == Work::BaseBackup)
+    };
+    let working = |h: &mut holdfast_proto::message::Heartbeat| {
+        let progress = Progress {
+            id: None,
+            work: Work::BaseBackup,
+            done: 30,
+            total: 100,
+            since: now(),
+        };
+        h.clusters[0].working = vec![progress];
+    };
+    // It was listed while the agent worked: there is none.
+    beat_until("its listing", &caller, &running, working, |erp| {
+        let unknown = erp["rpo"]["unknown"].as_str()?;
+        unknown.contains("base").then_some(())
+    })
+    .await;
+    let id = house.put_base(7, START, &BOTH).await;
+    let done = |h: &mut holdfast_proto::message::Heartbeat| {
+        h.clusters[0].last_base = Some(holdfast_proto::message::BaseFacts { id, stopped: now() });
+    };
+    for _ in 0..5 {
+        let orders = caller.beat(&running, done).await.unwrap();
+        assert!(!asked(&orders), "{orders:?}");
+    }
+    let seen = |erp: &serde_json::Value| erp["last_base"]["id"].as_str().map(str::to_owned);
+    let shown = beat_until("the base backup to be seen", &caller, &running, done, seen).await;
+    assert_eq!(shown, id.to_string());
+    running.close().await;
+}
+
 #[tokio::test]
 async fn a_failure_is_shown_and_tried_again_later() {
     let house = House::build(POLICY).await;

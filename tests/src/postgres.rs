@@ -186,12 +186,25 @@ impl TestPostgres {
         self.pg_basebackup(&data, &["-R", "-X", "stream", "-c", "fast"])?;
         // A newer pg_basebackup writes what an older server does not know; the last
         // line counts.
+        self.lead(&data)?;
+        Self::open(&data, false)
+    }
+
+    /// Starts the stopped server as a standby of `primary`.
+    pub fn follow(&mut self, primary: &TestPostgres) -> Result<()> {
+        primary.lead(&self.data)?;
+        std::fs::write(self.data.join("standby.signal"), "")?;
+        self.start_again()
+    }
+
+    /// Makes this server the primary of whatever starts in `data`.
+    fn lead(&self, data: &Path) -> Result<()> {
         let mut conf = OpenOptions::new()
             .append(true)
             .open(data.join("postgresql.auto.conf"))?;
         let (host, port) = (self.socket.path().display(), self.port);
         writeln!(conf, "primary_conninfo = 'host={host} port={port} user=postgres'")?;
-        Self::open(&data, false)
+        Ok(())
     }
 
     /// Copies this server's cluster with pg_basebackup.

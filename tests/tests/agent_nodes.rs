@@ -22,7 +22,7 @@ use holdfast_repository::clock::now;
 use holdfast_repository::seal::Identities;
 use holdfast_repository::{ReplicaConfig, Repository, RepositoryConfig, layout};
 use holdfast_tests::agent;
-use holdfast_tests::postgres::{Options, PATIENCE, TestPostgres, major};
+use holdfast_tests::postgres::{Options, PATIENCE, StopMode, TestPostgres, major};
 use holdfast_tests::scene::promoted;
 use holdfast_tests::vault::Vault;
 use rand::seq::IndexedRandom;
@@ -345,6 +345,8 @@ async fn write_on(primary: Primary, stop: CancellationToken) -> Vec<Commit> {
 
 /// Nobody waits for anybody: the primary dies while it commits, the standby is promoted
 /// wherever it is, and every moment that was archived comes back on its own timeline.
+/// Every second time the roles are changed as an operator does it: the primary ends
+/// cleanly and follows the other, and both agents stay.
 #[tokio::test(flavor = "multi_thread")]
 async fn promotions_under_load_lose_nothing_that_was_archived() -> Result<()> {
     let vault = Vault::new(2).await?;
@@ -371,6 +373,15 @@ async fn promotions_under_load_lose_nothing_that_was_archived() -> Result<()> {
 
     for round in 1..=rounds() {
         tokio::time::sleep(LOOKED).await;
+        if round % 2 == 0 {
+            primary.pg.stop(StopMode::Fast)?;
+            place.send_replace(standby.pg.socket_dir().to_owned());
+            standby.pg.promote()?;
+            primary.pg.follow(&standby.pg)?;
+            archived(&vault, &standby.pg).await?;
+            std::mem::swap(&mut primary, &mut standby);
+            continue;
+        }
         primary.pg.kill9()?;
         place.send_replace(standby.pg.socket_dir().to_owned());
         standby.pg.promote()?;

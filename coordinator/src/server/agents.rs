@@ -221,12 +221,18 @@ fn report(
         Some(before) => before.rival.clone(),
         None => None,
     };
+    let claimed = facts.last_base.as_ref().map(|base| base.id);
+    let claimed = claimed.map(|id| {
+        let known = before.as_ref().and_then(|before| before.claimed);
+        known.filter(|(known, _)| *known == id).unwrap_or((id, at))
+    });
     let mut report = Report {
         agent: agent.clone(),
         version: version.chars().take(60).collect(),
         heard: at,
         clock_ahead_ms: skew,
         rival,
+        claimed,
         reign: before.as_ref().and_then(|before| before.reign),
         witnesses: before.map(|before| before.witnesses).unwrap_or_default(),
         facts,
