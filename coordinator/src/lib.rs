@@ -36,6 +36,7 @@ mod memory;
 mod meters;
 mod page;
 pub mod pki;
+mod readiness;
 pub mod repository_section;
 mod run;
 pub mod server;

@@ -5,6 +5,7 @@
 
 pub mod accept;
 pub mod agents;
+mod calendar;
 pub(crate) mod cluster_page;
 mod cookies;
 pub mod evidence;

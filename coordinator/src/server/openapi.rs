@@ -13,6 +13,7 @@ use utoipa::openapi::{
 };
 use utoipa::{Modify, OpenApi, ToSchema};
 
+use super::calendar;
 use super::ledger;
 use super::problem::Problem;
 use super::routes::Route;
@@ -77,6 +78,7 @@ pub enum WorkSchema {
         pages::status,
         pages::cluster,
         ledger::points,
+        calendar::status,
         pages::policy,
         pages::refresh,
         me::me,

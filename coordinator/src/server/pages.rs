@@ -22,6 +22,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
 use utoipa::ToSchema;
 
+use super::calendar;
 use super::cluster_page;
 use super::evidence::{self, EvidenceShowing};
 use super::guard::{BODY, Caller, wants_html};
@@ -114,6 +115,8 @@ fn handler(route: Route) -> MethodRouter<People> {
         Route::Refresh => post(refresh),
         Route::Status => get(status),
         Route::Cluster => get(cluster),
+        Route::Calendar => get(calendar::status),
+        Route::CalendarPage => get(calendar::page),
         Route::Points => get(ledger::points),
         Route::ClusterPage => get(cluster_page::page),
         Route::Policy => get(policy),
@@ -127,7 +130,7 @@ fn handler(route: Route) -> MethodRouter<People> {
 }
 
 /// What a caller sees of the fleet now.
-fn fleet(people: &People, caller: &Caller) -> Fleet {
+pub(crate) fn fleet(people: &People, caller: &Caller) -> Fleet {
     seen(Fleet::of(&people.desk, now()), &caller.reach)
 }
 

@@ -77,6 +77,10 @@ routes! {
     Points: GET "/v1/clusters/{tenant}/{cluster}/points", scoped(Permission::Fleet);
     /// Its page: what can be restored, drawn, and what a moment would take.
     ClusterPage: GET "/clusters/{tenant}/{cluster}", scoped(Permission::Fleet);
+    /// How clusters stand to the windows of their calendars.
+    Calendar: GET "/v1/calendar", scoped(Permission::Fleet);
+    /// The same, as a page.
+    CalendarPage: GET "/calendar", scoped(Permission::Fleet);
     /// The policy in force; its text names every tenant.
     Policy: GET "/v1/policy", whole(Permission::Policy);
     /// Has the repository, the evidence and the policy's file looked at now.

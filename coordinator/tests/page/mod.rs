@@ -14,7 +14,27 @@ use holdfast_proto::record::{AfterGap, GapCause, Totals};
 
 use crate::house::House;
 
-const POLICY: &str = "[[cluster]]\ncluster = \"acme/erp\"\ntier = \"platinum\"\n";
+const POLICY: &str = r#"
+[[cluster]]
+cluster = "acme/erp"
+tier = "platinum"
+
+[[calendar]]
+name = "payroll"
+begins = "2026-01-01T18:00"
+recurrence = "FREQ=DAILY"
+duration = "2h"
+clusters = ["acme/erp"]
+rpo = "2s"
+freeze = ["base_backup"]
+
+[[calendar]]
+name = "audit"
+begins = "2026-01-01T18:00"
+recurrence = "FREQ=DAILY"
+duration = "2h"
+tenants = ["nobody"]
+"#;
 
 const SEGMENT: u64 = 16 << 20;
 
@@ -183,5 +203,40 @@ async fn what_cannot_be_read_is_said() {
     assert!(body.contains("no replica could be listed"), "{body}");
     assert!(body.contains("Findings"), "the rest is there: {body}");
     assert_eq!(running.get("/v1/clusters/acme/erp/points").await.0, 503);
+    running.close().await;
+}
+
+#[tokio::test]
+async fn a_calendar_says_who_is_ready_and_why_not() {
+    let house = House::build_with(POLICY, "").await;
+    let running = house.open().await;
+    let (status, body) = running.get("/v1/calendar").await;
+    assert_eq!(status, 200, "{body}");
+    let calendar: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let windows = calendar["windows"].as_array().unwrap();
+    assert_eq!(
+        windows.len(),
+        3,
+        "three of each calendar that concerns anybody: {body}"
+    );
+    for window in windows {
+        assert_eq!(
+            (&window["calendar"], &window["rpo_ms"]),
+            (&"payroll".into(), &2_000.into())
+        );
+        assert_eq!(window["clusters"][0]["ready"], false);
+    }
+    let (status, page) = running.get("/calendar").await;
+    assert_eq!(status, 200);
+    for part in [
+        "not ready: 1 of 1",
+        "there is no base backup",
+        "no restore of it was ever proven",
+        "at most 2.0 s may be lost",
+        "frozen: base backup",
+        "/clusters/acme/erp",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
     running.close().await;
 }
