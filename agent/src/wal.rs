@@ -150,10 +150,7 @@ pub struct WalContext {
 #[derive(Debug, thiserror::Error)]
 pub enum WalError {
     /// Another agent is the writer.
-    #[error(
-        "another agent has taken the writer's lease ({found}, ours was {held}): this one stops writing. Stop one of \
-         the two for good"
-    )]
+    #[error("another agent has taken the writer's lease ({found}, ours was {held}): this one stops writing")]
     Fenced {
         /// Ours.
         held: u64,

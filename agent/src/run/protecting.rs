@@ -41,8 +41,11 @@ pub async fn protect(agent: Arc<Agent>, at: usize, scheduled: bool, shutdown: Ca
                 }
             }
             // Among several nodes the lease goes to and fro.
-            Err(Ended::Fenced(why)) if !cluster.config.peers.is_empty() => why,
+            Err(Ended::Fenced(why)) if !cluster.config.peers.is_empty() => {
+                format!("{why}, because a peer's server was promoted")
+            }
             Err(Ended::Fenced(why)) => {
+                let why = format!("{why}. Stop one of the two for good");
                 cluster
                     .findings
                     .raise(Severity::Critical, "lease-lost", subject, why);
