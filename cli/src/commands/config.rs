@@ -103,6 +103,25 @@ impl CheckArguments {
     }
 }
 
+/// What a file configures, by what only such a file says.
+fn by_content(text: &str) -> Option<Kind> {
+    let file: toml::Table = text.parse().ok()?;
+    let has = |key: &str| file.contains_key(key);
+    let clusters = file.get("cluster").and_then(toml::Value::as_array);
+    let of_clusters = |key: &str| clusters.is_some_and(|all| all.iter().any(|c| c.get(key).is_some()));
+    if has("listen_agents") || has("listen_http") {
+        Some(Kind::Coordinator)
+    } else if has("recipients") || of_clusters("postgres") {
+        Some(Kind::Agent)
+    } else if clusters.is_some() || ["tenant", "tiers", "calendar", "residency"].into_iter().any(has) {
+        Some(Kind::Policy)
+    } else if has("repository") || has("replicas") || has("runner") {
+        Some(Kind::Operator)
+    } else {
+        None
+    }
+}
+
 impl FileArguments {
     fn kind(&self) -> anyhow::Result<Kind> {
         if let Some(kind) = self.kind {
@@ -123,6 +142,7 @@ impl FileArguments {
         .into_iter()
         .find(|(word, _)| name.contains(word))
         .map(|(_, kind)| kind)
+        .or_else(|| by_content(&std::fs::read_to_string(&self.file).ok()?))
         .context("what does this file configure? Pass --kind agent, coordinator, policy or operator")
         .or_usage()
     }
@@ -242,4 +262,22 @@ pub fn policy(file: &Path) -> anyhow::Result<Policy> {
             )
         })
         .or_usage()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_example_is_known_by_what_it_says() {
+        let example = |name: &str| {
+            let path = format!("{}/../config/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+            by_content(&std::fs::read_to_string(path).unwrap())
+        };
+        assert!(matches!(example("agent"), Some(Kind::Agent)));
+        assert!(matches!(example("coordinator"), Some(Kind::Coordinator)));
+        assert!(matches!(example("policy"), Some(Kind::Policy)));
+        assert!(matches!(example("holdfast"), Some(Kind::Operator)));
+        assert!(by_content("nonsense = 1").is_none());
+    }
 }
