@@ -406,10 +406,11 @@ fn drills(scale: &Scale, drills: &[DrillSeen]) -> Row {
 }
 
 /// Steps of an axis, in milliseconds.
-const STEPS: [u64; 18] = [
+const STEPS: [u64; 19] = [
     10_000,
     30_000,
     60_000,
+    120_000,
     300_000,
     600_000,
     1_800_000,
@@ -524,7 +525,7 @@ mod tests {
             length: 86_400_000,
         };
         let labels: Vec<String> = ticks(&day).into_iter().map(|t| t.label).collect();
-        assert_eq!(labels, ["18:00", "00:00", "06:00", "12:00"]);
+        assert_eq!(labels, ["18:00", "00:00", "06:00"]);
     }
 
     #[test]
