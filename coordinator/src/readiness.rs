@@ -144,7 +144,8 @@ fn of_cluster(status: &ClusterStatus, rpo_ms: Option<u64>) -> ClusterReadiness {
         )),
         _ => {}
     }
-    for finding in &status.findings {
+    // That the exposure is not known was said with its reason.
+    for finding in status.findings.iter().filter(|f| f.name != "rpo-unknown") {
         let line = format!("{}: {}", finding.name, finding.detail);
         match finding.severity {
             Severity::Critical => because.push(line),
