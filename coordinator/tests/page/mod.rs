@@ -33,7 +33,8 @@ name = "audit"
 begins = "2026-01-01T18:00"
 recurrence = "FREQ=DAILY"
 duration = "2h"
-tenants = ["nobody"]
+tiers = ["bronze"]
+freeze = ["reclaim"]
 "#;
 
 const SEGMENT: u64 = 16 << 20;
