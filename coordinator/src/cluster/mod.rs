@@ -21,7 +21,7 @@ use drawing::{Drawing, OFFERED, Subject};
 
 use crate::fleet::{ClusterStatus, StandingWord};
 use crate::page::{FindingRow, Moment, Visitor, finding_line, length};
-use crate::server::ledger::Read;
+use crate::server::ledger::{Read, Shown};
 use crate::survey::DrillSeen;
 
 /// Rows of a table that are shown.
@@ -40,7 +40,7 @@ pub struct Known<'k> {
     /// Its drills, oldest first.
     pub drills: &'k [DrillSeen],
     /// What the repository holds of it, or why that is not known.
-    pub read: Result<&'k Read, &'k String>,
+    pub read: Result<&'k Shown, &'k String>,
     /// Who is believed.
     pub trust: Option<&'k Trust>,
 }
@@ -83,6 +83,7 @@ struct WindowLink {
 /// What the repository holds.
 struct Held {
     read: Moment,
+    trouble: Option<String>,
     drawing: Drawing,
     intervals: Vec<IntervalRow>,
     gaps: Vec<GapRow>,
@@ -150,17 +151,19 @@ impl ClusterPage {
         let (now, status) = (known.at, known.status);
         let moment = asked.trim();
         let parsed = (!moment.is_empty()).then(|| moment.parse::<Timestamp>());
-        let read = known.read.map(|read| (read, restorable(&read.ledger.facts)));
+        let read = known
+            .read
+            .map(|shown| (shown, restorable(&shown.read.ledger.facts)));
         let chosen = parsed.as_ref().map(|parsed| match (parsed, &read) {
             (Err(_), _) => Chosen::refused(
                 "A moment with its time zone is needed, such as 2026-07-28T14:32:07Z or 2026-07-28T16:32:07+02:00.",
             ),
             (Ok(_), Err(why)) => Chosen::refused(why),
-            (Ok(at), Ok((read, restorable))) => Chosen::of(known, read, restorable, *at),
+            (Ok(at), Ok((shown, restorable))) => Chosen::of(known, &shown.read, restorable, *at),
         });
         let asked_at = parsed.and_then(Result::ok);
         let held = match &read {
-            Ok((read, restorable)) => Ok(held(known, read, restorable, window, asked_at)),
+            Ok((shown, restorable)) => Ok(held(known, shown, restorable, window, asked_at)),
             Err(why) => Err((*why).clone()),
         };
         let policy = known.policy.cluster_at(&status.cluster, now);
@@ -284,11 +287,12 @@ fn tiles(status: &ClusterStatus, now: Timestamp) -> Vec<Tile> {
 
 fn held(
     known: &Known<'_>,
-    read: &Read,
+    shown: &Shown,
     restorable: &Restorable,
     window: Window,
     chosen: Option<Timestamp>,
 ) -> Held {
+    let read = &shown.read;
     let (now, facts) = (known.at, &read.ledger.facts);
     let subject = Subject {
         facts,
@@ -322,7 +326,7 @@ fn held(
     });
     let mut bases: Vec<_> = facts.lineages.iter().flat_map(|l| &l.bases).collect();
     bases.sort_by_key(|base| std::cmp::Reverse(base.stopped));
-    let shown = bases.iter().take(SHOWN).map(|base| BaseRow {
+    let newest = bases.iter().take(SHOWN).map(|base| BaseRow {
         id: base.id.to_string(),
         complete: Moment::of(base.stopped, now),
         size: Bytes(base.totals.bytes).to_string(),
@@ -343,10 +347,11 @@ fn held(
     let holds = read.ledger.holds.iter().filter(|hold| hold.released.is_none());
     Held {
         read: Moment::of(read.at, now),
+        trouble: shown.trouble.clone(),
         drawing: Drawing::of(&subject, window, now),
         intervals: intervals.take(SHOWN).collect(),
         gaps: gaps.take(SHOWN).collect(),
-        bases: shown.collect(),
+        bases: newest.collect(),
         bases_left: bases.len().saturating_sub(SHOWN),
         holds: holds
             .map(|hold| HoldRow {

@@ -49,7 +49,7 @@ pub async fn page(
         policy: &policy,
         status: &status,
         drills: &drills,
-        read: read.as_deref(),
+        read: read.as_ref(),
         trust: trust.as_deref(),
     };
     let page = ClusterPage::of(

@@ -56,11 +56,23 @@ pub struct Read {
     pub ledger: ClusterLedger,
 }
 
+/// A reading to show.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// What was read last.
+    pub read: Arc<Read>,
+    /// Why it could not be read again since.
+    pub trouble: Option<String>,
+}
+
 /// How long a reading is shown.
 const FRESH_MS: u64 = 15_000;
 
 /// How long a reader waits.
 const PATIENCE: Duration = Duration::from_secs(7);
+
+/// How long a reading may take.
+const DEADLINE: Duration = Duration::from_secs(600);
 
 /// Clusters whose reading is kept.
 const KEPT: usize = 32;
@@ -106,7 +118,8 @@ impl Ledgers {
         repository: &Repository,
         trust: Option<Arc<Trust>>,
         cluster: &ClusterId,
-    ) -> Result<Arc<Read>, String> {
+    ) -> Result<Shown, String> {
+        let fine = |read: Arc<Read>| Shown { read, trouble: None };
         let reading = self.reading.clone().ok_or("this coordinator reads no ledger")?;
         let trust = trust.ok_or("the trust chain has not been read yet")?;
         let mut news = {
@@ -122,7 +135,7 @@ impl Ledgers {
             if let Some(good) = &entry.good
                 && at.millis_since(good.at) < FRESH_MS
             {
-                return Ok(Arc::clone(good));
+                return Ok(fine(Arc::clone(good)));
             }
             let news = entry.last.subscribe();
             if !entry.running {
@@ -141,18 +154,27 @@ impl Ledgers {
             entries.get(cluster).and_then(|entry| entry.good.clone())
         };
         match said {
-            Some(Ok(read)) => Ok(read),
-            Some(Err(why)) => known().ok_or(why),
-            None => {
-                known().ok_or_else(|| "the repository is still being read: ask again in a moment".to_owned())
-            }
+            Some(Ok(read)) => Ok(fine(read)),
+            Some(Err(why)) => match known() {
+                Some(read) => Ok(Shown {
+                    read,
+                    trouble: Some(why),
+                }),
+                None => Err(why),
+            },
+            None => Err("the repository is still being read: ask again in a moment".to_owned()),
         }
     }
 
     async fn read(self, cluster: ClusterId, answer: LedgerAnswer) {
         let turn = self.turns.acquire().await;
         let at = now();
-        let read = answer.await.map(|ledger| Arc::new(Read { at, ledger }));
+        // On its own, so that one that panics is over, too.
+        let read = match tokio::spawn(tokio::time::timeout(DEADLINE, answer)).await {
+            Ok(Ok(read)) => read.map(|ledger| Arc::new(Read { at, ledger })),
+            Ok(Err(_)) => Err(format!("it was not read within {} s", DEADLINE.as_secs())),
+            Err(error) => Err(format!("reading it ended unexpectedly: {error}")),
+        };
         drop(turn);
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = entries.get_mut(&cluster) {
@@ -185,6 +207,8 @@ pub struct PointsStatus {
     /// When the repository was read.
     #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
+    /// Why it could not be read again since.
+    trouble: Option<String>,
     /// The cluster.
     #[schema(value_type = String)]
     cluster: ClusterId,
@@ -225,7 +249,7 @@ pub async fn points(
     let status = cluster_of(&people, &caller, &tenant, &cluster)?;
     let desk = &people.desk;
     let read = people.ledgers.of(&desk.repository, desk.trust(), &status.cluster);
-    let read = read
+    let Shown { read, trouble } = read
         .await
         .map_err(|why| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why))?;
     let ClusterLedger {
@@ -242,6 +266,7 @@ pub async fn points(
     }
     Ok(Json(PointsStatus {
         at: read.at,
+        trouble,
         cluster: status.cluster,
         restorable: restorable(facts),
         bases,
