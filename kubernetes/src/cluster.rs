@@ -202,19 +202,23 @@ impl Cluster {
         Ok(warnings.filter_map(|e| e.message).collect())
     }
 
-    /// The pod's log, line by line, as it is written; ends with the container.
+    /// The pod's log from its beginning, as it is written; ends with the container.
+    /// Nothing when the pod is gone.
     pub async fn follow(
         &self,
         namespace: &str,
         pod: &str,
-    ) -> Result<impl futures::AsyncBufRead + use<>, KubernetesError> {
+    ) -> Result<Option<impl futures::AsyncBufRead + use<>>, KubernetesError> {
         let parameters = LogParams {
             container: Some(CONTAINER.to_owned()),
             follow: true,
             ..LogParams::default()
         };
-        let stream = self.inside::<Pod>(namespace).log_stream(pod, &parameters).await;
-        stream.map_err(|e| KubernetesError::of("read the pod's log", e))
+        match self.inside::<Pod>(namespace).log_stream(pod, &parameters).await {
+            Ok(stream) => Ok(Some(stream)),
+            Err(e) if is_missing(&e) => Ok(None),
+            Err(e) => Err(KubernetesError::of("read the pod's log", e)),
+        }
     }
 
     /// Every scratch namespace of the cluster.

@@ -192,7 +192,20 @@ struct Watch<'a> {
     renewed: Instant,
     answered: Instant,
     seen: Seen,
-    log: Option<mpsc::Receiver<String>>,
+    log: Log,
+}
+
+/// The pod's log. Whoever carries it may break off in the middle, and an API server
+/// that lost the node ends it as if that were all: it is read on while the pod runs,
+/// and once more when it has ended.
+#[derive(Debug, Default)]
+struct Log {
+    /// Lines to come, or why there are none.
+    reader: Option<mpsc::Receiver<Result<String, String>>>,
+    /// How many came.
+    read: usize,
+    /// That it is out of reach was said.
+    told: bool,
 }
 
 impl<'a> Watch<'a> {
@@ -206,7 +219,7 @@ impl<'a> Watch<'a> {
             renewed: now,
             answered: now,
             seen: Seen::default(),
-            log: None,
+            log: Log::default(),
         }
     }
 
@@ -220,7 +233,7 @@ impl<'a> Watch<'a> {
         let end = loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(End::Stopped),
-                Some(line) = next(&mut self.log) => keep(lines, line, say),
+                Some(said) = self.log.next() => self.log.keep(said, lines, say),
                 _ = tick.tick() => match self.step().await {
                     Ok(Fate::Ended(end)) => break end,
                     Ok(_) => self.answered = Instant::now(),
@@ -232,15 +245,24 @@ impl<'a> Watch<'a> {
                 },
             }
         };
-        if !matches!(end, End::NotStarted(_)) {
-            self.listen();
-        }
-        if self.log.is_none() {
+        if matches!(end, End::NotStarted(_)) {
             return Ok(end);
         }
+        // What is being read was begun before the end, and may be cut off by it.
+        let mut last = self.log.reader.is_none();
         let rest = async {
-            while let Some(line) = next(&mut self.log).await {
-                keep(lines, line, say);
+            loop {
+                self.listen();
+                let mut broken = false;
+                while let Some(said) = self.log.next().await {
+                    broken = said.is_err();
+                    self.log.keep(said, lines, say);
+                }
+                if broken {
+                    tokio::time::sleep(LOOK).await;
+                } else if std::mem::replace(&mut last, true) {
+                    return;
+                }
             }
         };
         if tokio::time::timeout(LAST_LINES, rest).await.is_err() {
@@ -289,38 +311,58 @@ impl<'a> Watch<'a> {
         Ok(fate)
     }
 
-    /// Begins to read the pod's log, if that has not begun.
+    /// Reads the pod's log on, if nobody does.
     fn listen(&mut self) {
         let name = self.seen.pod().and_then(|p| p.metadata.name.clone());
-        let (None, Some(pod)) = (&self.log, name) else {
+        let (None, Some(pod)) = (&self.log.reader, name) else {
             return;
         };
         let (sender, receiver) = mpsc::channel(64);
-        self.log = Some(receiver);
-        let (cluster, namespace) = (self.cluster.clone(), self.namespace.clone());
+        self.log.reader = Some(receiver);
+        let (cluster, namespace, read) = (self.cluster.clone(), self.namespace.clone(), self.log.read);
         tokio::spawn(async move {
             match cluster.follow(&namespace, &pod).await {
-                Ok(stream) => {
-                    let mut lines = pin!(stream.lines());
-                    while let Some(Ok(line)) = lines.next().await {
-                        if sender.send(line).await.is_err() {
+                Ok(None) => {}
+                Ok(Some(stream)) => {
+                    let mut lines = pin!(stream.lines().skip(read));
+                    while let Some(line) = lines.next().await {
+                        let line = line.map_err(|e| e.to_string());
+                        let broken = line.is_err();
+                        if sender.send(line).await.is_err() || broken {
                             return;
                         }
                     }
                 }
                 Err(e) => {
-                    let _ = sender.send(format!("(the pod's log cannot be read: {e})")).await;
+                    let _ = sender.send(Err(e.to_string())).await;
                 }
             }
         });
     }
 }
 
-/// The next line of a log; waits for ever while there is none.
-async fn next(log: &mut Option<mpsc::Receiver<String>>) -> Option<String> {
-    match log {
-        Some(lines) => lines.recv().await,
-        None => std::future::pending().await,
+impl Log {
+    /// What comes next; nothing when the log has ended or is not being read.
+    async fn next(&mut self) -> Option<Result<String, String>> {
+        let said = self.reader.as_mut()?.recv().await;
+        if said.is_none() {
+            self.reader = None;
+        }
+        said
+    }
+
+    fn keep(&mut self, said: Result<String, String>, lines: &mut Vec<String>, say: Say<'_>) {
+        match said {
+            Ok(line) => {
+                (self.read, self.told) = (self.read + 1, false);
+                keep(lines, line, say);
+            }
+            Err(why) if !std::mem::replace(&mut self.told, true) => {
+                let line = format!("(the pod's log is out of reach, and tried again: {why})");
+                keep(lines, line, say);
+            }
+            Err(_) => {}
+        }
     }
 }
 
