@@ -14,6 +14,10 @@ pub fn start_logging(filter: &str, json: bool) {
         eprintln!("warning: the log filter {filter:?} is not understood ({e}); logging warnings");
         EnvFilter::new("warn")
     });
+    // The client of Kubernetes calls every answer that is none an error. Whoever asked
+    // tries again, and says what it comes to.
+    let answers = "kube_client::client::builder=off".parse().expect("a directive");
+    let filter = filter.add_directive(answers);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
