@@ -5,6 +5,7 @@
 //! The dispatcher has the account, the roles and the configuration that the manual
 //! and `config/kubernetes` give it, and no others. The office is protected once.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
@@ -12,12 +13,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::books::{DATABASE, MISTAKEN};
 use super::place::Place;
 use super::scenarios::{Closed, check, closed_office, drawn_again, fingerprints, own};
-use super::stage::{CLUSTER, Stage, subjects};
+use super::stage::{CLUSTER, Stage, each, subjects};
 
 /// This machine as pods see it, and the ports that the firewall lets them reach.
 const GATEWAY: [u8; 4] = [10, 99, 66, 1];
@@ -26,6 +27,12 @@ const STORES: [u16; 2] = [17591, 17592];
 const SOURCE: u16 = 5432;
 /// The manifests that an operator begins with.
 const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/kubernetes");
+
+/// What a runner says when the copy is up.
+const WORKS: &str = "using the copy as the application does";
+
+/// What a dispatcher says when the pod's log breaks off.
+const BROKEN: &str = "the pod's log is out of reach";
 
 /// The test's cluster, and an office whose drills run on it.
 struct Run {
@@ -48,6 +55,14 @@ impl Run {
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "kubectl {line:?}: {said}");
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Posts `object` to a path of the API, as the cluster's administrator.
+    fn post(&self, path: &str, object: &Value) -> Result<Value> {
+        let file = self.stage().path("posted.json");
+        fs::write(&file, object.to_string())?;
+        let answer = self.kubectl(&["create", "--raw", path, "-f", &file.display().to_string()])?;
+        Ok(serde_json::from_str(&answer)?)
     }
 
     /// The scratch namespaces that there are.
@@ -141,7 +156,7 @@ impl Run {
         let mut pod = String::new();
         let mut waited = |run: &Self| -> Result<bool> {
             ensure!(
-                dispatcher.child.try_wait()?.is_none(),
+                dispatcher.child()?.try_wait()?.is_none(),
                 "the dispatcher ended too early"
             );
             let columns = "jsonpath={range .items[*]}{.metadata.namespace} {.metadata.name}{end}";
@@ -151,7 +166,7 @@ impl Run {
                 return Ok(false);
             };
             let log = run.kubectl(&["logs", "-n", namespace, name]).unwrap_or_default();
-            Ok(log.contains("using the copy as the application does"))
+            Ok(log.contains(WORKS))
         };
         wait_longer("a drill works in its pod", || waited(self))?;
         Ok((dispatcher, pod))
@@ -161,6 +176,19 @@ impl Run {
     fn clean(&self, what: &str) -> Result<()> {
         let left = self.namespaces()?;
         ensure!(left.is_empty(), "{what} left {left:?}");
+        let listed = self.stage().json("restorer", &["evidence", "list"])?;
+        let answers = ["PASS", "FAIL", "COULD_NOT_VERIFY", "ABANDONED"];
+        let drills = |wanted: &dyn Fn(&str) -> bool| -> BTreeSet<&str> {
+            let entries = each(&listed).iter();
+            let entries = entries.filter(|e| e["what"].as_str().is_some_and(wanted));
+            entries.filter_map(|e| e["drill"].as_str()).collect()
+        };
+        let announced = drills(&|said| said.starts_with("intent"));
+        let answered = drills(&|said| answers.contains(&said));
+        ensure!(
+            !announced.is_empty() && announced == answered,
+            "{what} left an intent without an answer: {listed:#}"
+        );
         Ok(())
     }
 
@@ -181,9 +209,9 @@ impl Run {
     }
 }
 
-/// A process that dispatches a drill.
+/// A process that dispatches a drill; killed when dropped.
 struct Dispatcher {
-    child: Child,
+    child: Option<Child>,
 }
 
 /// How it ended, and what it printed.
@@ -201,11 +229,16 @@ impl Dispatcher {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        Ok(Self { child })
+        Ok(Self { child: Some(child) })
     }
 
-    fn end(self) -> Result<Ended> {
-        let output = self.child.wait_with_output()?;
+    fn child(&mut self) -> Result<&mut Child> {
+        self.child.as_mut().context("the dispatcher was waited for")
+    }
+
+    fn end(mut self) -> Result<Ended> {
+        let child = self.child.take().context("the dispatcher was waited for")?;
+        let output = child.wait_with_output()?;
         let (printed, warned) = (
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr),
@@ -218,6 +251,15 @@ impl Dispatcher {
         );
         let code = output.status.code();
         Ok(Ended { code, said })
+    }
+}
+
+impl Drop for Dispatcher {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
@@ -243,14 +285,16 @@ fn dispatcher_kubeconfig(run: &Run) -> Result<()> {
         "-f",
         &format!("{MANIFESTS}/runner.yaml"),
     ])?;
-    let token = run.kubectl(&[
-        "create",
-        "token",
-        "-n",
-        "holdfast",
-        "holdfast-runner",
-        "--duration=4h",
-    ])?;
+    let asked = json!({
+        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": { "expirationSeconds": 4 * 3600 }
+    });
+    let given = run.post(
+        "/api/v1/namespaces/holdfast/serviceaccounts/holdfast-runner/token",
+        &asked,
+    )?;
+    let token = given["status"]["token"]
+        .as_str()
+        .context("the account gets no token")?;
     let admin = fs::read_to_string(&run.admin)?;
     let user = admin
         .lines()
@@ -258,7 +302,7 @@ fn dispatcher_kubeconfig(run: &Run) -> Result<()> {
         .context("the administrator's kubeconfig names no user")?;
     let text = admin.replace(
         user,
-        &format!("users: [{{name: admin, user: {{token: \"{}\"}}}}]", token.trim()),
+        &format!("users: [{{name: admin, user: {{token: \"{token}\"}}}}]"),
     );
     Ok(fs::write(run.stage().path("dispatcher.kubeconfig"), text)?)
 }
@@ -281,6 +325,7 @@ fn kubernetes_drills_leave_evidence_and_nothing_else() -> Result<()> {
     manifests(&run)?;
     whole(&run)?;
     open_network(&run)?;
+    log_out_of_reach(&run)?;
     killed(&run)?;
     deleted(&run)?;
     out_of_memory(&run)?;
@@ -341,22 +386,69 @@ fn whole(run: &Run) -> Result<()> {
     }
     drawn_again(run.stage(), said)?;
     let id = said["id"].as_str().context("the drill has no id")?;
+    ensure!(!logged(said)?.contains(BROKEN), "{said:#}");
     let envelope = run.stage().run("restorer", &["evidence", "show", id])?;
     eprintln!("{envelope}");
     run.clean("a whole drill")
 }
 
+/// What the runner of a drill that passed said: all of it, once, to its last line.
+fn logged(said: &Value) -> Result<String> {
+    let log = each(&said["kubernetes"]["log"]);
+    let lines: Vec<&str> = log.iter().filter_map(Value::as_str).map(str::trim).collect();
+    let ends = format!("PASS  drill {} ", said["id"].as_str().unwrap_or_default());
+    ensure!(
+        lines.iter().filter(|line| **line == "restoring").count() == 1
+            && lines.last().is_some_and(|line| line.starts_with(&ends)),
+        "{said:#}"
+    );
+    Ok(lines.join("\n"))
+}
+
+/// A rule of this machine's firewall; gone when dropped.
+struct Rule(Vec<&'static str>);
+
+impl Rule {
+    fn set(rule: &[&'static str]) -> Result<Self> {
+        iptables("-I", rule)?;
+        Ok(Self(rule.to_vec()))
+    }
+
+    /// Whether a packet met it.
+    fn was_met(&self) -> Result<bool> {
+        let listed = Command::new("iptables")
+            .args(["-nvxL", self.0[0]])
+            .stdin(Stdio::null())
+            .output()?;
+        let listed = String::from_utf8(listed.stdout)?;
+        // The newest rule stands first, below two lines of heading.
+        let packets = listed
+            .lines()
+            .nth(2)
+            .and_then(|rule| rule.split_whitespace().next());
+        Ok(packets.context("iptables lists no rule")?.parse::<u64>()? > 0)
+    }
+}
+
+impl Drop for Rule {
+    fn drop(&mut self) {
+        if let Err(e) = iptables("-D", &self.0) {
+            eprintln!("a rule of the firewall stays: {e:#}");
+        }
+    }
+}
+
+fn iptables(what: &str, rule: &[&str]) -> Result<()> {
+    let done = Command::new("iptables").arg(what).args(rule).status()?;
+    ensure!(done.success(), "iptables {what} {rule:?}");
+    Ok(())
+}
+
 /// Where nothing enforces the policy, the drill says so and fails.
 fn open_network(run: &Run) -> Result<()> {
-    let firewall = |what: &str| -> Result<()> {
-        let mut iptables = Command::new("iptables");
-        let done = iptables.args([what, "HOLDFAST-PODS", "-j", "ACCEPT"]).status()?;
-        ensure!(done.success(), "iptables {what}");
-        Ok(())
-    };
-    firewall("-I")?;
+    let open = Rule::set(&["HOLDFAST-PODS", "-j", "ACCEPT"])?;
     let ended = run.drill(&run.undeleted());
-    firewall("-D")?;
+    drop(open);
     let Ended { code, said } = ended?;
     ensure!(code == Some(1) && said["verdict"] == "FAIL", "{said:#}");
     ensure!(
@@ -367,9 +459,86 @@ fn open_network(run: &Run) -> Result<()> {
     run.clean("a drill on an open network")
 }
 
+/// The API server does not reach the node when the pod begins, and loses it again
+/// while the log is read. The drill and its log are whole.
+fn log_out_of_reach(run: &Run) -> Result<()> {
+    let refuse = "INPUT -p tcp --dport 10250 -j REJECT --reject-with tcp-reset";
+    let refuse: Vec<&'static str> = refuse.split(' ').collect();
+    let cut = Rule::set(&refuse)?;
+    let mut dispatcher = Dispatcher::start(run.stage(), &run.undeleted())?;
+    let mut met = |cut: &Rule| {
+        wait_longer("the pod's log is asked for", || {
+            let lives = dispatcher.child()?.try_wait()?.is_none();
+            ensure!(lives, "the drill ended before its log was asked for");
+            cut.was_met()
+        })
+    };
+    met(&cut)?;
+    drop(cut);
+    wait_longer("the pod's log is read", || {
+        let established = ["-Htn", "state", "established", "dport = :10250"];
+        let established = Command::new("ss").args(established).output()?;
+        Ok(established.status.success() && !established.stdout.is_empty())
+    })?;
+    let cut = Rule::set(&refuse)?;
+    met(&cut)?;
+    drop(cut);
+    let Ended { code, said } = dispatcher.end()?;
+    ensure!(code == Some(0) && said["verdict"] == "PASS", "{said:#}");
+    ensure!(logged(&said)?.contains(BROKEN), "{said:#}");
+    run.clean("a drill whose log was out of reach")
+}
+
+/// What bounds a drill holds while it works: the quota lets no second pod in and no
+/// service, the runner has no right that could be taken from it.
+fn bounded(run: &Run, namespace: &str, runner: Pid) -> Result<()> {
+    let quota = ["get", "resourcequota", "drill", "-n", namespace, "-o", "json"];
+    let quota: Value = serde_json::from_str(&run.kubectl(&quota)?)?;
+    let status = &quota["status"];
+    ensure!(
+        status["used"]["pods"] == "1" && status["used"]["limits.memory"] == "1Gi",
+        "{status:#}"
+    );
+    let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "second" }, "spec": {
+        "containers": [{ "name": "second", "image": "localhost/pause:1" }] } });
+    let service = json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "way-in" }, "spec": {
+        "selector": { "app.kubernetes.io/managed-by": "holdfast" }, "ports": [{ "port": 5432 }] } });
+    for (kind, object) in [("pods", pod), ("services", service)] {
+        let made = run.post(&format!("/api/v1/namespaces/{namespace}/{kind}"), &object);
+        let refused = made.err().map(|e| e.to_string()).unwrap_or_default();
+        ensure!(refused.contains("exceeded quota: drill"), "{kind}: {refused}");
+    }
+    let policy = ["get", "networkpolicy", "drill", "-n", namespace, "-o", "json"];
+    let policy: Value = serde_json::from_str(&run.kubectl(&policy)?)?;
+    let spec = &policy["spec"];
+    ensure!(
+        spec["podSelector"] == json!({})
+            && spec["policyTypes"] == json!(["Ingress", "Egress"])
+            && spec["ingress"].is_null()
+            && each(&spec["egress"]).len() == STORES.len(),
+        "{policy:#}"
+    );
+    let status = fs::read_to_string(format!("/proc/{}/status", runner.as_raw_nonzero()))?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.map(|rest| rest.split_whitespace().collect::<Vec<_>>().join(" "))
+            .unwrap_or_default()
+    };
+    for (name, value) in [
+        ("Uid:", "65532 65532 65532 65532"),
+        ("CapBnd:", "0000000000000000"),
+        ("CapEff:", "0000000000000000"),
+        ("NoNewPrivs:", "1"),
+        ("Seccomp:", "2"),
+    ] {
+        ensure!(field(name) == value, "{name} {}", field(name));
+    }
+    Ok(())
+}
+
 /// The runner in its pod is killed.
 fn killed(run: &Run) -> Result<()> {
-    let (dispatcher, _) = run.working(&run.slow(&[])?)?;
+    let (dispatcher, pod) = run.working(&run.slow(&[])?)?;
     let runner = fs::read_dir("/proc")?.flatten().find_map(|entry| {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
         let line = fs::read(entry.path().join("cmdline")).ok()?;
@@ -380,15 +549,26 @@ fn killed(run: &Run) -> Result<()> {
     let runner = runner
         .and_then(Pid::from_raw)
         .context("the runner is not among the processes")?;
+    let (namespace, _) = pod.split_once(' ').context("no pod")?;
+    bounded(run, namespace, runner)?;
     kill_process(runner, Signal::KILL)?;
     run.abandoned(&dispatcher.end()?, "drill-killed")
 }
 
-/// Its pod is deleted, as an eviction by the API and a drained node do it.
+/// Its pod is deleted, by somebody and by the API's eviction, as a node that is drained
+/// asks for it.
 fn deleted(run: &Run) -> Result<()> {
     let (dispatcher, pod) = run.working(&run.slow(&[])?)?;
     let (namespace, name) = pod.split_once(' ').context("no pod")?;
     run.kubectl(&["delete", "pod", "--wait=false", "-n", namespace, name])?;
+    run.abandoned(&dispatcher.end()?, "drill-pod-deleted")?;
+    let (dispatcher, pod) = run.working(&run.slow(&[])?)?;
+    let (namespace, name) = pod.split_once(' ').context("no pod")?;
+    let eviction = json!({
+        "apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": { "name": name, "namespace": namespace }
+    });
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/eviction");
+    run.post(&path, &eviction)?;
     run.abandoned(&dispatcher.end()?, "drill-pod-deleted")
 }
 
@@ -485,8 +665,8 @@ fn refused(run: &Run) -> Result<()> {
 
 /// The dispatcher is asked to stop, and answers before it does.
 fn stopped(run: &Run) -> Result<()> {
-    let (dispatcher, _) = run.working(&run.slow(&[])?)?;
-    kill_process(Pid::from_child(&dispatcher.child), Signal::TERM)?;
+    let (mut dispatcher, _) = run.working(&run.slow(&[])?)?;
+    kill_process(Pid::from_child(dispatcher.child()?), Signal::TERM)?;
     run.abandoned(&dispatcher.end()?, "drill-stopped")
 }
 
@@ -507,8 +687,8 @@ fn dispatcher_killed(run: &Run) -> Result<()> {
         swept.is_empty() && run.namespaces()? == left,
         "a living drill was swept: {swept}"
     );
-    dispatcher.child.kill()?;
-    dispatcher.child.wait()?;
+    dispatcher.child()?.kill()?;
+    dispatcher.child()?.wait()?;
     let mut swept = String::new();
     wait_longer("what a dispatcher left is swept", || {
         swept = sweep()?;
