@@ -15,7 +15,7 @@ test:
 test-majors:
 	scripts/need test-majors && scripts/test-majors
 
-# Drills in the pods of a real cluster of one node, as root; what must be built for it takes six minutes once.
+# Drills in the pods of a real cluster of one node, as root: a quarter of an hour; what must be built for it takes six to ten minutes once.
 test-kubernetes:
 	scripts/need test-kubernetes && scripts/test-kubernetes
 
