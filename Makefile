@@ -21,7 +21,7 @@ test-kubernetes:
 
 # What chance decides, tried until it can be believed: kills, promotions and leaders that go, an hour.
 test-long:
-	scripts/need test && HOLDFAST_TEST_ROUNDS=100 cargo test --workspace --test synchronous --test agent_nodes --test leaders
+	scripts/need test && HOLDFAST_TEST_ROUNDS=100 cargo test --workspace --test agent_process --test agent_nodes --test leaders
 	HOLDFAST_TEST_DAYS=365 cargo test --workspace --lib -- year::a_year
 
 # A search for bytes that make a parser panic, a minute for each target. Stable Rust has

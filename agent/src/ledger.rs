@@ -212,6 +212,7 @@ impl Ledger {
                 .flat_map(|l| l.points.iter().cloned())
                 .collect(),
             named: None,
+            wal_objects: self.wal.values().map(Vec::len).sum(),
             holds: Vec::new(),
             holdings: self.holdings.clone(),
             findings: self.findings.clone(),

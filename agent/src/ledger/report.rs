@@ -26,6 +26,8 @@ pub struct PointsReport {
     /// Restore points that people named, when they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub named: Option<Vec<NamedPoint>>,
+    /// How many objects the WAL is in: each has a header to be read for those names.
+    pub wal_objects: usize,
     /// What must stay restorable, whatever retention says.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub holds: Vec<Hold>,
@@ -110,8 +112,13 @@ impl fmt::Display for PointsReport {
         }
         for interval in &self.restorable.intervals {
             let (from, to) = (&interval.from, &interval.to);
-            let time =
-                |t: Option<Timestamp>| t.map_or_else(|| "(no later commit)".to_owned(), |t| t.to_string());
+            // Without a commit in it an interval is the end of its base alone.
+            let time = |t: Option<Timestamp>| {
+                t.map_or_else(
+                    || "the end of the base, no commit since".to_owned(),
+                    |t| t.to_string(),
+                )
+            };
             writeln!(
                 f,
                 "  {} to {}  lineage {} timeline {}  LSN {} to {}  {}, {}",
@@ -134,6 +141,13 @@ impl fmt::Display for PointsReport {
                 named.lineage,
                 named.timeline,
                 named.lsn
+            )?;
+        }
+        if self.named.is_none() {
+            writeln!(
+                f,
+                "  NAMES   not looked for in {} objects of WAL: --names reads their headers",
+                self.wal_objects
             )?;
         }
         for Hold { body, by, .. } in &self.holds {

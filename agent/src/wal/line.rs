@@ -455,7 +455,12 @@ impl Line {
             streamed: false,
             expected,
         });
-        tracing::info!(%timeline, lsn = %place.from, "the WAL line takes up");
+        if self.shared.findings.holds(DIVERGED, &self.subject()) {
+            // Another look at a server whose WAL is not the archive's.
+            tracing::debug!(%timeline, lsn = %place.from, "the WAL line looks again");
+        } else {
+            tracing::info!(%timeline, lsn = %place.from, "the WAL line takes up");
+        }
         Ok(())
     }
 

@@ -205,7 +205,14 @@ impl Shared {
     }
 
     pub fn listed(&self, place: usize, holdings: Holdings) {
-        self.change(|book| book.ledger.listed(place, holdings));
+        let server = self.server.borrow().clone();
+        self.change(|book| {
+            book.ledger.listed(place, holdings);
+            // What it holds may lead further back than what was known at the connect.
+            if let Some(server) = &server {
+                book.look_back(server);
+            }
+        });
     }
 
     pub fn stored(&self, place: usize, timeline: TimelineId, intervals: &[(Lsn, Lsn)]) {
@@ -242,21 +249,7 @@ impl Shared {
     pub fn follow(&self, server: Option<Followed>) {
         let server = server.map(Arc::new);
         if let Some(server) = &server {
-            self.change(|book| {
-                let ledger = &book.ledger;
-                if let Some(stream) = book
-                    .stream
-                    .as_mut()
-                    .filter(|_| ledger.timeline() == server.timeline)
-                {
-                    let unbroken = ledger.unbroken(&server.history, server.segment_size);
-                    stream.before = Some(Before {
-                        anchor: ledger.anchor(),
-                        unbroken: unbroken.into(),
-                        surely: ledger.unlisted().is_empty(),
-                    });
-                }
-            });
+            self.change(|book| book.look_back(server));
         }
         self.server.send_if_modified(|known| {
             let changed = *known != server;
@@ -489,6 +482,20 @@ impl Shared {
 }
 
 impl Book {
+    /// Notes how the timelines before lead to the stream, where it is of `server`.
+    fn look_back(&mut self, server: &Followed) {
+        let ledger = &self.ledger;
+        let of_it = |_: &&mut Stream| ledger.timeline() == server.timeline;
+        if let Some(stream) = self.stream.as_mut().filter(of_it) {
+            let unbroken = ledger.unbroken(&server.history, server.segment_size);
+            stream.before = Some(Before {
+                anchor: ledger.anchor(),
+                unbroken: unbroken.into(),
+                surely: ledger.unlisted().is_empty(),
+            });
+        }
+    }
+
     /// Where WAL is pushed nothing lies between what is received and what is safe.
     fn settle(&mut self) {
         let Some(stream) = &mut self.stream else { return };

@@ -15,6 +15,9 @@ use crate::exit::{Exit, Failure, OrExit};
 use crate::operator::OperatorArguments;
 use crate::screen;
 
+/// So many WAL objects are read for names unasked: a second or two on object storage.
+const FEW: usize = 1000;
+
 /// The restorable intervals, with every gap and why. Needs no identity.
 #[derive(Debug, Args)]
 pub struct PointsArguments {
@@ -23,8 +26,8 @@ pub struct PointsArguments {
     /// The cluster, as TENANT/CLUSTER.
     #[arg(long)]
     cluster: ClusterId,
-    /// Also the restore points that people named. Reads the header of every WAL
-    /// object, which takes a while where there are many.
+    /// The restore points that people named, too, however many WAL objects there are.
+    /// The header of each is read; up to a thousand are read unasked.
     #[arg(long)]
     names: bool,
     /// Print as JSON.
@@ -53,7 +56,7 @@ impl PointsArguments {
             .findings
             .extend(away.into_iter().filter(|f| !known.contains(&f.subject)));
         report.findings.extend(ignored.into_iter().map(hold_not_believed));
-        if self.names {
+        if self.names || report.wal_objects <= FEW {
             let source = WalSource {
                 repository: &repository,
                 trust: &trust,
