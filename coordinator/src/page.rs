@@ -89,6 +89,19 @@ pub struct Visitor {
     pub csrf: String,
     /// Whether they may have everything looked at now.
     pub refreshes: bool,
+    /// The pages that they may see.
+    pub sections: Vec<Section>,
+}
+
+/// A page that everybody who may see it finds on every other.
+#[derive(Debug)]
+pub struct Section {
+    /// Where it is.
+    pub path: &'static str,
+    /// What it is called.
+    pub name: &'static str,
+    /// Whether it is the one that is shown.
+    pub here: bool,
 }
 
 /// A number at the top.

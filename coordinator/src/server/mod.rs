@@ -5,6 +5,7 @@
 
 pub mod accept;
 pub mod agents;
+mod approvals;
 mod calendar;
 pub(crate) mod cluster_page;
 mod cookies;

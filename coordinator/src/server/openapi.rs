@@ -13,6 +13,7 @@ use utoipa::openapi::{
 };
 use utoipa::{Modify, OpenApi, ToSchema};
 
+use super::approvals;
 use super::calendar;
 use super::ledger;
 use super::problem::Problem;
@@ -79,6 +80,7 @@ pub enum WorkSchema {
         pages::cluster,
         ledger::points,
         calendar::status,
+        approvals::status,
         pages::policy,
         pages::refresh,
         me::me,
