@@ -76,7 +76,9 @@ impl Dockets {
 
 async fn read(repository: &Repository, trust: &Trust) -> Result<Docket, String> {
     let at = now();
-    let found = approval::list(repository, trust).await.map_err(|e| e.to_string())?;
+    let found = approval::list(repository, trust)
+        .await
+        .map_err(|e| e.to_string())?;
     let Found {
         mut items,
         ignored,

@@ -225,8 +225,7 @@ impl Row {
 
     /// Whether somebody has to do something: answer, or carry it out.
     fn waits(&self) -> bool {
-        matches!(self.status.state.as_str(), "open" | "early" | "granted")
-            && self.status.approvals.is_some()
+        matches!(self.status.state.as_str(), "open" | "early" | "granted") && self.status.approvals.is_some()
     }
 }
 

@@ -9,6 +9,7 @@ mod approvals;
 mod calendar;
 pub(crate) mod cluster_page;
 mod cookies;
+mod cost;
 pub mod evidence;
 mod forms;
 pub mod guard;

@@ -15,6 +15,7 @@ use utoipa::{Modify, OpenApi, ToSchema};
 
 use super::approvals;
 use super::calendar;
+use super::cost;
 use super::ledger;
 use super::problem::Problem;
 use super::routes::Route;
@@ -81,6 +82,7 @@ pub enum WorkSchema {
         ledger::points,
         calendar::status,
         approvals::status,
+        cost::status,
         pages::policy,
         pages::refresh,
         me::me,

@@ -25,6 +25,7 @@ use utoipa::ToSchema;
 use super::approvals;
 use super::calendar;
 use super::cluster_page;
+use super::cost;
 use super::evidence::{self, EvidenceShowing};
 use super::guard::{BODY, Caller, wants_html};
 use super::ledger::{self, Ledgers};
@@ -123,6 +124,8 @@ fn handler(route: Route) -> MethodRouter<People> {
         Route::CalendarPage => get(calendar::page),
         Route::Approvals => get(approvals::status),
         Route::ApprovalsPage => get(approvals::page),
+        Route::Cost => get(cost::status),
+        Route::CostPage => get(cost::page),
         Route::Points => get(ledger::points),
         Route::ClusterPage => get(cluster_page::page),
         Route::Policy => get(policy),
@@ -154,11 +157,12 @@ async fn page(
 }
 
 /// The pages that lead to each other.
-const SECTIONS: [(Route, &str); 5] = [
+const SECTIONS: [(Route, &str); 6] = [
     (Route::Page, "Fleet"),
     (Route::CalendarPage, "Calendar"),
     (Route::ApprovalsPage, "Approvals"),
     (Route::EvidenceList, "Evidence"),
+    (Route::CostPage, "Cost"),
     (Route::DecisionsPage, "Access"),
 ];
 

@@ -85,6 +85,10 @@ routes! {
     Approvals: GET "/v1/approvals", scoped(Permission::Approvals);
     /// The same, as a page.
     ApprovalsPage: GET "/approvals", scoped(Permission::Approvals);
+    /// What is stored and asked for, by tenant.
+    Cost: GET "/v1/cost", scoped(Permission::Fleet);
+    /// The same, as a page.
+    CostPage: GET "/cost", scoped(Permission::Fleet);
     /// The policy in force; its text names every tenant.
     Policy: GET "/v1/policy", whole(Permission::Policy);
     /// Has the repository, the evidence and the policy's file looked at now.

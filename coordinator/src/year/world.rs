@@ -594,6 +594,7 @@ impl World {
             last_point: None,
             working: working.collect(),
             findings: Vec::new(),
+            requests: Vec::new(),
         };
         let heartbeat = Heartbeat {
             agent: site.agent.clone(),

@@ -245,6 +245,7 @@ impl World {
                 last_point: None,
                 working: working.collect(),
                 findings: vec![],
+                requests: Vec::new(),
             };
             self.book.ended(&name(cluster), &agent.done, self.now);
             self.book.hear(&name(cluster), &said, &self.patience, self.now);

@@ -227,6 +227,7 @@ fn working(id: Option<WorkId>) -> holdfast_proto::message::ClusterFacts {
             since: at("2026-11-21T12:00:05Z"),
         }],
         findings: vec![],
+        requests: Vec::new(),
     }
 }
 

@@ -28,7 +28,14 @@ pub struct Part {
 }
 
 /// The kinds of entries, as they are asked for.
-const KINDS: [&str; 6] = ["drill", "restore", "policy", "coverage", "population", "heartbeat"];
+const KINDS: [&str; 6] = [
+    "drill",
+    "restore",
+    "policy",
+    "coverage",
+    "population",
+    "heartbeat",
+];
 
 impl Part {
     /// Reads a query string; what is not known is ignored.
