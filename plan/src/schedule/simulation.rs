@@ -190,6 +190,7 @@ impl World {
                 reporter: heard.map(|(at, _)| (name(cluster), *at)),
                 lineage: Some("1-1".parse().unwrap()),
                 hole: None,
+                replay_ms: None,
                 filestores: false,
                 places: Places::default(),
                 works: [(Work::BaseBackup, base)].into(),
