@@ -258,7 +258,11 @@ impl Agent {
             .iter()
             .map(|c| {
                 let (id, labels) = (&c.config.id, &c.config.labels);
-                c.board.facts(id, &c.numbers.tier(), labels, &c.findings, now)
+                let asked = self.repository.replicas().iter();
+                ClusterFacts {
+                    requests: asked.map(|replica| replica.requests(id)).collect(),
+                    ..c.board.facts(id, &c.numbers.tier(), labels, &c.findings, now)
+                }
             })
             .collect()
     }

@@ -26,6 +26,7 @@ use crate::config::CoordinatorConfig;
 use crate::findings::Standing;
 use crate::governing::Governing;
 use crate::lead::Lead;
+use crate::loops::stored::Stored;
 use crate::meters::Meters;
 use crate::survey::{Proven, Survey};
 
@@ -77,6 +78,8 @@ pub struct Wake {
     pub lead: Arc<Notify>,
     /// The policy's file may have changed.
     pub policy: Arc<Notify>,
+    /// More clusters are to be counted.
+    pub stored: Arc<Notify>,
     /// Something is worth remembering.
     pub remember: Arc<Notify>,
 }
@@ -92,6 +95,8 @@ pub struct State {
     pub reports: BTreeMap<ClusterId, Report>,
     /// What the repository was seen to hold, by cluster.
     pub surveys: BTreeMap<ClusterId, Survey>,
+    /// What lies in the stores, by cluster.
+    pub stored: BTreeMap<ClusterId, Stored>,
     /// Clusters that the repository holds and the policy does not name.
     pub strangers: BTreeMap<ClusterId, Timestamp>,
     /// The leases of work.

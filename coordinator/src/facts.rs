@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use holdfast_plan::period::Period;
 use holdfast_plan::policy::{ClusterPolicy, Policy};
 use holdfast_plan::rpo;
+use holdfast_plan::rto::{Amounts, Forecast, Learnt};
 use holdfast_plan::schedule::{ClusterFacts, Places, WORKS, WorkFacts};
 use holdfast_proto::Timestamp;
 use holdfast_proto::message::Work;
@@ -48,6 +49,41 @@ pub fn rpo(cluster: &ClusterId, policy: &ClusterPolicy, state: &State) -> rpo::F
     )
 }
 
+/// What a recovery of a cluster to its last commit would have to move; `None` while no
+/// base backup of it is known.
+pub fn amounts(cluster: &ClusterId, state: &State) -> Option<Amounts> {
+    let survey = state.surveys.get(cluster)?;
+    let base = survey.base.as_ref()?;
+    let facts = state.reports.get(cluster).map(|report| &report.facts);
+    // Of another lineage than the base's the agent's position says nothing.
+    let said = facts
+        .filter(|facts| facts.lineage == survey.lineage)
+        .and_then(|facts| Some(facts.wal.as_ref()?.acknowledged));
+    let end = said.into_iter().chain(survey.best_end()).max();
+    let filestores = facts.into_iter().flat_map(|facts| &facts.filestores);
+    let (files, file_bytes) = filestores.fold((0u64, 0u64), |(files, bytes), filestore| {
+        (
+            files.saturating_add(filestore.files),
+            bytes.saturating_add(filestore.bytes),
+        )
+    });
+    Some(Amounts {
+        base: base.bytes,
+        file_bytes,
+        files,
+        wal: end.map_or(0, |end| end.get().saturating_sub(base.start.get())),
+    })
+}
+
+/// How long a recovery of a cluster to its last commit would take.
+pub fn forecast(cluster: &ClusterId, state: &State) -> Option<Forecast> {
+    let amounts = amounts(cluster, state)?;
+    Some(match state.proven.learnt(cluster) {
+        Some(learnt) => learnt.forecast(&amounts),
+        None => Learnt::from(&[]).forecast(&amounts),
+    })
+}
+
 /// What the schedule is planned from: all clusters that an agent has reported.
 pub fn schedule(state: &State, places: &Places, now: Timestamp) -> Vec<ClusterFacts> {
     schedule_of(state, places, state.reports.keys(), now)
@@ -70,6 +106,7 @@ pub fn schedule_of<'a>(
                 reporter: heard,
                 lineage: report.facts.lineage,
                 hole: survey.and_then(|survey| survey.lasting_hole(now)),
+                replay_ms: forecast(cluster, state).map(|forecast| forecast.replay_ms),
                 filestores: !report.facts.filestores.is_empty(),
                 places: places.clone(),
                 works: WORKS

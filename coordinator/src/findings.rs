@@ -22,7 +22,7 @@ use crate::facts;
 use crate::fleet::{FindingStatus, RpoStatus, StandingWord, measure};
 use crate::governing::WaitsFor;
 use crate::lead::Trouble;
-use crate::survey::Survey;
+use crate::survey::{DrillSeen, Survey};
 
 /// Under what a finding is the same one seen again.
 type Key = (Option<ClusterId>, String, String);
@@ -268,6 +268,7 @@ fn about(sheet: &mut Sheet, cluster: &ClusterId, asked: &Asked, state: &State, d
     if let Some(survey) = survey {
         stored(sheet, policy, asked, survey, report);
     }
+    recovery_time(sheet, cluster, policy, state);
     work(sheet, cluster, state);
     drills(sheet, cluster, policy, state);
     for finding in state.replication.get(cluster).into_iter().flatten() {
@@ -626,6 +627,38 @@ fn work(sheet: &mut Sheet, cluster: &ClusterId, state: &State) {
     }
 }
 
+/// A recovery that would take longer than it may.
+fn recovery_time(sheet: &mut Sheet, cluster: &ClusterId, policy: &ClusterPolicy, state: &State) {
+    let Some(forecast) = facts::forecast(cluster, state) else {
+        return;
+    };
+    let target = policy.tier.rto;
+    if forecast.p90_ms <= target.millis() {
+        return;
+    }
+    let seconds = |ms: u64| ms / 1000;
+    let learnt = match forecast.recoveries {
+        0 => "no restore of it has been measured, so cautious rates stand in: run a drill".to_owned(),
+        1 => "as the one restore that was measured says".to_owned(),
+        n => format!("as the {n} restores that were measured say"),
+    };
+    let detail = format!(
+        "A restore would take {} s, and in one case of ten more than {} s, of the {target} that it may: {learnt}. Of that, \
+         base backup {} s, files {} s, replay of WAL {} s.",
+        seconds(forecast.p50_ms),
+        seconds(forecast.p90_ms),
+        seconds(forecast.base_ms),
+        seconds(forecast.files_ms),
+        seconds(forecast.replay_ms),
+    );
+    // What nobody measured is no reason to wake anybody.
+    let severity = match forecast.recoveries > 0 && forecast.p50_ms > target.millis() {
+        true => Severity::Critical,
+        false => Severity::Warning,
+    };
+    sheet.add("rto-at-risk", &cluster.to_string(), severity, None, detail);
+}
+
 fn drills(sheet: &mut Sheet, cluster: &ClusterId, policy: &ClusterPolicy, state: &State) {
     let Some(_) = state.proven.listed else { return };
     for rule in &policy.tier.drills {
@@ -657,7 +690,11 @@ fn drills(sheet: &mut Sheet, cluster: &ClusterId, policy: &ClusterPolicy, state:
             }
         }
     }
-    if let Some(drill) = state.proven.of(cluster).next_back() {
+    // One that runs takes nothing back of what the one before it showed.
+    let over = |drill: &&DrillSeen| {
+        drill.result.is_some() || drill.deadline.is_some_and(|deadline| deadline < sheet.now)
+    };
+    if let Some(drill) = state.proven.of(cluster).rev().find(over) {
         let subject = drill.id.to_string();
         match &drill.result {
             Some(result) if !result.passed() => {

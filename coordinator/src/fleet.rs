@@ -6,6 +6,7 @@
 
 use holdfast_plan::policy::ClusterPolicy;
 use holdfast_plan::rpo::{self, Rpo, Standing};
+use holdfast_plan::rto::Forecast;
 use holdfast_plan::schedule::{self, Act, Decision};
 use holdfast_proto::finding::Finding;
 use holdfast_proto::message::Work;
@@ -61,6 +62,10 @@ pub struct ClusterStatus {
     pub rpo: RpoStatus,
     /// The recovery time objective, in milliseconds.
     pub rto_target_ms: Option<u64>,
+    /// How long a recovery to the last commit would take; absent while no base backup is
+    /// known.
+    #[serde(default)]
+    pub rto: Option<RtoStatus>,
     /// The agent.
     pub agent: Option<AgentStatus>,
     /// The lineage written.
@@ -110,6 +115,31 @@ pub struct RpoStatus {
     pub unknown: Option<String>,
     /// What the agent says of its exposure, in milliseconds.
     pub agent_says_ms: Option<u64>,
+}
+
+/// How long a recovery would take, from what recoveries took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RtoStatus {
+    /// As likely longer as shorter, in milliseconds.
+    pub p50_ms: u64,
+    /// Nine in ten are shorter, in milliseconds.
+    pub p90_ms: u64,
+    /// What of it is replay of WAL, in milliseconds.
+    pub replay_ms: u64,
+    /// From how many recoveries of the cluster, drills and real ones, that is learnt. 0:
+    /// from none, by cautious rates.
+    pub recoveries: u32,
+}
+
+impl From<Forecast> for RtoStatus {
+    fn from(forecast: Forecast) -> Self {
+        Self {
+            p50_ms: forecast.p50_ms,
+            p90_ms: forecast.p90_ms,
+            replay_ms: forecast.replay_ms,
+            recoveries: forecast.recoveries,
+        }
+    }
 }
 
 /// How the exposure stands to the objective.
@@ -386,6 +416,7 @@ fn status_of(
         tier: policy.map(|policy| policy.tier.name.clone()),
         rpo: measure(cluster, policy, state, now),
         rto_target_ms: policy.map(|policy| policy.tier.rto.millis()),
+        rto: facts::forecast(cluster, state).map(RtoStatus::from),
         agent: report.map(|report| AgentStatus {
             name: report.agent.clone(),
             version: report.version.clone(),

@@ -26,6 +26,7 @@ pub mod cache;
 mod cluster;
 pub mod config;
 mod desk;
+mod docket;
 mod facts;
 mod findings;
 pub mod fleet;

@@ -19,6 +19,7 @@ use crate::access::Access;
 use crate::cache::{Cache, CacheError};
 use crate::config::CoordinatorConfig;
 use crate::desk::{Desk, State, now};
+use crate::docket::Dockets;
 use crate::governing::Governing;
 use crate::lead::Lead;
 use crate::loops::evidence::EvidenceKeeping;
@@ -248,6 +249,7 @@ impl Coordinator {
             access,
             showing: evidence.showing,
             ledgers: Ledgers::new(reading),
+            dockets: Dockets::default(),
         };
         let (router, token) = (pages::router(people_share), stop.clone());
         supervisor.spawn("pages", Exit::Fatal, move || {

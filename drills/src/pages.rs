@@ -4,15 +4,17 @@
 //! has signed. Everything is derived anew for each reader; nothing is kept but
 //! the entries. If the trust chain grows, they are looked at again.
 
-use holdfast_proto::Timestamp;
+use std::collections::BTreeMap;
+
 use holdfast_proto::names::ClusterId;
+use holdfast_proto::{Fingerprint, Timestamp};
 use holdfast_repository::Repository;
 use holdfast_repository::trust::Trust;
 
 use crate::evidence::dsse::Envelope;
 use crate::evidence::entry::{Entry, LoggedEntry};
 use crate::evidence::export::{self, ExportInput};
-use crate::evidence::view::{self, Shown, list};
+use crate::evidence::view::{self, Shown, list, record};
 use crate::log::DrillLog;
 use crate::publish;
 
@@ -62,6 +64,8 @@ pub struct Asked<'a> {
 #[derive(Debug, Default)]
 pub struct EvidencePages {
     entries: Vec<LoggedEntry>,
+    /// Those that are not to be believed, and why.
+    refused: BTreeMap<u64, String>,
     trust_records: u64,
 }
 
@@ -92,6 +96,17 @@ impl EvidencePages {
                 None,
                 page.map_err(|e| e.to_string())?.into_bytes(),
             ));
+        }
+        if path == "log" || path == "log.json" {
+            let part = record::Part::of_query(query);
+            let holders = |key: &Fingerprint| trust.key(key).map(|key| (key.name.clone(), key.role));
+            let record = record::record(&self.entries, &self.refused, &part, &holders, sees, now);
+            if path == "log.json" {
+                let bytes = serde_json::to_vec(&record).map_err(|e| e.to_string())?;
+                return Ok(document(JSON, None, bytes));
+            }
+            let page = record::served(&record, &part, sees).map_err(|e| e.to_string())?;
+            return Ok(document(HTML, None, page.into_bytes()));
         }
         if let Some(wanted) = path.strip_prefix("coverage/").filter(|_| sees.whole) {
             return self.coverage(&log, wanted).await;
@@ -142,14 +157,16 @@ impl EvidencePages {
         let size = log.store().size().await.map_err(|e| e.to_string())?;
         if log.trust().length() != self.trust_records || size < self.entries.len() as u64 {
             self.entries.clear();
+            self.refused.clear();
             self.trust_records = log.trust().length();
         }
         let from = self.entries.len() as u64;
         for (n, bytes) in (from..).zip(log.store().entries(from, size).await.map_err(|e| e.to_string())?) {
             let mut entry = LoggedEntry::parse(&bytes).map_err(|e| format!("entry {n}: {e}"))?;
-            if log.believe(&entry).is_err() {
+            if let Err(why) = log.believe(&entry) {
                 // It keeps its place, and says nothing.
                 entry.entry = Entry::Other;
+                self.refused.insert(n, why.to_string());
             }
             self.entries.push(entry);
         }

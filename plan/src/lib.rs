@@ -21,6 +21,7 @@ pub mod lead;
 pub mod period;
 pub mod policy;
 pub mod rpo;
+pub mod rto;
 pub mod schedule;
 pub mod schema;
 pub mod shape;

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::Timestamp;
 use crate::finding::Finding;
 use crate::labels::Labels;
-use crate::names::{ActorName, BackupId, ClusterId, FilestoreName, Lineage, PointId, TierName, WorkId};
+use crate::names::{
+    ActorName, BackupId, ClusterId, FilestoreName, Lineage, PointId, Region, TierName, WorkId,
+};
 use crate::pg::{Lsn, TimelineId};
 use crate::record::ReplicaFrontier;
 use crate::residency::Residency;
@@ -54,8 +56,38 @@ pub struct ClusterFacts {
     pub last_point: Option<PointFacts>,
     /// Assignments it is working on, with how far.
     pub working: Vec<Progress>,
+    /// What it asked of each replica for the cluster since it began.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requests: Vec<RequestFacts>,
     /// What departs from what should be.
     pub findings: Vec<Finding>,
+}
+
+/// What was asked of a replica, and how many bytes went there and back: what an object
+/// store has a price for. A request that failed and was made again counts twice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requests {
+    /// Objects stored, or attempts to.
+    pub writes: u64,
+    /// Objects read, in whole or in part, and looked at.
+    pub reads: u64,
+    /// Pages of listings, of a thousand names at most.
+    pub lists: u64,
+    /// Bytes sent in objects.
+    pub sent: u64,
+    /// Bytes received in objects.
+    pub received: u64,
+}
+
+/// What an agent asked of one replica.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestFacts {
+    /// The replica.
+    pub region: Region,
+    /// When the agent began to count, by its clock.
+    pub since: Timestamp,
+    /// Since then.
+    pub requests: Requests,
 }
 
 /// The WAL line of a cluster.

@@ -91,6 +91,7 @@ pub mod secret_file;
 pub mod signed;
 pub mod signing;
 pub mod store;
+pub mod tally;
 pub mod trust;
 
 pub use config::{ReplicaConfig, RepositoryConfig};

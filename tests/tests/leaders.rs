@@ -247,6 +247,7 @@ impl Agent {
             last_point: None,
             working: working.collect(),
             findings: vec![],
+            requests: Vec::new(),
         };
         Heartbeat {
             agent: self.member.agent.clone(),

@@ -126,6 +126,7 @@ impl Board {
                     }
                 })
                 .collect(),
+            requests: Vec::new(),
             findings: findings.snapshot(),
         }
     }

@@ -19,6 +19,8 @@ pub enum Permission {
     Evidence,
     /// See the policy in force and the one that waits.
     Policy,
+    /// See what waits for more than one person, with its plan.
+    Approvals,
     /// Scrape metrics.
     Metrics,
     /// See who was let in to what.
@@ -29,10 +31,11 @@ pub enum Permission {
 
 impl Permission {
     /// All of them, in the order of the documentation's table.
-    pub const ALL: [Permission; 6] = [
+    pub const ALL: [Permission; 7] = [
         Permission::Fleet,
         Permission::Evidence,
         Permission::Policy,
+        Permission::Approvals,
         Permission::Metrics,
         Permission::Access,
         Permission::Refresh,
@@ -44,6 +47,7 @@ impl Permission {
             Permission::Fleet => "fleet",
             Permission::Evidence => "evidence",
             Permission::Policy => "policy",
+            Permission::Approvals => "approvals",
             Permission::Metrics => "metrics",
             Permission::Access => "access",
             Permission::Refresh => "refresh",
@@ -108,14 +112,14 @@ impl Role {
 
     /// What it lets one do.
     pub fn permissions(self) -> &'static [Permission] {
-        use Permission::{Access, Evidence, Fleet, Metrics, Policy, Refresh};
+        use Permission::{Access, Approvals, Evidence, Fleet, Metrics, Policy, Refresh};
         match self {
             Role::Viewer => &[Fleet],
-            Role::Auditor => &[Fleet, Evidence, Policy, Access],
-            Role::Operator => &[Fleet, Evidence, Policy, Metrics, Refresh],
-            Role::Approver => &[Fleet, Evidence, Policy],
-            Role::KeyCustodian => &[Fleet, Evidence],
-            Role::PolicyAdmin => &[Fleet, Policy, Refresh],
+            Role::Auditor => &[Fleet, Evidence, Policy, Approvals, Access],
+            Role::Operator => &[Fleet, Evidence, Policy, Approvals, Metrics, Refresh],
+            Role::Approver => &[Fleet, Evidence, Policy, Approvals],
+            Role::KeyCustodian => &[Fleet, Evidence, Approvals],
+            Role::PolicyAdmin => &[Fleet, Policy, Approvals, Refresh],
             Role::Monitor => &[Metrics],
             Role::Admin => &Permission::ALL,
         }

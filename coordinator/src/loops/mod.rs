@@ -16,6 +16,7 @@ mod remember;
 mod replicate;
 mod rpo;
 pub(crate) mod schedule;
+pub mod stored;
 mod trust;
 
 use std::future::Future;
@@ -113,6 +114,13 @@ pub fn start(
             move |desk| evidence::run(Arc::clone(&keeper), desk),
         );
     }
+    spawn.spawn(
+        supervisor,
+        "stored",
+        Duration::from_secs(5),
+        &wake.stored,
+        stored::run,
+    );
     let sender = Sender::new(desk.config.name.clone());
     spawn.spawn(
         supervisor,

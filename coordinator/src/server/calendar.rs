@@ -9,6 +9,7 @@ use axum::{Extension, Json};
 use super::guard::Caller;
 use super::pages::{People, fleet, visitor};
 use super::problem::Refusal;
+use super::routes::Route;
 use crate::page::{Moment, Visitor, length};
 use crate::readiness::{ClusterReadiness, Readiness, WindowReadiness, readiness};
 
@@ -73,7 +74,7 @@ pub async fn page(
     let mut ready = readiness(&fleet, &people.desk.policy());
     let windows = std::mem::take(&mut ready.windows);
     let page = CalendarPage {
-        visitor: visitor(&people, &caller),
+        visitor: visitor(&people, &caller, Route::CalendarPage),
         coordinator: fleet.coordinator.to_string(),
         at: Moment::of(ready.at, ready.at),
         windows: windows.into_iter().map(|w| Row::of(w, &ready)).collect(),

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::guard::Caller;
 use super::pages::{People, cluster_of, visitor};
 use super::problem::Refusal;
+use super::routes::Route;
 use crate::cluster::{ClusterPage, Known, Window};
 use crate::desk::now;
 use crate::survey::DrillSeen;
@@ -56,7 +57,7 @@ pub async fn page(
         &known,
         Window::named(&wanted.window),
         &wanted.moment,
-        visitor(&people, &caller),
+        visitor(&people, &caller, Route::ClusterPage),
     );
     let page = page
         .render()

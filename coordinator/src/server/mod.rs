@@ -5,9 +5,11 @@
 
 pub mod accept;
 pub mod agents;
+mod approvals;
 mod calendar;
 pub(crate) mod cluster_page;
 mod cookies;
+mod cost;
 pub mod evidence;
 mod forms;
 pub mod guard;

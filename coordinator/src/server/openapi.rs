@@ -13,7 +13,9 @@ use utoipa::openapi::{
 };
 use utoipa::{Modify, OpenApi, ToSchema};
 
+use super::approvals;
 use super::calendar;
+use super::cost;
 use super::ledger;
 use super::problem::Problem;
 use super::routes::Route;
@@ -79,6 +81,8 @@ pub enum WorkSchema {
         pages::cluster,
         ledger::points,
         calendar::status,
+        approvals::status,
+        cost::status,
         pages::policy,
         pages::refresh,
         me::me,

@@ -22,8 +22,10 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::timeout::TimeoutLayer;
 use utoipa::ToSchema;
 
+use super::approvals;
 use super::calendar;
 use super::cluster_page;
+use super::cost;
 use super::evidence::{self, EvidenceShowing};
 use super::guard::{BODY, Caller, wants_html};
 use super::ledger::{self, Ledgers};
@@ -34,10 +36,11 @@ use super::openapi;
 use super::problem::{self, Refusal};
 use super::routes::{self, Route};
 use super::sight::seen;
-use crate::access::{Access, Breadth, Need, Permission, decide};
+use crate::access::{Access, Need, decide};
 use crate::desk::{Desk, now};
+use crate::docket::Dockets;
 use crate::fleet::{ClusterStatus, Fleet, PolicyStatus};
-use crate::page::{FleetPage, Part, Visitor};
+use crate::page::{FleetPage, Part, Section, Visitor};
 
 /// The style sheet.
 const STYLE: &str = include_str!("../../assets/style.css");
@@ -59,6 +62,8 @@ pub struct People {
     pub(crate) showing: Option<EvidenceShowing>,
     /// The clusters in all their length.
     pub(crate) ledgers: Ledgers,
+    /// What waits for people.
+    pub(crate) dockets: Dockets,
 }
 
 /// The router of the people's listener.
@@ -117,11 +122,16 @@ fn handler(route: Route) -> MethodRouter<People> {
         Route::Cluster => get(cluster),
         Route::Calendar => get(calendar::status),
         Route::CalendarPage => get(calendar::page),
+        Route::Approvals => get(approvals::status),
+        Route::ApprovalsPage => get(approvals::page),
+        Route::Cost => get(cost::status),
+        Route::CostPage => get(cost::page),
         Route::Points => get(ledger::points),
         Route::ClusterPage => get(cluster_page::page),
         Route::Policy => get(policy),
         Route::Me => get(me::me),
         Route::Decisions => get(me::decisions),
+        Route::DecisionsPage => get(me::page),
         Route::OpenApi => get(openapi::document),
         Route::Metrics => get(metrics),
         Route::EvidenceList => get(evidence::list),
@@ -140,23 +150,42 @@ async fn page(
     Query(part): Query<Part>,
 ) -> Result<Response, Refusal> {
     let fleet = fleet(&people, &caller);
-    let visitor = visitor(&people, &caller);
+    let visitor = visitor(&people, &caller, Route::Page);
     let page = FleetPage::of(&fleet, &people.desk.policy(), visitor, part).render();
     let page = page.map_err(|e| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
     Ok(Html(page).into_response())
 }
 
-/// What the page offers to whoever looks at it.
-pub(crate) fn visitor(people: &People, caller: &Caller) -> Visitor {
+/// The pages that lead to each other.
+const SECTIONS: [(Route, &str); 6] = [
+    (Route::Page, "Fleet"),
+    (Route::CalendarPage, "Calendar"),
+    (Route::ApprovalsPage, "Approvals"),
+    (Route::EvidenceList, "Evidence"),
+    (Route::CostPage, "Cost"),
+    (Route::DecisionsPage, "Access"),
+];
+
+/// What a page offers to whoever looks at it; `here` is the page.
+pub(crate) fn visitor(people: &People, caller: &Caller, here: Route) -> Visitor {
     let grants = people.access.rules().map_or(&[][..], |rules| &rules.grants);
-    let need = Need::May(Permission::Refresh, Breadth::Whole);
+    let at = now();
+    let may = |need: Need| decide(caller.who.as_ref(), need, grants, at).is_ok();
     let session = caller.session.as_ref();
+    let sections = SECTIONS.into_iter().filter(|(route, _)| may(route.need()));
     Visitor {
         who: session
             .map(|session| session.who.shown().to_owned())
             .unwrap_or_default(),
         csrf: session.map(|session| session.csrf.clone()).unwrap_or_default(),
-        refreshes: decide(caller.who.as_ref(), need, grants, now()).is_ok(),
+        refreshes: may(Route::Refresh.need()),
+        sections: sections
+            .map(|(route, name)| Section {
+                path: route.path(),
+                name,
+                here: route == here,
+            })
+            .collect(),
     }
 }
 

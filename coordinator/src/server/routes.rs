@@ -81,6 +81,14 @@ routes! {
     Calendar: GET "/v1/calendar", scoped(Permission::Fleet);
     /// The same, as a page.
     CalendarPage: GET "/calendar", scoped(Permission::Fleet);
+    /// What waits for more than one person, and what they said.
+    Approvals: GET "/v1/approvals", scoped(Permission::Approvals);
+    /// The same, as a page.
+    ApprovalsPage: GET "/approvals", scoped(Permission::Approvals);
+    /// What is stored and asked for, by tenant.
+    Cost: GET "/v1/cost", scoped(Permission::Fleet);
+    /// The same, as a page.
+    CostPage: GET "/cost", scoped(Permission::Fleet);
     /// The policy in force; its text names every tenant.
     Policy: GET "/v1/policy", whole(Permission::Policy);
     /// Has the repository, the evidence and the policy's file looked at now.
@@ -89,6 +97,8 @@ routes! {
     Me: GET "/v1/me", Need::Known;
     /// What was decided about access lately.
     Decisions: GET "/v1/access", whole(Permission::Access);
+    /// The same, as a page.
+    DecisionsPage: GET "/access", whole(Permission::Access);
     /// What there is below /v1, for programs that read such descriptions.
     OpenApi: GET "/v1/openapi.json", Need::Nothing;
     /// Metrics; counters are of the whole.

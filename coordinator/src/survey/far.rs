@@ -107,6 +107,7 @@ pub async fn look(
                 timeline: body.timeline,
                 start: body.start_lsn,
                 segment_size: body.segment_size,
+                bytes: body.totals.bytes,
                 regions: regions(&on),
             });
         let listed = memory

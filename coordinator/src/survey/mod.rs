@@ -43,6 +43,8 @@ pub struct BaseSeen {
     pub start: Lsn,
     /// Bytes of a WAL segment.
     pub segment_size: SegmentSize,
+    /// Bytes of the database, as a restore writes them.
+    pub bytes: u64,
     /// Replicas that hold its commit point.
     pub regions: Vec<Region>,
 }

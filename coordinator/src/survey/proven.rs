@@ -6,10 +6,12 @@
 //! Entries never change, so each is read once.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use holdfast_plan::rto::{Learnt, REMEMBERED, Recovery, Took};
 use holdfast_proto::finding::{Finding, Severity};
 use holdfast_proto::names::{ClusterId, ClusterName, DrillId, TenantName};
 use holdfast_proto::record::TrustRole;
@@ -37,6 +39,8 @@ pub struct DrillSeen {
     pub deadline: Option<Timestamp>,
     /// How it ended; absent while there is no result.
     pub result: Option<DrillResult>,
+    /// What its steps took; absent when it recovered nothing, or has not ended.
+    pub recovery: Option<Recovery>,
 }
 
 /// How a drill ended.
@@ -59,8 +63,40 @@ impl DrillResult {
     }
 }
 
+/// Recoveries, and what they taught.
+#[derive(Debug, PartialEq)]
+struct Lesson {
+    recoveries: Vec<Recovery>,
+    learnt: Learnt,
+}
+
+/// Learns from all recoveries; what has not changed since `before` is not learnt again.
+fn lessons(
+    recoveries: impl Iterator<Item = (ClusterId, Recovery)>,
+    before: &BTreeMap<ClusterId, Arc<Lesson>>,
+) -> BTreeMap<ClusterId, Arc<Lesson>> {
+    let mut of: BTreeMap<ClusterId, Vec<Recovery>> = BTreeMap::new();
+    for (cluster, recovery) in recoveries {
+        of.entry(cluster).or_default().push(recovery);
+    }
+    of.into_iter()
+        .map(|(cluster, mut recoveries)| {
+            recoveries.sort_by_key(|recovery| recovery.at);
+            recoveries.drain(..recoveries.len().saturating_sub(REMEMBERED));
+            let known = before
+                .get(&cluster)
+                .filter(|known| known.recoveries == recoveries);
+            let lesson = known.cloned().unwrap_or_else(|| {
+                let learnt = Learnt::from(&recoveries);
+                Arc::new(Lesson { recoveries, learnt })
+            });
+            (cluster, lesson)
+        })
+        .collect()
+}
+
 /// All drills of the log.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Proven {
     /// When the log was last read to its end.
     pub listed: Option<Timestamp>,
@@ -68,11 +104,18 @@ pub struct Proven {
     pub entries: u64,
     /// The drills of each cluster, oldest first.
     drills: BTreeMap<ClusterId, Vec<DrillSeen>>,
+    /// What the newest recoveries of each cluster taught.
+    learnt: BTreeMap<ClusterId, Arc<Lesson>>,
     /// Entries that are not believed, and holes.
     pub findings: Vec<Finding>,
 }
 
 impl Proven {
+    /// What a cluster's recoveries, drills and real ones, taught.
+    pub fn learnt(&self, cluster: &ClusterId) -> Option<&Learnt> {
+        self.learnt.get(cluster).map(|lesson| &lesson.learnt)
+    }
+
     /// A cluster's drills, oldest first.
     pub fn of(&self, cluster: &ClusterId) -> impl DoubleEndedIterator<Item = &DrillSeen> {
         self.drills.get(cluster).into_iter().flatten()
@@ -179,8 +222,32 @@ struct Timings {
 
 #[derive(Deserialize)]
 struct Phase {
+    phase: String,
     start: Timestamp,
     end: Timestamp,
+    #[serde(default)]
+    bytes: Option<u64>,
+    #[serde(default)]
+    items: Option<u64>,
+}
+
+/// What the steps of a recovery took, where enough of them was measured.
+fn recovery_of(timings: &Timings, rto: Option<&Rto>) -> Option<Recovery> {
+    let took = |name: &str| {
+        let phase = timings.phases.iter().find(|phase| phase.phase == name)?;
+        Some(Took {
+            ms: phase.end.millis_since(phase.start),
+            bytes: phase.bytes?,
+            items: phase.items.unwrap_or(0),
+        })
+    };
+    Some(Recovery {
+        at: timings.phases.iter().map(|phase| phase.end).max()?,
+        base: Some(took("BASE_FETCH")?),
+        files: took("FILESTORE_RESTORE"),
+        replay: took("WAL_REPLAY"),
+        total_ms: rto?.actual_ms,
+    })
 }
 
 /// What an entry says of a drill.
@@ -188,6 +255,8 @@ struct Phase {
 enum Said {
     Intended(DrillSeen),
     Ended(DrillSeen),
+    /// A restore that was needed: it proves nothing by itself, and took its time.
+    Restored(ClusterId, Option<Recovery>),
     Other,
 }
 
@@ -195,6 +264,7 @@ enum Said {
 #[derive(Debug, Default)]
 pub struct ProvenReader {
     read: BTreeMap<u64, Said>,
+    learnt: BTreeMap<ClusterId, Arc<Lesson>>,
 }
 
 impl ProvenReader {
@@ -257,6 +327,13 @@ impl ProvenReader {
             ..Proven::default()
         };
         proven.show(drills(self.read.values()));
+        let recoveries = self.read.values().filter_map(|said| match said {
+            Said::Ended(drill) => Some((drill.cluster.clone(), drill.recovery?)),
+            Said::Restored(cluster, recovery) => Some((cluster.clone(), (*recovery)?)),
+            Said::Intended(_) | Said::Other => None,
+        });
+        self.learnt = lessons(recoveries, &self.learnt);
+        proven.learnt.clone_from(&self.learnt);
         Ok(proven)
     }
 }
@@ -282,7 +359,7 @@ fn drills<'a>(said: impl Iterator<Item = &'a Said>) -> Vec<DrillSeen> {
                     }
                 }
             }
-            Said::Other => {}
+            Said::Restored(..) | Said::Other => {}
         }
     }
     let mut drills: Vec<DrillSeen> = drills.into_values().collect();
@@ -327,6 +404,7 @@ fn read_entry(bytes: &Bytes, trust: &Trust, stored: Timestamp) -> Result<Said, S
                 began: intent.at,
                 deadline: Some(intent.deadline),
                 result: None,
+                recovery: None,
             })
         }
         ABANDONED => {
@@ -345,6 +423,7 @@ fn read_entry(bytes: &Bytes, trust: &Trust, stored: Timestamp) -> Result<Said, S
                 began: abandoned.at,
                 deadline: None,
                 result: Some(result),
+                recovery: None,
             })
         }
         // A month's coverage is an in-toto statement too, and no drill.
@@ -356,9 +435,15 @@ fn read_entry(bytes: &Bytes, trust: &Trust, stored: Timestamp) -> Result<Said, S
                 results,
                 timings,
             } = statement.predicate;
-            // A restore that was needed proves nothing by itself.
+            let recovery = recovery_of(&timings, results.rto.as_ref());
+            let cluster = ClusterId {
+                tenant: scope.tenant,
+                cluster: scope.cluster,
+            };
             if drill.kind == "REAL_RESTORE" {
-                return Ok(Said::Other);
+                let signed = signed_for(&envelope, &payload, trust, &[TrustRole::Runner], &cluster);
+                // Nothing rests on it but a forecast: one that is not believed teaches nothing.
+                return Ok(signed.map_or(Said::Other, |()| Said::Restored(cluster, recovery)));
             }
             let result = DrillResult {
                 verdict: results.verdict,
@@ -368,15 +453,13 @@ fn read_entry(bytes: &Bytes, trust: &Trust, stored: Timestamp) -> Result<Said, S
             };
             Said::Ended(DrillSeen {
                 id: drill.id,
-                cluster: ClusterId {
-                    tenant: scope.tenant,
-                    cluster: scope.cluster,
-                },
+                cluster,
                 scenario: drill.scenario,
                 level: drill.level,
                 began: timings.phases.iter().map(|p| p.start).min().unwrap_or(stored),
                 deadline: None,
                 result: Some(result),
+                recovery,
             })
         }
         _ => return Ok(Said::Other),
@@ -389,11 +472,23 @@ fn read_entry(bytes: &Bytes, trust: &Trust, stored: Timestamp) -> Result<Said, S
     let (Said::Intended(drill) | Said::Ended(drill)) = &said else {
         return Ok(said);
     };
-    let signed = pae(&envelope.payload_type, &payload);
+    signed_for(&envelope, &payload, trust, roles, &drill.cluster)?;
+    Ok(said)
+}
+
+/// Whether a key that is believed for the cluster in one of these roles has signed it.
+fn signed_for(
+    envelope: &Envelope,
+    payload: &[u8],
+    trust: &Trust,
+    roles: &[TrustRole],
+    cluster: &ClusterId,
+) -> Result<(), String> {
+    let signed = pae(&envelope.payload_type, payload);
     let mut why = "it is not signed".to_owned();
     for signature in &envelope.signatures {
         let believed = trust
-            .check(&signature.keyid, roles, Some(&drill.cluster))
+            .check(&signature.keyid, roles, Some(cluster))
             .map_err(|e| e.to_string())
             .and_then(|key| {
                 let sig = BASE64
@@ -402,7 +497,7 @@ fn read_entry(bytes: &Bytes, trust: &Trust, stored: Timestamp) -> Result<Said, S
                 key.verifying.verify(&signed, &sig).map_err(|e| e.to_string())
             });
         match believed {
-            Ok(()) => return Ok(said),
+            Ok(()) => return Ok(()),
             Err(refused) => why = refused,
         }
     }
@@ -422,6 +517,7 @@ mod tests {
             level: "L3".to_owned(),
             began: at,
             deadline: None,
+            recovery: None,
             result: result.map(|verdict| DrillResult {
                 verdict: verdict.to_owned(),
                 at: at.plus_millis(500),

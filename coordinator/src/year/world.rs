@@ -425,6 +425,7 @@ impl World {
         self.seen.drills += 1;
         let wanted = self.policy_of(n).tier.drills[rule].clone();
         let seen = DrillSeen {
+            recovery: None,
             id: DrillId::from_parts(self.now, self.rng.random()),
             cluster: self.sites[n].cluster.clone(),
             scenario: wanted.scenario.to_string(),
@@ -536,6 +537,7 @@ impl World {
                 timeline: TimelineId::new(1).expect("one"),
                 start: Self::position(committed),
                 segment_size: SegmentSize::new(16 << 20).expect("16 MiB"),
+                bytes: 1 << 30,
                 regions: REGIONS.map(|r| r.parse().expect("a region")).to_vec(),
             });
             let said = site.dead.unwrap_or(now);
@@ -594,6 +596,7 @@ impl World {
             last_point: None,
             working: working.collect(),
             findings: Vec::new(),
+            requests: Vec::new(),
         };
         let heartbeat = Heartbeat {
             agent: site.agent.clone(),

@@ -4,4 +4,4 @@
 mod api;
 mod browser;
 mod oidc;
-mod table;
+pub mod table;

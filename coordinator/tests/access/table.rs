@@ -26,15 +26,26 @@ tier = "bronze"
 /// What each role may do, written down once more: this is the promise, not the code.
 const PROMISED: [(&str, &[&str]); 8] = [
     ("viewer", &["fleet"]),
-    ("auditor", &["fleet", "evidence", "policy", "access"]),
-    ("operator", &["fleet", "evidence", "policy", "metrics", "refresh"]),
-    ("approver", &["fleet", "evidence", "policy"]),
-    ("key-custodian", &["fleet", "evidence"]),
-    ("policy-admin", &["fleet", "policy", "refresh"]),
+    ("auditor", &["fleet", "evidence", "policy", "approvals", "access"]),
+    (
+        "operator",
+        &["fleet", "evidence", "policy", "approvals", "metrics", "refresh"],
+    ),
+    ("approver", &["fleet", "evidence", "policy", "approvals"]),
+    ("key-custodian", &["fleet", "evidence", "approvals"]),
+    ("policy-admin", &["fleet", "policy", "approvals", "refresh"]),
     ("monitor", &["metrics"]),
     (
         "admin",
-        &["fleet", "evidence", "policy", "metrics", "access", "refresh"],
+        &[
+            "fleet",
+            "evidence",
+            "policy",
+            "approvals",
+            "metrics",
+            "access",
+            "refresh",
+        ],
     ),
 ];
 

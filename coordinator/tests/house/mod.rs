@@ -511,5 +511,6 @@ pub fn facts() -> ClusterFacts {
         last_point: None,
         working: vec![],
         findings: vec![],
+        requests: Vec::new(),
     }
 }

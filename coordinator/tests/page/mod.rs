@@ -1,5 +1,7 @@
 //! A cluster's page, over HTTP: what is read is drawn, and a moment is answered.
 
+mod people;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 

@@ -13,6 +13,7 @@ pub mod junit;
 pub mod list;
 pub mod oscal;
 pub mod page;
+pub mod record;
 pub mod test_result;
 mod words;
 

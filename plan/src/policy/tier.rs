@@ -36,6 +36,9 @@ pub struct Tier {
     pub copies_before_ack: u32,
     /// When a base backup is taken.
     pub base_backup: Cron,
+    /// A base backup is taken out of turn when a restore would replay WAL for more than so
+    /// many hundredths of the recovery time objective; 0: never.
+    pub replay_share: u32,
     /// Between joint points of database and filestores.
     pub fence_interval: Period,
     /// When a filestore is captured whole.
@@ -193,6 +196,9 @@ where
     }
 }
 
+/// A restore that replays for half of its time has the other half for the rest.
+const REPLAY_SHARE: u32 = 50;
+
 fn take_copies(section: &mut Section<'_>, key: &'static str, model: Option<u32>) -> Option<u32> {
     let read = match model {
         None => section.required_number(key, 1..=16),
@@ -218,6 +224,10 @@ fn read_tier(section: &mut Section<'_>, name: &TierName, model: Option<Tier>) ->
         "30 1 * * *",
         m.map(|m| m.base_backup.clone()),
     );
+    let replay_share = section
+        .optional_number("replay_share", 0..=100)
+        .and_then(|n| u32::try_from(n).ok())
+        .unwrap_or(m.map_or(REPLAY_SHARE, |m| m.replay_share));
     let fence_interval = take(section, "fence_interval", "15min", m.map(|m| m.fence_interval));
     let checkpoint = m.map(|m| m.filestore_checkpoint.clone());
     let filestore_checkpoint = take(section, "filestore_checkpoint", "0 4 * * SUN", checkpoint);
@@ -243,6 +253,7 @@ fn read_tier(section: &mut Section<'_>, name: &TierName, model: Option<Tier>) ->
         copies: copies?,
         copies_before_ack: copies_before_ack?,
         base_backup: base_backup?,
+        replay_share,
         fence_interval: fence_interval?,
         filestore_checkpoint: filestore_checkpoint?,
         configuration: configuration?,

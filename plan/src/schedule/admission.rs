@@ -68,6 +68,8 @@ fn owed(due: &Due) -> (Urgency, Timestamp) {
     match due {
         Due::Never | Due::Hole { .. } => (Urgency::Unprotected, Timestamp::from_unix_micros(i64::MIN)),
         Due::Fired { at, .. } => (Urgency::Scheduled, *at),
+        // Nothing was promised for a moment: after what was.
+        Due::Replay { .. } => (Urgency::Scheduled, Timestamp::from_unix_micros(i64::MAX)),
     }
 }
 

@@ -69,6 +69,9 @@ pub struct ClusterFacts {
     /// WAL is missing after the newest base backup, from here on: nothing later
     /// can be restored until there is a new one.
     pub hole: Option<Lsn>,
+    /// How long the replay of all WAL after the newest base backup would take, in
+    /// milliseconds; `None` when that cannot be said.
+    pub replay_ms: Option<u64>,
     /// Whether it has filestores.
     pub filestores: bool,
     /// Where its work falls.
@@ -154,6 +157,13 @@ pub enum Due {
         /// From here.
         from: Lsn,
     },
+    /// A restore would replay WAL for too long.
+    Replay {
+        /// For so long.
+        ms: u64,
+        /// The recovery time objective, in milliseconds.
+        rto_ms: u64,
+    },
     /// The schedule fired since the newest one.
     Fired {
         /// When it fired.
@@ -170,6 +180,12 @@ impl fmt::Display for Due {
         match self {
             Due::Never => f.write_str("there is none yet"),
             Due::Hole { from } => write!(f, "WAL is missing from {from} on, after the newest base backup"),
+            Due::Replay { ms, rto_ms } => write!(
+                f,
+                "a restore would replay WAL for {} s of the {} s that it may take",
+                ms / 1000,
+                rto_ms / 1000
+            ),
             Due::Fired { at, last, zone } => {
                 write!(
                     f,
@@ -374,6 +390,10 @@ fn decide(
     }
 }
 
+/// So soon after a base backup none is taken because replay takes long: where WAL comes
+/// faster than it can be replayed, another base backup is no help.
+const REPLAY_RESTS_MS: u64 = 3_600_000;
+
 /// Why work is not due.
 enum Undue {
     /// It cannot be said.
@@ -410,6 +430,15 @@ fn due(
     // The store's clock and ours may differ. What we gave out after a firing
     // answers it, whatever the store's clock says of its commit.
     let last = newest.max(state.answered.unwrap_or(newest));
+    let rto_ms = policy.tier.rto.millis();
+    let bearable = rto_ms / 100 * u64::from(policy.tier.replay_share);
+    if work == Work::BaseBackup
+        && bearable > 0
+        && now.millis_since(last) >= REPLAY_RESTS_MS
+        && let Some(ms) = cluster.replay_ms.filter(|ms| *ms > bearable)
+    {
+        return Ok(Due::Replay { ms, rto_ms });
+    }
     match policy.schedule(work).next(policy.zone.tz(), last) {
         Some(at) if at <= now => Ok(Due::Fired {
             at,

@@ -190,6 +190,7 @@ impl World {
                 reporter: heard.map(|(at, _)| (name(cluster), *at)),
                 lineage: Some("1-1".parse().unwrap()),
                 hole: None,
+                replay_ms: None,
                 filestores: false,
                 places: Places::default(),
                 works: [(Work::BaseBackup, base)].into(),
@@ -245,6 +246,7 @@ impl World {
                 last_point: None,
                 working: working.collect(),
                 findings: vec![],
+                requests: Vec::new(),
             };
             self.book.ended(&name(cluster), &agent.done, self.now);
             self.book.hear(&name(cluster), &said, &self.patience, self.now);

@@ -43,6 +43,7 @@ fn facts(newest: Option<&str>, now: &str) -> ClusterFacts {
         reporter: Some((agent(), at(now))),
         lineage: Some("7381234567890123456-1".parse().unwrap()),
         hole: None,
+        replay_ms: None,
         filestores: true,
         places: Places::default(),
         works: [
@@ -132,6 +133,27 @@ fn a_hole_in_the_wal_is_answered_by_a_base_backup() {
             .to_string()
             .contains("WAL is missing from 0/5000000 on")
     );
+}
+
+#[test]
+fn replay_that_would_take_too_long_is_cut_short_by_a_base_backup() {
+    let now = "2026-11-21T12:00:00Z";
+    let mut facts = facts(Some("2026-11-21T00:41:00Z"), now);
+    // Platinum may take 30 minutes, and half of that for replay.
+    facts.replay_ms = Some(900_000);
+    assert!(matches!(base(&facts, now), Act::Rest { .. }));
+    facts.replay_ms = Some(900_001);
+    assert!(
+        base(&facts, now)
+            .to_string()
+            .contains("a restore would replay WAL for 900 s of the 1800 s that it may take")
+    );
+    // Where WAL comes faster than it is replayed, one an hour is enough.
+    base_of(&mut facts).newest = Some(at("2026-11-21T11:00:01Z"));
+    assert!(matches!(base(&facts, now), Act::Rest { .. }));
+    // A hole is no less urgent for it.
+    facts.hole = Some("0/5000000".parse().unwrap());
+    assert!(base(&facts, now).to_string().contains("WAL is missing"));
 }
 
 #[test]
@@ -227,6 +249,7 @@ fn working(id: Option<WorkId>) -> holdfast_proto::message::ClusterFacts {
             since: at("2026-11-21T12:00:05Z"),
         }],
         findings: vec![],
+        requests: Vec::new(),
     }
 }
 

@@ -173,3 +173,17 @@ pub fn evidence_signatures(leaf: &Sha256Digest) -> String {
 pub fn evidence_pendings() -> String {
     EVIDENCE_PENDING.to_owned()
 }
+
+/// The cluster that a key or a prefix lies below; absent for what belongs to none.
+pub fn cluster_of(key: &str) -> Option<ClusterId> {
+    let mut parts = key.strip_prefix("tenants/")?.split('/');
+    let tenant = parts.next()?.parse().ok()?;
+    let cluster = parts
+        .next()
+        .filter(|word| *word == "clusters")
+        .and(parts.next())?;
+    Some(ClusterId {
+        tenant,
+        cluster: cluster.parse().ok()?,
+    })
+}

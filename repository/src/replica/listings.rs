@@ -9,6 +9,8 @@ use holdfast_proto::Timestamp;
 use holdfast_proto::names::ObjectKey;
 use object_store::path::Path;
 
+use crate::tally::PAGE;
+
 use super::{Cause, Class, Listed, Operation, Replica, StoreError};
 
 impl Replica {
@@ -168,6 +170,18 @@ impl Replica {
             }
         };
         let patience = self.patience();
+        // A page is asked for when the one before is used up.
+        let (shared, asked_for) = (self.shared.clone(), prefix.to_owned());
+        shared.tally.count(&asked_for, |asked| asked.lists += 1);
+        let mut names = 0;
+        let stream = stream
+            .inspect(move |_| {
+                if names > 0 && names % PAGE == 0 {
+                    shared.tally.count(&asked_for, |asked| asked.lists += 1);
+                }
+                names += 1;
+            })
+            .boxed();
         Ok(futures::stream::unfold(stream, move |mut stream| async move {
             match tokio::time::timeout(patience, stream.next()).await {
                 Ok(next) => next.map(|item| (item, stream)),
@@ -200,6 +214,7 @@ impl Replica {
     }
 
     async fn children_once(&self, prefix: &str) -> Result<Vec<String>, Cause> {
+        self.shared.tally.count(prefix, |asked| asked.lists += 1);
         if let Some(directory) = &self.shared.back.directory {
             return Ok(directory.children(prefix).await?);
         }

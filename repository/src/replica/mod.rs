@@ -33,7 +33,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_proto::Timestamp;
-use holdfast_proto::names::{ObjectKey, Region, RepositoryId};
+use holdfast_proto::message::RequestFacts;
+use holdfast_proto::names::{ClusterId, ObjectKey, Region, RepositoryId};
 use object_store::path::Path;
 use object_store::{GetOptions, PutMode, PutOptions, PutPayload};
 
@@ -43,6 +44,7 @@ use crate::config::{ConfigError, ReplicaConfig};
 use crate::layout;
 use crate::store::file::Stamp;
 use crate::store::{BackEnd, Protection};
+use crate::tally::Tally;
 
 mod attempts;
 mod document;
@@ -110,6 +112,8 @@ struct Shared {
     ailing: Mutex<Option<Ailing>>,
     /// The store does not refuse to overwrite: look before creating.
     looks_first: AtomicBool,
+    /// What was asked of it.
+    tally: Tally,
 }
 
 /// A replica whose last call failed.
@@ -164,6 +168,7 @@ impl Replica {
                 sight: Mutex::new(None),
                 ailing: Mutex::new(None),
                 looks_first: AtomicBool::new(false),
+                tally: Tally::default(),
             }),
             deadlines: Deadlines::default(),
         }
@@ -195,6 +200,15 @@ impl Replica {
     /// Its directory, when it is one.
     pub(crate) fn directory(&self) -> Option<&crate::store::file::Directory> {
         self.shared.back.directory.as_ref()
+    }
+
+    /// What this process asked of it for a cluster.
+    pub fn requests(&self, cluster: &ClusterId) -> RequestFacts {
+        RequestFacts {
+            region: self.region().clone(),
+            since: self.shared.tally.since(),
+            requests: self.shared.tally.of(cluster),
+        }
     }
 
     fn ailing(&self) -> Option<Ailing> {
@@ -350,6 +364,10 @@ impl Replica {
         if let Some(directory) = &self.shared.back.directory {
             directory.prepare(key).await?;
         }
+        self.shared.tally.count(key.as_str(), |asked| {
+            asked.writes += 1;
+            asked.sent += bytes.len() as u64;
+        });
         let options = PutOptions::from(mode);
         let put = self
             .shared

@@ -122,6 +122,7 @@ impl Replica {
     }
 
     async fn meta_once(&self, key: &ObjectKey) -> Result<ObjectMeta, Cause> {
+        self.shared.tally.count(key.as_str(), |asked| asked.reads += 1);
         match self.shared.back.store.head(&Self::path(key)).await {
             Ok(meta) => Ok(meta),
             Err(error) => Err(self.denied_or_absent(key, error).await),
@@ -153,6 +154,7 @@ impl Replica {
         expected: Option<u64>,
     ) -> Result<Bytes, Cause> {
         let named = options.version.is_some();
+        self.shared.tally.count(key.as_str(), |asked| asked.reads += 1);
         let answer = match self.shared.back.store.get_opts(&Self::path(key), options).await {
             Ok(answer) => answer,
             // Whether one version may be read says nothing of the current one.
@@ -170,6 +172,9 @@ impl Replica {
         if bytes.len() as u64 != announced {
             return Err(length(announced, bytes.len() as u64));
         }
+        self.shared
+            .tally
+            .count(key.as_str(), |asked| asked.received += announced);
         Ok(bytes)
     }
 

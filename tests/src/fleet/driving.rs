@@ -152,6 +152,7 @@ impl Calling {
             last_point: None,
             working: vec![],
             findings: vec![],
+            requests: Vec::new(),
         };
         Heartbeat {
             agent: self.member.agent.clone(),

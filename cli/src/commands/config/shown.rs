@@ -375,6 +375,7 @@ fn tier_of(out: &mut Layout<'_>, tier: &Tier, lines: &Lines) {
     set("copies", &tier.copies);
     set("copies_before_ack", &tier.copies_before_ack);
     set("base_backup", &tier.base_backup.as_str());
+    set("replay_share", &tier.replay_share);
     set("fence_interval", &tier.fence_interval);
     set("filestore_checkpoint", &tier.filestore_checkpoint.as_str());
     set("configuration", &tier.configuration.as_str());

@@ -206,6 +206,10 @@ const TIERS: Table = &[
         "When a base backup is taken: five cron fields.",
     ),
     (
+        "tiers.*.replay_share",
+        "A base backup is taken out of turn when a restore would replay WAL for more than so many hundredths of rto; 0: never.",
+    ),
+    (
         "tiers.*.fence_interval",
         "Between joint points of database and filestores.",
     ),

@@ -76,6 +76,14 @@ fn pattern(
     }
 }
 
+/// As a share that grows when less is asked for; 0 asks for nothing, as 101 does.
+fn replay_share(tier: &Tier) -> u32 {
+    match tier.replay_share {
+        0 => 101,
+        share => share,
+    }
+}
+
 fn tiers(subject: &impl fmt::Display, from: &Tier, to: &Tier, found: &mut Found) {
     found.differs(subject, "tier", &from.name, &to.name);
     for (what, from, to) in [
@@ -90,6 +98,9 @@ fn tiers(subject: &impl fmt::Display, from: &Tier, to: &Tier, found: &mut Found)
     found.less_weakens(subject, "copies", from.copies, to.copies);
     let acknowledged = (from.copies_before_ack, to.copies_before_ack);
     found.less_weakens(subject, "copies_before_ack", acknowledged.0, acknowledged.1);
+    // Never is the most.
+    let (before, after) = (replay_share(from), replay_share(to));
+    found.more_weakens(subject, "replay_share", before, after);
     for (what, from, to) in [
         ("base_backup", &from.base_backup, &to.base_backup),
         (
