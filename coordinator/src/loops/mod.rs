@@ -113,7 +113,7 @@ pub fn start(
             move |desk| evidence::run(Arc::clone(&keeper), desk),
         );
     }
-    let sender = Sender::new(desk.config.name.clone());
+    let sender = Sender::new(desk.config.name.clone(), desk.config.runbooks.clone());
     spawn.spawn(
         supervisor,
         "alerts",

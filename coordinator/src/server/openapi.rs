@@ -25,7 +25,7 @@ use crate::access::Need;
 #[schema(as = Finding)]
 #[expect(
     dead_code,
-    reason = "what proto's type looks like in JSON: a test compares them"
+    reason = "what an explained finding looks like in JSON: a test compares them"
 )]
 pub struct FindingSchema {
     /// A stable name in kebab case.
@@ -39,6 +39,10 @@ pub struct FindingSchema {
     /// When it was first seen.
     #[schema(format = DateTime)]
     since: String,
+    /// What clears it; absent for one of another version.
+    clears: Option<String>,
+    /// Where its runbook is; absent while the configuration says nowhere.
+    runbook: Option<String>,
 }
 
 /// How much a finding matters.
@@ -185,6 +189,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::runbooks::Explained;
 
     fn api() -> Value {
         serde_json::to_value(Api::openapi()).unwrap()
@@ -228,6 +233,7 @@ mod tests {
             detail: "x".to_owned(),
             since: "2026-11-21T12:00:00Z".parse().unwrap(),
         };
+        let finding = Explained::of(finding, None);
         let keys = |value: &Value| {
             value
                 .as_object()
