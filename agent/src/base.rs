@@ -157,6 +157,16 @@ pub enum BaseError {
     },
 }
 
+/// Findings that are about what was copied. A complete base backup says anew which of
+/// them there are.
+pub const ABOUT_THE_COPY: [&str; 5] = [
+    "file-unreadable",
+    "link-not-followed",
+    "no-page-checksums",
+    "page-damaged",
+    "previous-base-unreadable",
+];
+
 impl BaseError {
     /// The finding that a failed backup is.
     pub fn finding(&self, cluster: &str) -> Finding {

@@ -83,6 +83,26 @@ impl Findings {
         }
     }
 
+    /// Notes what a piece of work found, whose findings have these `names`: what an
+    /// earlier run of it found and this one did not is over.
+    pub fn renew(&self, names: &[&str], found: Vec<Finding>) {
+        let again = |(name, subject): &(String, String)| {
+            found
+                .iter()
+                .any(|finding| finding.name == *name && finding.subject == *subject)
+        };
+        let over: Vec<(String, String)> = self
+            .held()
+            .keys()
+            .filter(|key| names.contains(&key.0.as_str()) && !again(key))
+            .cloned()
+            .collect();
+        for (name, subject) in over {
+            self.clear(&name, &subject);
+        }
+        found.into_iter().for_each(|finding| self.note(finding));
+    }
+
     /// Notes what a commit said: replicas that are behind, and those that no longer
     /// are.
     pub fn committed(&self, findings: Vec<Finding>, complete_on: &[Region]) {
@@ -145,5 +165,19 @@ mod tests {
         assert!(findings.holds("replica-unreachable", "eu"));
         findings.clear("replica-unreachable", "eu");
         assert!(findings.snapshot().is_empty());
+    }
+
+    #[test]
+    fn what_the_next_run_does_not_find_is_over() {
+        let findings = Findings::default();
+        findings.raise(Severity::Warning, "replica-behind", "eu", "it lacks a base");
+        findings.raise(Severity::Critical, "file-unreadable", "base/1/2", "no permission");
+        findings.raise(Severity::Critical, "page-damaged", "base/1/3", "block 7");
+        let again = findings.snapshot().into_iter().find(|f| f.name == "page-damaged");
+        let since = again.as_ref().map(|f| f.since);
+        findings.renew(&["file-unreadable", "page-damaged"], again.into_iter().collect());
+        let names: Vec<String> = findings.snapshot().into_iter().map(|f| f.name).collect();
+        assert_eq!(names, ["page-damaged", "replica-behind"]);
+        assert_eq!(Some(findings.snapshot()[0].since), since);
     }
 }

@@ -11,6 +11,7 @@
 //! log_key = "/etc/holdfast/coordinator-1-log.key"
 //! replicate_after = "1min"               # how long a replica may lag behind
 //! lease = "30s"                          # without a word of the leader, another one leads
+//! runbooks = "https://wiki.example.com/holdfast/findings.md"   # where findings link to
 //!
 //! [tls]
 //! cert = "/etc/holdfast/coordinator-1.crt"
@@ -48,6 +49,7 @@ use holdfast_repository::RepositoryConfig;
 use crate::access::AccessRules;
 use crate::access::section::read_access;
 use crate::repository_section::read_repository;
+use crate::runbooks::Runbooks;
 
 /// What a coordinator works by.
 #[derive(Debug, Clone)]
@@ -81,6 +83,8 @@ pub struct CoordinatorConfig {
     pub replicate_after: Period,
     /// How long a lease of the leader is good for: 1 s to 5 min.
     pub lease: Period,
+    /// Where people read what to do about a finding. Without it nothing links there.
+    pub runbooks: Option<Runbooks>,
     /// How long agents are waited for. Not in the file: the numbers belong
     /// together.
     pub patience: Patience,
@@ -270,6 +274,7 @@ fn read_root(root: &mut Section<'_>, directory: &Path) -> Option<CoordinatorConf
     {
         root.problem_at(at, "must be between 1s and 5min");
     }
+    let runbooks = root.optional::<Runbooks>("runbooks");
     let (repository, trust_root) = read_believed(root);
     Some(CoordinatorConfig {
         name: name?,
@@ -289,6 +294,7 @@ fn read_root(root: &mut Section<'_>, directory: &Path) -> Option<CoordinatorConf
         trust_root: trust_root?,
         replicate_after: replicate_after.or(Period::from_millis(60_000))?,
         lease: lease.map(|(lease, _)| lease).or(Period::from_millis(30_000))?,
+        runbooks,
         patience: Patience::default(),
     })
 }
@@ -336,12 +342,19 @@ replicas = [{ region = "a", url = "file:///srv/a" }, { region = "b", url = "file
         assert_eq!(config.tls.client_ca, Path::new("/etc/holdfast/ca.crt"));
         assert_eq!(config.repository.replicas.len(), 2);
         assert_eq!(config.log_key, None);
+        assert_eq!(config.runbooks, None);
+        let linked = GOOD.replace(
+            "state_dir",
+            "runbooks = \"https://w.example/findings.md\"\nstate_dir",
+        );
+        let runbooks = parse(&linked).unwrap().runbooks.unwrap();
+        assert_eq!(runbooks.to_string(), "https://w.example/findings.md");
     }
 
     #[test]
     fn everything_wrong_is_said_at_once() {
         let found = parse(
-            "listen_agents = \"everywhere\"\nlisten_http = \"0.0.0.0:80\"\nidentity = \"x\"\n[tls]\ncert = \"\"\n\
+            "listen_agents = \"everywhere\"\nlisten_http = \"0.0.0.0:80\"\nidentity = \"x\"\nrunbooks = \"docs/x.md\"\n[tls]\ncert = \"\"\n\
              [repository]\nreplicas = [{ region = \"a\", url = \"nowhere\" }]\n",
         )
         .unwrap_err();
@@ -352,8 +365,9 @@ replicas = [{ region = "a", url = "file:///srv/a" }, { region = "b", url = "file
             "c.toml:2:15: listen_http: would show page and metrics to the network without login",
             "c.toml:2:15: listen_http: would send page, metrics and tokens over the network without encryption",
             "c.toml:3:1: identity: is not a known key",
-            "c.toml:4:1: tls.key: is missing",
-            "c.toml:5:8: tls.cert: must name a file",
+            "c.toml:4:12: runbooks: \"docs/x.md\" is not the address of a page",
+            "c.toml:5:1: tls.key: is missing",
+            "c.toml:6:8: tls.cert: must name a file",
             "replica a: \"nowhere\" is not a location",
             "repository.trust_root is missing",
         ] {

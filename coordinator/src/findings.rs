@@ -12,14 +12,14 @@ use holdfast_plan::period::Period;
 use holdfast_plan::policy::{Ambiguous, ClusterPolicy, OpenWindows, Policy};
 use holdfast_plan::schedule::WORKS;
 use holdfast_proto::Timestamp;
-use holdfast_proto::finding::{Finding, Severity};
+use holdfast_proto::finding::{Finding, Severity, catalogue};
 use holdfast_proto::message::Work;
 use holdfast_proto::names::ClusterId;
 use holdfast_proto::residency::{Place, Use};
 
 use crate::desk::{Desk, Report, State};
 use crate::facts;
-use crate::fleet::{FindingStatus, RpoStatus, StandingWord, measure};
+use crate::fleet::{RpoStatus, StandingWord, measure};
 use crate::governing::WaitsFor;
 use crate::lead::Trouble;
 use crate::survey::{DrillSeen, Survey};
@@ -27,10 +27,19 @@ use crate::survey::{DrillSeen, Survey};
 /// Under what a finding is the same one seen again.
 type Key = (Option<ClusterId>, String, String);
 
+/// A finding that stands, and what it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stands {
+    /// The cluster; absent when it is about the whole.
+    pub cluster: Option<ClusterId>,
+    /// The finding.
+    pub finding: Finding,
+}
+
 /// Findings that stand, and since when.
 #[derive(Debug, Clone, Default)]
 pub struct Standing {
-    findings: Vec<FindingStatus>,
+    findings: Vec<Stands>,
     /// Places in `findings` of those about each cluster, in order.
     about: BTreeMap<ClusterId, Vec<usize>>,
     seen: BTreeMap<Key, Timestamp>,
@@ -38,7 +47,7 @@ pub struct Standing {
 
 impl Standing {
     /// All, worst first.
-    pub fn all(&self) -> &[FindingStatus] {
+    pub fn all(&self) -> &[Stands] {
         &self.findings
     }
 
@@ -71,7 +80,7 @@ impl Standing {
     }
 
     /// Puts in what was derived now. Returns what is new and what is over.
-    pub fn replace(&mut self, derived: Vec<Derived>, now: Timestamp) -> (Vec<FindingStatus>, Vec<Key>) {
+    pub fn replace(&mut self, derived: Vec<Derived>, now: Timestamp) -> (Vec<Stands>, Vec<Key>) {
         let before = std::mem::take(&mut self.seen);
         let known: BTreeSet<Key> = self.findings.iter().map(key_of).collect();
         self.findings.clear();
@@ -86,7 +95,7 @@ impl Standing {
                 finding.since = before.get(&key).copied().unwrap_or(now);
                 self.seen.insert(key, finding.since);
             }
-            self.findings.push(FindingStatus { cluster, finding });
+            self.findings.push(Stands { cluster, finding });
         }
         self.findings.sort_by(|a, b| rank(a).cmp(&rank(b)));
         // Of two with one key the worse one stands.
@@ -111,7 +120,7 @@ impl Standing {
     }
 }
 
-fn key_of(status: &FindingStatus) -> Key {
+fn key_of(status: &Stands) -> Key {
     (
         status.cluster.clone(),
         status.finding.name.clone(),
@@ -121,7 +130,7 @@ fn key_of(status: &FindingStatus) -> Key {
 
 /// Worst first, then the oldest.
 fn rank(
-    status: &FindingStatus,
+    status: &Stands,
 ) -> (
     std::cmp::Reverse<Severity>,
     Timestamp,
@@ -164,6 +173,7 @@ impl Sheet {
         since: Option<Timestamp>,
         detail: String,
     ) {
+        debug_assert!(catalogue::known(name).is_some(), "{name} is in no catalogue");
         self.derived.push(Derived {
             cluster: self.cluster.clone(),
             finding: Finding {

@@ -8,7 +8,6 @@ use holdfast_plan::policy::ClusterPolicy;
 use holdfast_plan::rpo::{self, Rpo, Standing};
 use holdfast_plan::rto::Forecast;
 use holdfast_plan::schedule::{self, Act, Decision};
-use holdfast_proto::finding::Finding;
 use holdfast_proto::message::Work;
 use holdfast_proto::names::{ActorName, BackupId, ClusterId, DrillId, Lineage, PointId, Region, TierName};
 use holdfast_proto::pg::{Lsn, TimelineId};
@@ -20,6 +19,7 @@ use crate::desk::{Desk, State};
 use crate::facts;
 use crate::governing::Waiting;
 use crate::lead::Leading;
+use crate::runbooks::Explained;
 use crate::server::openapi::{FindingSchema, WorkSchema};
 use crate::survey::DrillSeen;
 
@@ -93,7 +93,7 @@ pub struct ClusterStatus {
     pub warnings: u32,
     /// All findings about it, worst first.
     #[schema(value_type = Vec<FindingSchema>)]
-    pub findings: Vec<Finding>,
+    pub findings: Vec<Explained>,
 }
 
 /// The exposure of a cluster.
@@ -254,10 +254,10 @@ pub struct FindingStatus {
     /// The cluster; absent when it is about the whole.
     #[schema(value_type = Option<String>)]
     pub cluster: Option<ClusterId>,
-    /// The finding.
+    /// The finding, with what clears it and its runbook.
     #[serde(flatten)]
     #[schema(value_type = FindingSchema)]
-    pub finding: Finding,
+    pub explained: Explained,
 }
 
 /// The policy in force, as `/v1/policy` says it.
@@ -336,7 +336,12 @@ impl Fleet {
             trust_records: state.trust.as_ref().map(|trust| trust.length()),
             clusters,
             replicas: replicas.collect(),
-            findings: state.standing.all().to_vec(),
+            findings: (state.standing.all().iter())
+                .map(|stands| FindingStatus {
+                    cluster: stands.cluster.clone(),
+                    explained: Explained::of(stands.finding.clone(), desk.config.runbooks.as_ref()),
+                })
+                .collect(),
         }
     }
 }
@@ -453,7 +458,9 @@ fn status_of(
         },
         critical,
         warnings,
-        findings: state.standing.of(cluster).cloned().collect(),
+        findings: (state.standing.of(cluster))
+            .map(|finding| Explained::of(finding.clone(), desk.config.runbooks.as_ref()))
+            .collect(),
     }
 }
 

@@ -15,6 +15,7 @@
 //! - [`server`]: the two listeners. [`access`]: who may read what. [`fleet`]: what `/v1/status` says.
 //! - `loops`: what it does by itself, one file for each.
 //! - `survey`: what it sees in the repository. `findings`: what stands out.
+//! - [`runbooks`]: what is said beside a finding, and where it links to.
 //! - `governing`: the policy in force, and one that waits to be.
 //! - `lead`: whether this coordinator acts, or another one does.
 //! - `desk`: what lies between them. `cache`, `memory`: what is remembered.
@@ -40,6 +41,7 @@ pub mod pki;
 mod readiness;
 pub mod repository_section;
 mod run;
+pub mod runbooks;
 pub mod server;
 mod supervise;
 mod survey;

@@ -338,14 +338,14 @@ fn gauges_of(fleet: &Fleet) -> Registry {
     }
     let findings = gauge(&mut r, "holdfast_findings", "Findings that stand");
     for f in &fleet.findings {
-        let severity = match f.finding.severity {
+        let severity = match f.explained.finding.severity {
             Severity::Info => "info",
             Severity::Warning => "warning",
             Severity::Critical => "critical",
         };
         let label = FindingLabel {
             cluster: Text(f.cluster.as_ref().map(ToString::to_string).unwrap_or_default()),
-            name: Text(f.finding.name.clone()),
+            name: Text(f.explained.finding.name.clone()),
             severity: Text(severity.to_owned()),
         };
         let family: &Gauges<FindingLabel> = &findings;

@@ -6,11 +6,12 @@
 use askama::Template;
 use holdfast_plan::policy::Policy;
 use holdfast_proto::Timestamp;
-use holdfast_proto::finding::{Finding, Severity};
+use holdfast_proto::finding::Severity;
 use holdfast_proto::names::ClusterId;
 use serde::Deserialize;
 
 use crate::fleet::{ClusterStatus, DrillStatus, FindingStatus, Fleet, StandingWord};
+use crate::runbooks::Explained;
 
 /// The page.
 #[derive(Debug, Template)]
@@ -160,9 +161,13 @@ struct Row {
 pub(crate) struct FindingRow {
     pub(crate) severity: &'static str,
     pub(crate) name: String,
+    /// Where its runbook is.
+    pub(crate) runbook: Option<String>,
     pub(crate) cluster: String,
     pub(crate) subject: String,
     pub(crate) detail: String,
+    /// What clears it; empty when that is not known.
+    pub(crate) clears: String,
     pub(crate) since: Moment,
 }
 
@@ -291,7 +296,7 @@ fn tiles(fleet: &Fleet) -> Vec<Tile> {
         fleet
             .findings
             .iter()
-            .filter(|f| f.finding.severity == severity)
+            .filter(|f| f.explained.finding.severity == severity)
             .count()
     };
     let (missed, unknown) = (standing(StandingWord::Missed), standing(StandingWord::Unknown));
@@ -476,11 +481,12 @@ fn work_line(work: &crate::fleet::WorkStatus) -> Option<String> {
 }
 
 fn finding_row(f: &FindingStatus, now: Timestamp) -> FindingRow {
-    finding_line(&f.finding, f.cluster.as_ref(), now)
+    finding_line(&f.explained, f.cluster.as_ref(), now)
 }
 
 /// A finding as a page shows it.
-pub(crate) fn finding_line(finding: &Finding, cluster: Option<&ClusterId>, now: Timestamp) -> FindingRow {
+pub(crate) fn finding_line(explained: &Explained, cluster: Option<&ClusterId>, now: Timestamp) -> FindingRow {
+    let finding = &explained.finding;
     let cluster = cluster.map(ToString::to_string).unwrap_or_default();
     FindingRow {
         severity: match finding.severity {
@@ -489,6 +495,7 @@ pub(crate) fn finding_line(finding: &Finding, cluster: Option<&ClusterId>, now: 
             Severity::Critical => "critical",
         },
         name: finding.name.clone(),
+        runbook: explained.runbook.clone(),
         subject: if finding.subject == cluster {
             String::new()
         } else {
@@ -496,6 +503,7 @@ pub(crate) fn finding_line(finding: &Finding, cluster: Option<&ClusterId>, now: 
         },
         cluster,
         detail: finding.detail.clone(),
+        clears: explained.clears.as_deref().unwrap_or_default().to_owned(),
         since: Moment::of(finding.since, now),
     }
 }

@@ -145,7 +145,8 @@ fn of_cluster(status: &ClusterStatus, rpo_ms: Option<u64>) -> ClusterReadiness {
         _ => {}
     }
     // That the exposure is not known was said with its reason.
-    for finding in status.findings.iter().filter(|f| f.name != "rpo-unknown") {
+    let findings = status.findings.iter().map(|explained| &explained.finding);
+    for finding in findings.filter(|f| f.name != "rpo-unknown") {
         let line = format!("{}: {}", finding.name, finding.detail);
         match finding.severity {
             Severity::Critical => because.push(line),

@@ -702,7 +702,8 @@ async fn it_ends_when_told_also_with_somebody_on_the_line() {
 
 #[tokio::test]
 async fn clusters_that_the_policy_does_not_name_are_findings() {
-    let house = House::build("").await;
+    let mut house = House::build("").await;
+    house.config.runbooks = Some("https://w.example/findings.md".parse().unwrap());
     furnish(&house).await;
     let running = house.open().await;
     let finding = wait_until("the finding", || async {
@@ -716,6 +717,19 @@ async fn clusters_that_the_policy_does_not_name_are_findings() {
     })
     .await;
     assert_eq!(finding["cluster"], cluster().to_string());
+    // Beside it stands what clears it, and where to read what to do.
+    let clears = "Ends when the policy in force names the cluster.";
+    let runbook = "https://w.example/findings.md#cluster-without-policy";
+    let of_cluster = running.erp().await["findings"][0].clone();
+    for finding in [&finding, &of_cluster] {
+        assert_eq!(finding["clears"], clears, "{finding:#}");
+        assert_eq!(finding["runbook"], runbook, "{finding:#}");
+    }
+    for page in ["/", "/clusters/acme/erp"] {
+        let (_, _, text) = running.get_full(page).await;
+        let link = format!("href=\"{runbook}\"");
+        assert!(text.contains(&link) && text.contains(clears), "{page}: {text}");
+    }
     // An agent that speaks for it is heard, and gets no work and no numbers.
     let orders = house
         .caller("erp-1")

@@ -1,5 +1,7 @@
 //! Findings: every departure from what should be, with a name.
 
+pub mod catalogue;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Timestamp;
@@ -21,7 +23,8 @@ pub enum Severity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Finding {
-    /// A stable name in kebab case, for example `replica-unreachable`.
+    /// A stable name in kebab case, for example `replica-unreachable`. [`catalogue`]
+    /// has all of them.
     pub name: String,
     /// What it is about: a region, a file, an object key, a cluster.
     pub subject: String,

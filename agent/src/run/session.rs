@@ -308,9 +308,7 @@ impl Session {
             }
         };
         self.findings.clear("base-backup-failed", &self.subject());
-        for finding in made.findings {
-            self.findings.note(finding);
-        }
+        self.findings.renew(&base::ABOUT_THE_COPY, made.findings);
         let (facts, newest) = facts_of(&made.body);
         self.board.set_base(Some(facts));
         *self.base.lock().unwrap_or_else(PoisonError::into_inner) = Some((newest, made.link));

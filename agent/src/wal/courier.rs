@@ -24,6 +24,9 @@ use super::shared::Shared;
 /// The finding of a replica that does not take WAL.
 pub const REPLICA_FAILS: &str = "wal-replica-failing";
 
+/// The finding of a replica that did not answer when the agent began.
+const UNREACHABLE: &str = "replica-unreachable";
+
 /// Serves the replica at `place` for ever.
 pub(super) async fn serve(shared: Arc<Shared>, place: usize) {
     let replica = shared.replicas[place].with_deadlines(Deadlines::short());
@@ -46,6 +49,8 @@ pub(super) async fn serve(shared: Arc<Shared>, place: usize) {
             Ok(()) => {
                 backoff.reset();
                 shared.findings.clear(REPLICA_FAILS, &subject);
+                // What the probe said when the agent began is over, too.
+                shared.findings.clear(UNREACHABLE, &subject);
             }
             Err(error) => {
                 let (severity, text) = explain(&error);

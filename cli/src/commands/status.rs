@@ -110,13 +110,13 @@ fn second(value: &Value) -> String {
         .map_or_else(|_| text.to_owned(), |t: Timestamp| screen::second(t))
 }
 
-/// Every finding: of a cluster, or of the whole.
+/// Every finding: of a cluster, or of the whole, each with what clears it on a line below.
 fn findings(status: &Value) -> Vec<String> {
     let all = status["findings"].as_array().into_iter().flatten();
-    all.map(|finding| {
+    all.flat_map(|finding| {
         let text = |key: &str| finding[key].as_str().unwrap_or("-").to_owned();
         let cluster = finding["cluster"].as_str().map(|c| format!("{c}: "));
-        format!(
+        let line = format!(
             "{}  {}  {}{}  since {}: {}",
             text("severity"),
             text("name"),
@@ -124,7 +124,9 @@ fn findings(status: &Value) -> Vec<String> {
             text("subject"),
             second(&finding["since"]),
             text("detail")
-        )
+        );
+        let clears = finding["clears"].as_str().map(|clears| format!("    {clears}"));
+        [Some(line), clears].into_iter().flatten()
     })
     .collect()
 }
@@ -143,6 +145,10 @@ mod tests {
             "findings": [{
                 "cluster": "acme/erp", "name": "replica-behind", "subject": "eu-2", "severity": "warning",
                 "detail": "it lacks WAL", "since": "2026-11-27T10:58:04.123456Z",
+                "clears": "Ends when it has it.",
+            }, {
+                "cluster": null, "name": "of-another-version", "subject": "eu-2", "severity": "info",
+                "detail": "it is", "since": "2026-11-27T10:58:04Z", "clears": null,
             }],
         });
         assert_eq!(
@@ -160,7 +166,11 @@ mod tests {
         );
         assert_eq!(
             findings(&status),
-            ["warning  replica-behind  acme/erp: eu-2  since 2026-11-27 10:58:04Z: it lacks WAL"]
+            [
+                "warning  replica-behind  acme/erp: eu-2  since 2026-11-27 10:58:04Z: it lacks WAL",
+                "    Ends when it has it.",
+                "info  of-another-version  eu-2  since 2026-11-27 10:58:04Z: it is",
+            ]
         );
     }
 }

@@ -16,7 +16,9 @@ use holdfast_plan::policy::{Policy, Route};
 use holdfast_proto::Timestamp;
 use holdfast_proto::names::{ActorName, RouteName};
 
-use crate::fleet::FindingStatus;
+use self::letter::Letterhead;
+use crate::findings::Stands;
+use crate::runbooks::Runbooks;
 
 /// How long a receiver may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -124,7 +126,7 @@ impl Post {
 pub fn collect(
     deliveries: &mut BTreeMap<RouteName, Delivery>,
     policy: &Policy,
-    standing: &[FindingStatus],
+    standing: &[Stands],
     now: Timestamp,
 ) -> Vec<Post> {
     deliveries.retain(|name, _| policy.routes().any(|route| route.name == *name));
@@ -178,17 +180,20 @@ type Addresses = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 pub struct Sender {
     client: Result<reqwest::Client, String>,
     coordinator: ActorName,
+    runbooks: Option<Runbooks>,
     addresses: Addresses,
 }
 
 impl Sender {
-    /// One that says it is `coordinator`, with addresses from the environment.
-    pub fn new(coordinator: ActorName) -> Self {
-        Self::with_addresses(coordinator, Arc::new(|variable| std::env::var(variable).ok()))
+    /// One that says it is `coordinator` and links to `runbooks`, with addresses from the
+    /// environment.
+    pub fn new(coordinator: ActorName, runbooks: Option<Runbooks>) -> Self {
+        let addresses = Arc::new(|variable: &str| std::env::var(variable).ok());
+        Self::with_addresses(coordinator, runbooks, addresses)
     }
 
     /// One that looks addresses up elsewhere.
-    fn with_addresses(coordinator: ActorName, addresses: Addresses) -> Self {
+    fn with_addresses(coordinator: ActorName, runbooks: Option<Runbooks>, addresses: Addresses) -> Self {
         let client = reqwest::Client::builder()
             .timeout(PATIENCE)
             // Where a receiver would have us go next is not in the policy.
@@ -198,6 +203,7 @@ impl Sender {
         Self {
             client: client.map_err(|error| explained(&error)),
             coordinator,
+            runbooks,
             addresses,
         }
     }
@@ -214,7 +220,11 @@ impl Sender {
             .filter(|url| matches!(url.scheme(), "http" | "https"))
             .ok_or_else(|| NotTaken::BadAddress(variable.to_owned()))?;
         let client = (self.client.as_ref()).map_err(|why| NotTaken::Unreachable(why.clone()))?;
-        let letter = letter::write(post.route.kind, &post.notices, &self.coordinator, now);
+        let head = Letterhead {
+            coordinator: &self.coordinator,
+            runbooks: self.runbooks.as_ref(),
+        };
+        let letter = head.write(post.route.kind, &post.notices, now);
         let sending = client
             .post(address)
             .header("content-type", "application/json")

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use holdfast_plan::policy::Policy;
 use holdfast_proto::finding::{Finding, Severity};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -32,10 +32,10 @@ fn at(seconds: i64) -> Timestamp {
     holdfast_repository::clock::now().plus_millis(seconds * 1000)
 }
 
-fn standing(names: &[&str]) -> Vec<FindingStatus> {
+fn standing(names: &[&str]) -> Vec<Stands> {
     names
         .iter()
-        .map(|name| FindingStatus {
+        .map(|name| Stands {
             cluster: Some("acme/erp".parse().unwrap()),
             finding: Finding {
                 name: (*name).to_owned(),
@@ -51,7 +51,8 @@ fn standing(names: &[&str]) -> Vec<FindingStatus> {
 fn sender(address: &str) -> Sender {
     let address = address.to_owned();
     let find = move |variable: &str| (variable == "OPS_ADDRESS").then(|| address.clone());
-    Sender::with_addresses("coordinator-1".parse().unwrap(), Arc::new(find))
+    let runbooks = "https://w.example/findings.md".parse().unwrap();
+    Sender::with_addresses("coordinator-1".parse().unwrap(), Some(runbooks), Arc::new(find))
 }
 
 /// A receiver that answers each request with the next status, and the last one for ever.
@@ -98,7 +99,7 @@ async fn turn(
     deliveries: &mut BTreeMap<RouteName, Delivery>,
     sender: &Sender,
     policy: &Policy,
-    standing: &[FindingStatus],
+    standing: &[Stands],
     now: Timestamp,
 ) -> usize {
     let posts = collect(deliveries, policy, standing, now);
@@ -181,7 +182,7 @@ async fn a_receiver_that_stays_away_is_a_finding_without_its_address() {
         assert!(why.contains(words) && !why.contains("secret"), "{why}");
     }
     let mut deliveries = BTreeMap::new();
-    let nowhere = Sender::with_addresses("c".parse().unwrap(), Arc::new(|_| None));
+    let nowhere = Sender::with_addresses("c".parse().unwrap(), None, Arc::new(|_| None));
     turn(&mut deliveries, &nowhere, &policy, &one, start).await;
     assert!(
         trouble(&deliveries, start)
@@ -204,6 +205,33 @@ async fn many_go_in_several_messages_and_slack_reads_them() {
     let text: Vec<&str> = told.iter().map(|body| body["text"].as_str().unwrap()).collect();
     assert_eq!(text.concat().matches(":red_circle: *finding-").count(), 45);
     assert!(text[0].contains("&lt;look&gt; &amp; act"), "{}", text[0]);
+}
+
+#[tokio::test]
+async fn a_message_says_what_clears_it_and_leads_to_the_runbook() {
+    let known = standing(&["wal-slot-unused"]);
+    let page = "https://w.example/findings.md#wal-slot-unused";
+    let clears = "Ends when the slot is dropped.";
+    let (address, told) = receiver(&[200]).await;
+    for kind in ["generic", "slack"] {
+        turn(
+            &mut BTreeMap::new(),
+            &sender(&address),
+            &policy(kind),
+            &known,
+            at(0),
+        )
+        .await;
+    }
+    let told = told.lock().unwrap();
+    let alert = &told[0]["alerts"][0];
+    assert_eq!(
+        (&alert["clears"], &alert["runbook"]),
+        (&json!(clears), &json!(page))
+    );
+    let text = told[1]["text"].as_str().unwrap();
+    let title = format!(":red_circle: *<{page}|wal-slot-unused: acme/erp>* since ");
+    assert!(text.starts_with(&title) && text.ends_with(clears), "{text}");
 }
 
 /// Prometheus' own Alertmanager, from Debian's package.
@@ -291,7 +319,13 @@ async fn alertmanager_takes_alerts_keeps_them_and_lets_them_go() {
     assert_eq!(alert["labels"]["alertname"], "rpo-missed");
     assert_eq!(alert["labels"]["cluster"], "acme/erp");
     assert_eq!(alert["labels"]["severity"], "critical");
-    assert_eq!(alert["annotations"]["description"], "<look> & act");
+    let annotations = &alert["annotations"];
+    assert_eq!(annotations["description"], "<look> & act");
+    assert_eq!(
+        annotations["runbook_url"],
+        "https://w.example/findings.md#rpo-missed"
+    );
+    assert!(annotations["clears"].as_str().unwrap().starts_with("Ends when "));
     let until = |alert: &Value| alert["endsAt"].as_str().unwrap().parse::<Timestamp>().unwrap();
     let believed = until(alert);
     assert!(believed > start.plus_millis(200_000), "{believed}");

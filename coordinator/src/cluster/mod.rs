@@ -21,6 +21,7 @@ use drawing::{Drawing, OFFERED, Subject};
 
 use crate::fleet::{ClusterStatus, StandingWord};
 use crate::page::{FindingRow, Moment, Visitor, finding_line, length};
+use crate::runbooks::{Explained, Runbooks};
 use crate::server::ledger::{Read, Shown};
 use crate::survey::DrillSeen;
 
@@ -35,6 +36,8 @@ pub struct Known<'k> {
     pub coordinator: &'k ActorName,
     /// The policy in force.
     pub policy: &'k Policy,
+    /// Where people read what to do about a finding.
+    pub runbooks: Option<&'k Runbooks>,
     /// The cluster's status.
     pub status: &'k ClusterStatus,
     /// Its drills, oldest first.
@@ -365,7 +368,7 @@ fn held(
             .ledger
             .findings
             .iter()
-            .map(|f| finding_line(f, None, now))
+            .map(|f| finding_line(&Explained::of(f.clone(), known.runbooks), None, now))
             .collect(),
     }
 }

@@ -121,7 +121,7 @@ pub fn start(
         &wake.stored,
         stored::run,
     );
-    let sender = Sender::new(desk.config.name.clone());
+    let sender = Sender::new(desk.config.name.clone(), desk.config.runbooks.clone());
     spawn.spawn(
         supervisor,
         "alerts",

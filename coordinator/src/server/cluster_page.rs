@@ -48,6 +48,7 @@ pub async fn page(
         at: now(),
         coordinator: &desk.config.name,
         policy: &policy,
+        runbooks: desk.config.runbooks.as_ref(),
         status: &status,
         drills: &drills,
         read: read.as_ref(),

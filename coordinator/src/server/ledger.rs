@@ -29,6 +29,7 @@ use super::openapi::FindingSchema;
 use super::pages::{People, cluster_of};
 use super::problem::Refusal;
 use crate::desk::now;
+use crate::runbooks::Explained;
 
 /// A cluster as the repository shows it.
 #[derive(Debug, Clone)]
@@ -227,7 +228,7 @@ pub struct PointsStatus {
     holds: Vec<Hold>,
     /// What could not be read, or was not believed.
     #[schema(value_type = Vec<FindingSchema>)]
-    findings: Vec<Finding>,
+    findings: Vec<Explained>,
 }
 
 /// What can be restored of a cluster: intervals, gaps with their causes, base backups,
@@ -272,6 +273,9 @@ pub async fn points(
         bases,
         points,
         holds: holds.clone(),
-        findings: findings.clone(),
+        findings: findings
+            .iter()
+            .map(|finding| Explained::of(finding.clone(), desk.config.runbooks.as_ref()))
+            .collect(),
     }))
 }

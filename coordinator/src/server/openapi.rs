@@ -27,7 +27,7 @@ use crate::access::Need;
 #[schema(as = Finding)]
 #[expect(
     dead_code,
-    reason = "what proto's type looks like in JSON: a test compares them"
+    reason = "what an explained finding looks like in JSON: a test compares them"
 )]
 pub struct FindingSchema {
     /// A stable name in kebab case.
@@ -41,6 +41,10 @@ pub struct FindingSchema {
     /// When it was first seen.
     #[schema(format = DateTime)]
     since: String,
+    /// What clears it; absent for one of another version.
+    clears: Option<String>,
+    /// Where its runbook is; absent while the configuration says nowhere.
+    runbook: Option<String>,
 }
 
 /// How much a finding matters.
@@ -189,6 +193,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::runbooks::Explained;
 
     fn api() -> Value {
         serde_json::to_value(Api::openapi()).unwrap()
@@ -232,6 +237,7 @@ mod tests {
             detail: "x".to_owned(),
             since: "2026-11-21T12:00:00Z".parse().unwrap(),
         };
+        let finding = Explained::of(finding, None);
         let keys = |value: &Value| {
             value
                 .as_object()

@@ -127,6 +127,7 @@ async fn desk(clusters: usize, seed: u64) -> (Desk, tempfile::TempDir) {
         trust_root: root,
         replicate_after: "1min".parse().unwrap(),
         lease: "30s".parse().unwrap(),
+        runbooks: None,
         patience: Patience::default(),
     };
     // Nobody else is there, and no year is longer.

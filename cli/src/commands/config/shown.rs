@@ -258,6 +258,7 @@ pub fn coordinator(config: &CoordinatorConfig, lines: &Lines) -> Vec<Shown> {
     out.maybe("log_key", config.log_key.as_ref().map(|p| p.display()));
     out.set("replicate_after", config.replicate_after);
     out.set("lease", config.lease);
+    out.maybe("runbooks", config.runbooks.as_ref());
     out.set("tls.cert", config.tls.cert.display());
     out.set("tls.key", config.tls.key.display());
     out.set("tls.client_ca", config.tls.client_ca.display());

@@ -364,6 +364,10 @@ const COORDINATOR: Table = &[
         "lease",
         "How long a lease of the leader is good for, among several coordinators. Default 30s.",
     ),
+    (
+        "runbooks",
+        "Where people read docs/operations/findings.md: names of findings link there, https://HOST/PATH.",
+    ),
     ("access", "Who may read page, status and metrics."),
     (
         "access.public_url",
