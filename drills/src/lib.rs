@@ -11,6 +11,7 @@ pub mod checks;
 pub mod draw;
 pub mod evidence;
 pub mod keeper;
+pub mod learnt;
 pub mod log;
 pub mod pages;
 pub mod place;

@@ -50,7 +50,7 @@ use crate::log::{DrillLog, LogError};
 use crate::place::Place;
 use crate::scenario::{MomentKind, Played, Scenario, ScenarioError};
 use crate::scratch::{Isolation, Limits, ScratchError, ScratchSpace};
-use crate::{answer, attack};
+use crate::{answer, attack, learnt};
 
 use choosing::{Chosen, choose};
 pub use report::Measured;
@@ -297,6 +297,16 @@ pub async fn run(
     let (reference, stored) = log.log_intent(&intent, &runner.key, request.patience).await?;
 
     let mut measured = Measured::new(id, &intent);
+    // Before anything is measured: what came is compared with it.
+    measured.forecast = match learnt::learnt(&log, &request.cluster).await {
+        Ok(learnt) => Some(learnt.forecast(&chosen.plan.amounts())),
+        Err(error) => {
+            say(&format!(
+                "no recovery is learnt from, and none is forecast: {error}"
+            ));
+            None
+        }
+    };
     let work = carry_out(runner, access, request, &chosen, &played, &mut measured, say);
     if tokio::time::timeout(request.limit, work).await.is_err() {
         measured.note_broken(

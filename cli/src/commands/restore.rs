@@ -10,6 +10,8 @@ use holdfast_agent::restore::{
     self, Access, AuthoriseError, FetchBy, Options, Order, Outcome, Phase, PlanError, Purpose, RestoreError,
     Target, plan_request,
 };
+use holdfast_drills::learnt;
+use holdfast_drills::log::DrillLog;
 use holdfast_drills::restored::{self, Restorer};
 use holdfast_plan::restore::{FilestoreChoice, Request, RestorePlan, Target as Moment, TimelineChoice};
 use holdfast_proto::Timestamp;
@@ -280,6 +282,28 @@ struct Planned {
     met: Vec<Finding>,
 }
 
+/// How long the plan would take by what recoveries of the cluster took so far, in a line.
+async fn said_by_the_log(access: &Access, plan: &RestorePlan) -> String {
+    let reading = async {
+        let log = DrillLog::open(&access.repository, &access.trust).await?;
+        learnt::learnt(&log, &plan.cluster).await
+    };
+    let learnt = match reading.await {
+        Ok(learnt) => learnt,
+        Err(error) => return format!("  learnt    nothing, the evidence log cannot be read: {error}"),
+    };
+    let forecast = learnt.forecast(&plan.amounts());
+    match forecast.recoveries {
+        0 => "  learnt    nothing yet: no drill or restore of this cluster was measured".to_owned(),
+        n => format!(
+            "  learnt    {} half of the time, {} or less in nine of ten: from {n} measured {} of this cluster",
+            screen::span(forecast.p50_ms),
+            screen::span(forecast.p90_ms),
+            if n == 1 { "recovery" } else { "recoveries" }
+        ),
+    }
+}
+
 /// A finding as a person reads it.
 pub fn finding_line(finding: &Finding) -> String {
     format!(
@@ -313,7 +337,9 @@ impl RestoreCommand {
     pub async fn run(self) -> anyhow::Result<Exit> {
         match self {
             RestoreCommand::Plan(arguments) => {
-                let Planned { plan, met, .. } = arguments.request.plan().await?;
+                let Planned {
+                    plan, met, access, ..
+                } = arguments.request.plan().await?;
                 if arguments.request.json {
                     // The plan alone goes to standard output: it can be carried out.
                     println!("{}", serde_json::to_string_pretty(&plan)?);
@@ -321,6 +347,7 @@ impl RestoreCommand {
                         .for_each(|finding| eprintln!("{}", finding_line(finding)));
                 } else {
                     screen::print(&plan.to_string());
+                    screen::print(&said_by_the_log(&access, &plan).await);
                     met.iter()
                         .for_each(|finding| screen::print(&finding_line(finding)));
                 }

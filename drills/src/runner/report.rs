@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use holdfast_agent::restore::{Access, Phase as Step, PhaseTiming as RestorePhase};
 use holdfast_plan::restore::{RestorePlan, Target as PlanTarget};
+use holdfast_plan::rto::Forecast;
 use holdfast_proto::finding::Finding;
 use holdfast_proto::names::{DrillId, ObjectKey};
 use holdfast_proto::pg::Lsn;
@@ -61,6 +62,8 @@ pub struct Measured {
     pub packs: PackSample,
     /// What was measured around the drill.
     pub(super) surroundings: Surroundings,
+    /// What the recovery was forecast to take.
+    pub forecast: Option<Forecast>,
     /// Where recovery ended.
     pub reached: Option<Lsn>,
     /// The last transaction replayed, when PostgreSQL confirmed the plan's.
@@ -91,6 +94,7 @@ impl Measured {
             commits: Vec::new(),
             packs: PackSample::default(),
             surroundings: Surroundings::default(),
+            forecast: None,
             reached: None,
             last_commit: None,
             sight: None,
@@ -315,8 +319,12 @@ pub(super) async fn statement(
                 actual_ms,
                 definition: RTO_DEFINITION.to_owned(),
                 met: None,
-                predicted_ms: Some(plan.predicted.total_ms),
-                predicted_p90_ms: None,
+                predicted_ms: Some(
+                    measured
+                        .forecast
+                        .map_or(plan.predicted.total_ms, |forecast| forecast.p50_ms),
+                ),
+                predicted_p90_ms: measured.forecast.map(|forecast| forecast.p90_ms),
             }),
             rpo,
             filestore: measured.filestore,

@@ -14,6 +14,7 @@ use holdfast_proto::record::{CommitMark, JointClaim};
 use super::coverage::{Gap, Stretch};
 use super::facts::ReplicaFact;
 use super::request::Target;
+use crate::rto::Amounts;
 
 /// Version of the plan's form.
 pub const PLAN_VERSION: u32 = 1;
@@ -172,6 +173,19 @@ pub struct Prediction {
     pub replay_ms: u64,
     /// In all.
     pub total_ms: u64,
+}
+
+impl RestorePlan {
+    /// What carrying it out has to move.
+    pub fn amounts(&self) -> Amounts {
+        let sum = |of: fn(&FilestorePlan) -> u64| self.filestores.iter().map(of).fold(0, u64::saturating_add);
+        Amounts {
+            base: self.base.bytes,
+            file_bytes: sum(|filestore| filestore.bytes),
+            files: sum(|filestore| filestore.files),
+            wal: self.replay.bytes,
+        }
+    }
 }
 
 impl fmt::Display for RestorePlan {

@@ -66,7 +66,7 @@ pub const KNOWN: &[Known] = &[
     ends("copies-missing", "Ends when the newest base backup is on as many replicas as its tier asks for."),
     ends("copy-out-of-memory", "Stands in the evidence of that drill for good: the next drill says anew how it was."),
     ends("create-not-enforced", "Ends when the agent begins and the store refuses the second create of a key."),
-    ends("drill-abandoned", "Ends when its end is in the log, as a drill-failed, or a later drill of the cluster is announced."),
+    ends("drill-abandoned", "Ends when its end is in the log, as a drill-failed, or a later drill of the cluster comes to a result."),
     ends("drill-deadline-exceeded", "Said once, of that drill: the next one says anew how it was."),
     ends("drill-evicted", "Said once, of that drill: the next one says anew how it was."),
     ends("drill-failed", "Ends when a later drill of the cluster comes to a result, or to none by its deadline: it is about the last one that is over."),
