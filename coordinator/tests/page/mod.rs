@@ -1,5 +1,6 @@
 //! A cluster's page, over HTTP: what is read is drawn, and a moment is answered.
 
+mod browser;
 mod people;
 
 use std::sync::Arc;
@@ -120,6 +121,19 @@ fn facts(cluster: ClusterId) -> Facts {
         bundles: Vec::new(),
         located: Vec::new(),
     }
+}
+
+/// A reading of [`facts`].
+fn reading() -> LedgerReading {
+    Arc::new(|_, _, cluster| {
+        Box::pin(async move {
+            Ok(ClusterLedger {
+                facts: facts(cluster),
+                holds: Vec::new(),
+                findings: Vec::new(),
+            })
+        })
+    })
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ async fn as_(running: &Running, name: &str, path: &str) -> (u16, String) {
 }
 
 /// Olga asks for the restore of a cluster, and for a weaker policy.
-async fn asked(house: &House, trust: &Trust) -> [Request; 2] {
+pub(super) async fn asked(house: &House, trust: &Trust) -> [Request; 2] {
     let [olga, ..] = &house.people;
     let ask = async |n: u128, action, clusters: &[&str], summary: &str, plan: &str| {
         let draw = Draw {

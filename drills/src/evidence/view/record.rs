@@ -255,8 +255,8 @@ fn row(index: u64, logged: &LoggedEntry, refused: Option<&String>, holders: Hold
                 row.about = tenant.to_string();
             }
             row.says = match population.draw {
-                Some(_) => format!("{} moments to draw one from", population.size),
-                None => format!("{} clusters to be drilled", population.size),
+                Some(_) => format!("moments to draw one from: {}", population.size),
+                None => format!("clusters to be drilled: {}", population.size),
             };
         }
         Entry::Received(received) => {
