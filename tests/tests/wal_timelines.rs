@@ -66,6 +66,22 @@ async fn a_failover_is_followed_with_its_history() -> Result<()> {
         "the chain goes on over the fork"
     );
     assert_eq!(line.findings.snapshot(), []);
+
+    // A region that is away when the agent begins keeps nothing from the other.
+    line.kill().await;
+    vault.faults(1).partition(true);
+    let mut line = Line::start_as(&vault, &standby, 2, QUICK, None, lineage).await?;
+    write_rows(&standby, 100)?;
+    let (_, lsn) = position(&standby)?;
+    line.until("the region that is left has it", |state| {
+        state.replicas.iter().any(|replica| replica.durable >= Some(lsn))
+    })
+    .await?;
+    let state = line.frontier.current().context("a state")?;
+    assert!(state.acknowledged < lsn, "one copy is not two: {state:?}");
+    vault.faults(1).partition(false);
+    let safe = line.until_safe(&standby).await?.acknowledged;
+    check_regions(&vault, &standby, &[0, 1], safe).await?;
     line.stop().await
 }
 

@@ -157,6 +157,11 @@ impl Search<'_> {
             self.candidate.until,
         );
         match &request.target {
+            // As `recovery_target_inclusive`: what ended at the very moment is left out, too.
+            Target::Time(t) if request.exclusive => {
+                let before = Timestamp::from_unix_micros(t.unix_micros().saturating_sub(1));
+                self.time(&pieces, before).await
+            }
             Target::Time(t) => self.time(&pieces, *t).await,
             Target::Name(name) => self.name(&pieces, name, facts).await,
             Target::Xid(xid) => self.xid(&pieces, *xid).await,

@@ -178,7 +178,12 @@ fn auto_conf_text(
         "primary_slot_name",
         "synchronous_standby_names",
     ] {
-        if present.contains_key(name) {
+        if name == "synchronous_standby_names" {
+            // Wherever it had been set: it was not in the base backup for long, perhaps.
+            notes.push(format!(
+                "{name} is set to nothing: commits wait for no standby until you set it again"
+            ));
+        } else if present.contains_key(name) {
             notes.push(format!(
                 "{name} is set to nothing: it belongs to the cluster's origin"
             ));

@@ -78,7 +78,8 @@ pub enum SessionError {
     /// Another node's agent writes, and this server is no newer.
     #[error(
         "agent {holder} writes for this cluster, and this server's timeline {timeline} is not newer than what is \
-         archived: it is a primary that was left behind. Stop it, or make it a standby"
+         archived. Either it is a primary that was left behind: stop it, or make it a standby. Or `postgres` names the very \
+         server that {holder} protects: look there before anything is stopped, and name this node's own server"
     )]
     PeerWrites {
         /// Who.

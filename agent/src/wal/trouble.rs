@@ -51,12 +51,8 @@ pub(super) enum Trouble {
          it. Bring them back, or take them out of the configuration to accept the gap"
     )]
     StartUnknown { at: Lsn, unlisted: String },
-    #[error("the history of timeline {timeline} could not be stored on {wanted} replica(s): {why}")]
-    HistoryNotStored {
-        timeline: TimelineId,
-        wanted: usize,
-        why: String,
-    },
+    #[error("the history of timeline {timeline} could not be stored on any replica: {why}")]
+    HistoryNotStored { timeline: TimelineId, why: String },
     #[error(
         "the server is on timeline {timeline}, whose history {} cannot be read ({why}): let the agent see the data \
          directory (data_directory in its configuration)", path.display()
@@ -97,7 +93,9 @@ impl Trouble {
             Trouble::Refused(refusal) => (refusal.finding(), Severity::Critical),
             Trouble::WrongSystem { .. } => ("wrong-system", Severity::Critical),
             Trouble::Standby => ("server-in-recovery", Severity::Warning),
-            Trouble::NoReplica => ("replicas-unlisted", Severity::Critical),
+            Trouble::NoReplica | Trouble::HistoryNotStored { .. } => {
+                ("replicas-unlisted", Severity::Critical)
+            }
             Trouble::NoHistory { .. } => ("wal-history-unreadable", Severity::Critical),
             Trouble::StartUnknown { .. } => ("wal-start-unknown", Severity::Critical),
             Trouble::Postgres(error) => match error.class() {

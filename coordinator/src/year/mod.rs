@@ -226,6 +226,7 @@ async fn a_year_of_five_hundred_clusters() {
         );
     };
     at_least(seen.bases, 50_000, "base backups");
+    at_least(seen.relieved, 20, "base backups out of turn");
     at_least(seen.broken, 500, "objectives broken");
     at_least(seen.failed, 500, "work failed");
     at_least(seen.held_frozen, 100, "held by a freeze");

@@ -67,8 +67,8 @@ pub enum FilestoreChoice {
 pub struct Request {
     /// The moment.
     pub target: Target,
-    /// Leave out the record at the target instead of taking it in (LSN, name,
-    /// transaction).
+    /// Leave out the record at the target instead of taking it in; with a time, what ended
+    /// at that very moment.
     #[serde(default)]
     pub exclusive: bool,
     /// Which line of descent; otherwise the newest that began before the target.

@@ -129,7 +129,7 @@ pub const KNOWN: &[Known] = &[
     ends("remote-apply-refused", "Ends within seconds of synchronous_commit = on, or another synchronous_standby_names, being loaded."),
     ends("replica-behind", "Ends when the replica holds what it lacked: the coordinator replicates it."),
     ends("replica-unreachable", "Ends when the replica answers again."),
-    ends("replicas-unlisted", "Ends when a replica can be listed and the server is followed again."),
+    ends("replicas-unlisted", "Ends when a replica answers and the server is followed again."),
     ends("residency-refused", "Ends when the policy in force lets the cluster's data be where the replica is, or the replica is configured no more."),
     ends("rpo-missed", "Ends when everything committed up to within the objective is in the repository."),
     ends("rpo-unknown", "Ends when it can be measured again how far the repository holds the WAL."),

@@ -395,7 +395,7 @@ impl Desk {
             self.shared.publisher.cluster.to_string(),
             format!(
                 "the WAL between {from} and {to} was never handed over: moments in between and after cannot be restored \
-                 until a new base backup is taken. Take one now, and look for a failover, or for a time at which \
+                 until a new base backup is taken, which the agent does by itself. Look for a failover, or for a time at which \
                  archive_mode was off or archive_command was another one"
             ),
         );
