@@ -60,7 +60,10 @@ mod tests {
 
     #[test]
     fn a_statement_says_what_each_step_took() {
-        let statement = statement();
+        let mut statement = statement();
+        for phase in &mut statement.predicate.timings.phases {
+            phase.bytes = Some(1_000_000);
+        }
         let recovery = recovery(&statement).expect("a recovery");
         let phases = &statement.predicate.timings.phases;
         let base = phases.iter().find(|p| p.phase == Phase::BaseFetch).unwrap();

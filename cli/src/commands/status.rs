@@ -140,6 +140,7 @@ mod tests {
         let status = serde_json::json!({
             "clusters": [{
                 "cluster": "acme/erp", "tier": "gold", "rpo": { "now_ms": 1500, "target_ms": null },
+                "rto": { "p50_ms": 60_000, "p90_ms": 90_000 }, "rto_target_ms": 3_600_000,
                 "last_base": { "stopped": "2026-11-27T10:58:04.123456Z" }, "findings": ["x"],
             }],
             "findings": [{
@@ -158,6 +159,9 @@ mod tests {
                 "gold",
                 "1.5 s",
                 "UNKNOWN",
+                "1 min 00 s",
+                "1 min 30 s",
+                "1 h 00 min",
                 "2026-11-27 10:58:04Z",
                 "-",
                 "-",

@@ -16,7 +16,7 @@ use crate::house::{House, Running, SEGMENT, wait_until};
 const CONTRAST: &str = include_str!("../../../tests/tests/contrast.js");
 
 /// Everything that the keyboard should reach, in the order of the document.
-const STOPS: &str = "[...document.querySelectorAll('a[href]:not([tabindex=\"-1\"]), button, input:not([type=hidden]), summary, [tabindex=\"0\"]')]";
+const STOPS: &str = "[...document.querySelectorAll('a[href]:not([tabindex=\"-1\"]), button, input:not([type=hidden]), summary, [tabindex=\"0\"]')].filter(e => e.checkVisibility())";
 
 const PAGES: [&str; 6] = [
     "/",
