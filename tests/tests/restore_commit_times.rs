@@ -124,15 +124,18 @@ impl Story {
     }
 
     async fn plan(&self, target: Target) -> Result<RestorePlan> {
+        self.plan_of(&Request::new(target)).await
+    }
+
+    async fn plan_of(&self, request: &Request) -> Result<RestorePlan> {
         let trust = self.vault.trust().await?;
-        let request = Request::new(target);
         let cluster = &self.vault.cluster;
         let planned = plan_request(
             &self.vault.repository,
             &trust,
             None,
             cluster,
-            &request,
+            request,
             at(10_000),
         )
         .await;
@@ -158,6 +161,16 @@ async fn the_first_later_time_in_log_order_stops_recovery() -> Result<()> {
         "the name alone would have passed it by"
     );
     assert_eq!(before.replay.last_commit.context("a commit")?.time, at(5));
+    // What ended at the very moment is left out where that is asked for.
+    let mut exclusive = Request::new(Target::Time(at(60)));
+    exclusive.exclusive = true;
+    let without = story.plan_of(&exclusive).await?;
+    assert_eq!(stop(&without), (last, false));
+    exclusive.target = Target::Time(at(50));
+    let without = story.plan_of(&exclusive).await?;
+    assert_eq!(stop(&without), (early, false));
+    let kept = story.plan(Target::Time(at(50))).await?;
+    assert_eq!(stop(&kept), (last, false), "50 is kept");
     let after = story.plan(Target::Time(at(55))).await?;
     assert_eq!(
         stop(&after),
