@@ -130,15 +130,7 @@ impl Story {
     async fn plan_of(&self, request: &Request) -> Result<RestorePlan> {
         let trust = self.vault.trust().await?;
         let cluster = &self.vault.cluster;
-        let planned = plan_request(
-            &self.vault.repository,
-            &trust,
-            None,
-            cluster,
-            request,
-            at(10_000),
-        )
-        .await;
+        let planned = plan_request(&self.vault.repository, &trust, None, cluster, request, at(10_000)).await;
         Ok(planned?.0)
     }
 }

@@ -53,7 +53,7 @@ fn lose(region: &Path, lost: bool) -> Result<()> {
 /// Milliseconds that nobody chose.
 fn some(least: u64, more: u32) -> Duration {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let chance = now.map_or(0, |now| now.subsec_nanos() / 1000 % more);
+    let chance = now.map_or(0, |now| now.subsec_micros() % more);
     Duration::from_millis(least + u64::from(chance))
 }
 
