@@ -55,17 +55,21 @@ impl Dockets {
         trust: Option<Arc<Trust>>,
     ) -> Result<Arc<Docket>, String> {
         let trust = trust.ok_or("the trust chain has not been read yet")?;
-        let reading = async {
-            let mut last = self.0.lock().await;
+        let (last, repository) = (Arc::clone(&self.0), repository.clone());
+        // On its own: whoever waits gives up after a while, and the reading goes on, so
+        // that the next one finds it done.
+        let reading = tokio::spawn(async move {
+            let mut last = last.lock().await;
             if let Some(docket) = last.as_ref().filter(|d| now().millis_since(d.at) < FRESH_MS) {
                 return Ok(Arc::clone(docket));
             }
-            let docket = read(repository, &trust).await.map(Arc::new)?;
+            let docket = read(&repository, &trust).await.map(Arc::new)?;
             *last = Some(Arc::clone(&docket));
             Ok(docket)
-        };
+        });
         match tokio::time::timeout(PATIENCE, reading).await {
-            Ok(read) => read,
+            Ok(Ok(read)) => read,
+            Ok(Err(error)) => Err(format!("reading them ended unexpectedly: {error}")),
             Err(_) => Err(format!(
                 "the repository did not answer within {} s: ask again in a moment",
                 PATIENCE.as_secs()

@@ -1,8 +1,8 @@
 //! Counts what lies in the stores, cluster by cluster, so that it can be said what is
 //! paid for.
 //!
-//! A count reads the whole listing of a cluster, as it comes, once a day: the one that
-//! was counted longest ago is next. Nothing depends on it but what people are shown.
+//! A count reads the whole listing of a cluster, as it comes, once a day, and again after
+//! ten minutes where a region could not be listed. Nothing depends on it but what people are shown.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,10 @@ use holdfast_repository::layout::{self, Located};
 use crate::desk::{Desk, State, now};
 
 /// Between two counts of a cluster.
-const EVERY_MS: u64 = 86_400_000;
+const EVERY_MS: i64 = 86_400_000;
+
+/// After one that could not list every region.
+const AGAIN_MS: i64 = 600_000;
 
 /// Objects and their bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -91,13 +94,26 @@ pub async fn run(desk: Arc<Desk>) -> Result<(), String> {
     Ok(())
 }
 
-/// The cluster that was counted longest ago, or never, when its time has come.
+impl Stored {
+    /// When the cluster is to be counted again.
+    fn again(&self) -> Timestamp {
+        let after = if self.unlisted.is_empty() {
+            EVERY_MS
+        } else {
+            AGAIN_MS
+        };
+        self.at.plus_millis(after)
+    }
+}
+
+/// The cluster whose count is due for longest; one that was never counted goes first.
 fn next(desk: &Desk, at: Timestamp) -> Option<ClusterId> {
     let state = desk.state();
-    let counted = |cluster: &&ClusterId| state.stored.get(*cluster).map(|stored| stored.at);
-    let cluster = state.surveys.keys().min_by_key(counted)?;
-    let due = counted(&cluster).is_none_or(|counted| at.millis_since(counted) >= EVERY_MS);
-    due.then(|| cluster.clone())
+    let again = |cluster: &&ClusterId| state.stored.get(*cluster).map(Stored::again);
+    let cluster = state.surveys.keys().min_by_key(again)?;
+    again(&cluster)
+        .is_none_or(|again| again <= at)
+        .then(|| cluster.clone())
 }
 
 async fn count(desk: &Desk, cluster: &ClusterId, at: Timestamp) -> Stored {

@@ -289,10 +289,7 @@ fn rows(cluster: &ClusterCost, at: Timestamp) -> Vec<Row> {
             let mut row = Row::empty(if n == 0 { name.clone() } else { String::new() }, None);
             row.spans = if n == 0 { spans } else { 0 };
             if n == 0 {
-                row.counted = counted.as_ref().map(|m| Moment {
-                    ago: m.ago.clone(),
-                    exact: m.exact.clone(),
-                });
+                row.counted.clone_from(&counted);
             }
             row.region = region.region.to_string();
             row.uncounted = region.uncounted.clone().unwrap_or_default();
