@@ -42,6 +42,7 @@ use holdfast_proto::labels::{LabelText, Labels};
 use holdfast_proto::names::{
     ActorName, ClusterId, FilestoreName, ProviderName, RecipientRole, Region, SystemId, TierName,
 };
+use holdfast_proto::pg::TimelineId;
 use holdfast_proto::record::SealedTo;
 use holdfast_proto::residency::{Place, Residency, Use};
 use holdfast_repository::config::{ReplicaConfig, RepositoryConfig};
@@ -149,6 +150,9 @@ pub struct ClusterConfig {
     /// Agents beside the cluster's other nodes. The one whose server is promoted
     /// takes the lease over from them.
     pub peers: Vec<ActorName>,
+    /// The timeline of which an operator says that the cluster was promoted to it, though
+    /// its server was not seen to follow.
+    pub promoted_timeline: Option<TimelineId>,
     /// Folders of files beside it.
     pub filestores: Vec<FilestoreConfig>,
     /// What goes into configuration bundles, beside what the server itself names.
@@ -527,6 +531,7 @@ fn read_cluster(section: Section<'_, '_>, coordinated: bool, places: &[Place]) -
     };
     let take_over = section.optional("take_over");
     let peers = section.list("peers");
+    let promoted_timeline = section.optional("promoted_timeline").and_then(TimelineId::new);
     let filestores: Vec<Option<FilestoreConfig>> = section
         .sections("filestore")
         .into_iter()
@@ -569,6 +574,7 @@ fn read_cluster(section: Section<'_, '_>, coordinated: bool, places: &[Place]) -
         lineage,
         take_over,
         peers,
+        promoted_timeline,
         filestores: filestores.into_iter().collect::<Option<_>>()?,
         configuration: configuration.unwrap_or_default(),
         references: references?,

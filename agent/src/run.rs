@@ -56,6 +56,7 @@ use crate::findings::Findings;
 use crate::heartbeat::{self, ALONE_AFTER, Assignments, CallError, Caller, Terms};
 use crate::progress::Meter;
 use crate::state::{StateDir, StateError};
+use crate::wal::Following;
 use board::Board;
 use directives::Numbers;
 use jobs::{Asker, Job};
@@ -147,7 +148,7 @@ pub struct Cluster {
     findings: Findings,
     jobs: mpsc::UnboundedSender<Job>,
     queue: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Job>>>,
-    followed: nodes::Followed,
+    following: Arc<Following>,
     pushes: pushing::Door,
 }
 
@@ -212,7 +213,7 @@ impl Agent {
                 findings,
                 jobs: sender,
                 queue: Arc::new(tokio::sync::Mutex::new(receiver)),
-                followed: nodes::Followed::default(),
+                following: Arc::new(Following::kept(memory.followed(), cluster.promoted_timeline)),
                 pushes: pushing::Door::default(),
             });
         }

@@ -6,7 +6,7 @@
 //! STATE/requests/                         work asked for by `holdfast agent backup`
 //! STATE/clusters/TENANT/CLUSTER/
 //!    index.key                            the key of identities (0600)
-//!    lease.json lineage.json directives.json last-point.json bundles.json
+//!    lease.json lineage.json directives.json last-point.json followed.json bundles.json
 //!    filestores/NAME/                     see `filestore::cache`
 //! ```
 //!
@@ -154,6 +154,11 @@ impl ClusterState {
     /// From where on the WAL was not compared with what is archived before it.
     pub fn uncompared(&self) -> Record {
         Record(self.path.join("uncompared.json"))
+    }
+
+    /// How far its server was seen to follow the cluster as a standby.
+    pub fn followed(&self) -> Record {
+        Record(self.path.join("followed.json"))
     }
 
     /// The last recovery point.

@@ -39,11 +39,11 @@
 //! Where to read next: [`line`] for the order of things, [`stream`] for one
 //! connection, [`ledger`] for the bookkeeping.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_proto::message::Directives;
 use holdfast_proto::names::Lineage;
-use holdfast_proto::pg::{Lsn, TimelineId};
 use holdfast_repository::keyring::Wrapped;
 use holdfast_repository::pack::PackError;
 use holdfast_repository::publisher::Publisher;
@@ -63,6 +63,7 @@ mod attest;
 mod backoff;
 pub mod chunk;
 mod courier;
+mod following;
 mod histories;
 mod known;
 mod lease;
@@ -85,6 +86,7 @@ mod unheld;
 mod valve;
 
 pub use courier::REPLICA_FAILS;
+pub use following::Following;
 pub use shared::MEMORY;
 pub use state::{FrontierPublisher, NotAcknowledged, Reach, WalFrontier, WalState, frontier};
 pub use trouble::NOT_COMPARED;
@@ -131,7 +133,7 @@ pub struct WalContext {
     /// The line of descent that is written.
     pub lineage: Lineage,
     /// How far the server was seen to follow the cluster before it was promoted.
-    pub followed: Option<(TimelineId, Lsn)>,
+    pub following: Arc<Following>,
     /// Where it is kept why the slot may have held nothing, for whoever goes on.
     pub unheld: Record,
     /// From where on the WAL was not compared with what is archived before it.

@@ -2,9 +2,10 @@
 //!
 //! A writer makes an identity, seals its text to the recipients, stores that as
 //! a signed key object, and forgets the identity. From then on it can seal to
-//! the public half and open nothing. Sealing begins only when the key object is
-//! on as many replicas as the tier wants copies: a pack whose key object is
-//! lost opens for nobody.
+//! the public half and open nothing. A pack whose key object is lost opens for
+//! nobody: sealing begins when a replica has the key object, and what is sealed goes
+//! to a replica after it. So what counts as stored on a number of replicas can be
+//! opened on each of them.
 //!
 //! Two writers that race make two keys, and both are valid: a key object is
 //! named by the key's own fingerprint, and every sealed thing names its key. A
@@ -61,16 +62,12 @@ pub enum KeyError {
     /// No replica can be listed.
     #[error(transparent)]
     List(#[from] ListError),
-    /// The key object reached too few replicas.
+    /// The key object reached no replica.
     #[error(
-        "the key object is on {landed} replica(s), {copies} are needed before anything is sealed to it ({reasons}): bring a replica back"
+        "the key object is on no replica, and nothing is sealed before it is ({reasons}): bring one back"
     )]
-    TooFew {
-        /// Where it landed.
-        landed: usize,
-        /// How many are needed.
-        copies: usize,
-        /// Why not on the others.
+    Nowhere {
+        /// Why not, of each replica.
         reasons: String,
     },
 }

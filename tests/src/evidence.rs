@@ -62,7 +62,6 @@ impl EvidenceScene {
     /// A repository of two regions, with everybody enrolled.
     pub async fn new() -> Result<Self> {
         let vault = Vault::new(2).await?;
-        vault.decide().await?;
         let (runner, log) = (SigningKey::generate_ed25519()?, SigningKey::generate_ed25519()?);
         let coordinator = SigningKey::generate_p256()?;
         vault.enrol("runner-1", TrustRole::Runner, &runner).await?;

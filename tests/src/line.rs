@@ -1,6 +1,7 @@
 //! One WAL line against a real server, and what the repository then holds.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -145,7 +146,7 @@ impl Line {
             slot: "holdfast".parse::<SlotName>()?,
             valve,
             lineage,
-            followed: None,
+            following: Arc::default(),
             unheld: Record::at(vault.dir().join("unheld.json")),
             uncompared: Record::at(vault.dir().join("uncompared.json")),
             index_key: vault.index_key().await?.key,

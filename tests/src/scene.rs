@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -130,7 +131,7 @@ impl Scene {
             slot: "holdfast".parse::<SlotName>()?,
             valve: Valve::default(),
             lineage: self.lineage,
-            followed: None,
+            following: Arc::default(),
             unheld: Record::at(self.vault.dir().join("unheld.json")),
             uncompared: Record::at(self.vault.dir().join("uncompared.json")),
             index_key: self.vault.index_key().await?.key,

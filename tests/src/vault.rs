@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use holdfast_proto::envelope::{Link, Record};
 use holdfast_proto::names::{ClusterId, Epoch, KeyKind, ObjectKey, RecipientRole, Region};
 use holdfast_proto::record::{SealedTo, TrustAct, TrustRole};
+use holdfast_repository::authority::{self, Authority};
 use holdfast_repository::clock::now;
 use holdfast_repository::keyring::{Keyring, Wrapped, ensure_epoch_key, ensure_index_key};
 use holdfast_repository::publisher::Publisher;
@@ -64,6 +65,9 @@ impl Vault {
         );
         let (key, record) = trust::append(&trusted, vec![enrolment], &root, now())?;
         put(&repository, &key, record.into()).await?;
+        let trusted = Trust::load(&repository, &root.fingerprint()).await?;
+        let (key, record) = authority::record(&trusted, None, &places[0].0, &root);
+        put(&repository, &key, record).await?;
         Ok(Self {
             dir,
             places,
@@ -180,11 +184,18 @@ impl Vault {
         &self.root
     }
 
-    /// Names the first region as the one that decides what must have one winner.
-    pub async fn decide(&self) -> Result<()> {
-        let (key, record) =
-            holdfast_repository::authority::record(&self.trust().await?, None, &self.places[0].0, &self.root);
-        put(&self.repository, &key, record).await
+    /// Names another region, which is within reach, as the one that decides what must have
+    /// one winner. At first it is the first one.
+    pub async fn let_decide(&self, region: usize) -> Result<()> {
+        let trust = self.trust().await?;
+        let current = Authority::load(&self.repository, &trust).await?;
+        let region = &self.places[region].0;
+        let (key, record) = authority::record(&trust, Some(&current), region, &self.root);
+        let replicas = self.repository.replicas().iter();
+        for replica in replicas.filter(|replica| replica.region() == region) {
+            replica.create(&key, record.clone()).await?;
+        }
+        Ok(())
     }
 
     /// Who is trusted.

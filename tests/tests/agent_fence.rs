@@ -67,7 +67,7 @@ impl Stage {
             slot: "holdfast".parse::<SlotName>()?,
             valve: Valve::default(),
             lineage,
-            followed: None,
+            following: Arc::default(),
             unheld: Record::at(vault.dir().join("unheld.json")),
             uncompared: Record::at(vault.dir().join("uncompared.json")),
             index_key: vault.index_key().await?.key,

@@ -468,3 +468,187 @@ async fn an_old_primary_does_not_take_the_lease_back() -> Result<()> {
     assert_eq!(leases.objects.len(), 2);
     Ok(())
 }
+
+/// A primary with an agent that has its lease, and a standby beside which none runs yet.
+async fn pair(vault: &Vault) -> Result<(TestPostgres, TestPostgres)> {
+    for name in NAMES {
+        agent::hurry(vault, name, Duration::from_millis(50), Duration::from_secs(3600))?;
+    }
+    let old = TestPostgres::start(&node_dir(vault, 0), Options::default().initdb("--wal-segsize=1"))?;
+    old.psql(&role_sql("holdfast", major()?))?;
+    let new = old.standby(&node_dir(vault, 1))?;
+    Ok((old, new))
+}
+
+async fn once(vault: &Vault, name: &str, pg: &TestPostgres, work: Work) -> Result<(), AgentError> {
+    let config = config(vault, name, pg).expect("the configuration is sound");
+    let done = holdfast_agent::once(&config, None, work, Meter::default(), CancellationToken::new());
+    done.await.map(drop)
+}
+
+/// The highest lease that a region has.
+async fn lease(vault: &Vault, region: usize) -> Result<Option<LeaseBody>> {
+    let only = vault.only(region).await?;
+    let leases = only.list(&layout::leases(&vault.cluster)).await?;
+    let Some(key) = leases.objects.keys().next_back() else {
+        return Ok(None);
+    };
+    let (lease, _) = only.read_signed::<LeaseBody>(key, &vault.trust().await?).await?;
+    Ok(Some(lease.body().clone()))
+}
+
+/// One region decides who writes; the other is given a copy when it is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_does_not_wait_for_a_region_that_is_given_copies() -> Result<()> {
+    let vault = Vault::new(2).await?;
+    let (old, new) = pair(&vault).await?;
+    old.psql("create table t (n int)")?;
+    let mut first = Node::start(&vault, NAMES[0], old)?;
+    until("a base backup is there", async || {
+        Ok(!ledger(&vault).await?.points().restorable.intervals.is_empty())
+    })
+    .await?;
+    let away = vault.dir().join("away");
+    fs::rename(vault.place(1), &away)?;
+    first.pg.kill9()?;
+    new.promote()?;
+    write(&new, 0, 10)?;
+    let second = Node::start(&vault, NAMES[1], new)?;
+    until("the promoted node's agent has the lease", async || {
+        Ok(lease(&vault, 0)
+            .await?
+            .is_some_and(|lease| lease.holder.as_str() == NAMES[1]))
+    })
+    .await?;
+    // What it reads is stored where that is possible, and kept by the server until it is
+    // on both.
+    let timeline = archived(&vault, &second.pg).await?;
+    assert_eq!(timeline.get(), 2);
+    let slot = "select restart_lsn < pg_current_wal_flush_lsn() from pg_replication_slots where slot_name = 'holdfast'";
+    assert_eq!(second.pg.psql(slot)?, "t");
+
+    fs::rename(&away, vault.place(1))?;
+    let expected = second.pg.psql(ROWS)?;
+    let end: Lsn = second.pg.psql("select pg_current_wal_flush_lsn()")?.parse()?;
+    until("the slot is let go of", async || {
+        let slot = "select restart_lsn from pg_replication_slots where slot_name = 'holdfast'";
+        Ok(second.pg.psql(slot)?.parse::<Lsn>()? >= end)
+    })
+    .await?;
+    second.end().await?;
+    first.end().await?;
+    let (rows, _) = restored(&vault, &Request::new(Moment::Latest), "latest", ROWS).await?;
+    assert_eq!(rows, expected);
+    Ok(())
+}
+
+/// While the region that decides is away nobody takes a lease over; a person may let
+/// another one decide, and what the first one shows when it is back counts no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_decides_is_waited_for_or_replaced_by_a_person() -> Result<()> {
+    let vault = Vault::new(2).await?;
+    let (old, new) = pair(&vault).await?;
+    once(&vault, NAMES[0], &old, Work::BaseBackup).await?;
+    new.promote()?;
+    let away = vault.dir().join("away");
+    fs::rename(vault.place(0), &away)?;
+    let refused = once(&vault, NAMES[1], &new, Work::Configuration).await;
+    let said = format!("{refused:?}");
+    assert!(
+        said.contains("region region0 decides who writes") && said.contains("repo authority --region"),
+        "{said}"
+    );
+    assert_eq!(lease(&vault, 1).await?.context("the first lease")?.n, 1);
+
+    vault.let_decide(1).await?;
+    // Two copies are more than there are regions, which is another matter.
+    let outcome = once(&vault, NAMES[1], &new, Work::Configuration).await;
+    let said = format!("{outcome:?}");
+    assert!(!said.contains("decides"), "{said}");
+    let taken = lease(&vault, 1).await?.context("a lease")?;
+    assert_eq!(taken.holder.as_str(), NAMES[1]);
+    assert!(taken.n > 1_000_000, "{taken:?}");
+
+    fs::rename(&away, vault.place(0))?;
+    let refused = once(&vault, NAMES[0], &old, Work::Configuration).await;
+    let said = format!("{refused:?}");
+    assert!(said.contains("agent-b writes"), "{said}");
+    once(&vault, NAMES[1], &new, Work::Configuration).await?;
+    Ok(())
+}
+
+/// A standby that was fed by its `restore_command` is seen to follow, and that is
+/// remembered; one that nobody saw takes an operator's word.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_never_streamed_is_the_clusters_all_the_same() -> Result<()> {
+    let vault = Vault::new(2).await?;
+    let (old, mut new) = pair(&vault).await?;
+    old.psql("create table t (n int)")?;
+    let mut first = Node::start(&vault, NAMES[0], old)?;
+    until("a base backup is there", async || {
+        Ok(!ledger(&vault).await?.points().restorable.intervals.is_empty())
+    })
+    .await?;
+    cut_off(&new)?;
+    // No receiver from its start on: what it replays comes from its own directory.
+    new.stop(StopMode::Fast)?;
+    new.start_again()?;
+    write(&first.pg, 0, 10)?;
+    archived(&vault, &first.pg).await?;
+    let expected = first.pg.psql(ROWS)?;
+    first.pg.kill9()?;
+    let peer = "data_directory = \"/nowhere\"";
+    let unseen = agent::config(
+        &vault,
+        NAMES[1],
+        &new,
+        &format!("peers = [\"{}\"]\n{peer}", NAMES[0]),
+    )?;
+    let run = |config: AgentConfig| {
+        let stop = CancellationToken::new();
+        (stop.clone(), tokio::spawn(holdfast_agent::run(config, stop)))
+    };
+    let seen = config(&vault, NAMES[1], &new)?;
+    let (stop, agent) = run(seen.clone());
+    let memory = vault.dir().join(NAMES[1]).join("clusters/acme/erp/followed.json");
+    until("the standby is seen to follow", async || Ok(memory.exists())).await?;
+    stop.cancel();
+    agent.await??;
+    new.promote()?;
+    write(&new, 1000, 3)?;
+
+    // As if it had not been seen: nothing is stored of its timeline.
+    let kept = fs::read(&memory)?;
+    fs::remove_file(&memory)?;
+    let (stop, agent) = run(unseen);
+    until("it has the lease", async || {
+        Ok(lease(&vault, 0)
+            .await?
+            .is_some_and(|lease| lease.holder.as_str() == NAMES[1]))
+    })
+    .await?;
+    tokio::time::sleep(LOOKED).await;
+    stop.cancel();
+    agent.await??;
+    let timelines = ledger(&vault)
+        .await?
+        .facts
+        .lineages
+        .iter()
+        .flat_map(|l| &l.timelines)
+        .count();
+    assert_eq!(timelines, 1);
+
+    // It was seen.
+    fs::write(&memory, kept)?;
+    let (stop, agent) = run(seen);
+    assert_eq!(archived(&vault, &new).await?.get(), 2);
+    stop.cancel();
+    agent.await??;
+    let mut request = Request::new(Moment::Latest);
+    request.timeline = TimelineChoice::Id(TimelineId::FIRST);
+    let (rows, _) = restored(&vault, &request, "tail", ROWS).await?;
+    assert_eq!(rows, expected);
+    first.end().await?;
+    Ok(())
+}

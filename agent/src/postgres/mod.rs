@@ -40,6 +40,6 @@ pub use identity::identity_by_sql;
 pub use replication::{HistoryFile, ReplicationConnection, SlotCreation, SlotState, SystemIdentity};
 pub use role::role_sql;
 pub use sql::{DEFAULT_STATEMENT_TIMEOUT, sql_connect, sql_connect_with};
-pub use standby::received_by_standby;
+pub use standby::followed_by_standby;
 pub use stream::{StreamEvent, WalStream};
 pub use target::{BadTarget, Password, PgHost, PgTarget, Secret, SlotName, TlsMode};

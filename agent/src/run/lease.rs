@@ -7,6 +7,13 @@
 //! peer's and our server was promoted since: two agents that outbid each other would
 //! both write.
 //!
+//! A lease counts when the [authority](holdfast_repository::authority) has it. That one
+//! replica decides who was first; the others are given copies, and one that is away
+//! delays nothing. While the authority itself is away no lease is taken, and the one that
+//! is held goes on. Each record of the authority has a range of numbers of its own, so
+//! that leases under a later one are above all that an authority which was lost may
+//! still show when it comes back.
+//!
 //! | highest lease | what happens |
 //! |---|---|
 //! | none | number 1 is taken |
@@ -18,14 +25,18 @@
 //! next start finds its own name with a nonce it does not know and takes the next
 //! number.
 
+use bytes::Bytes;
 use futures::future::join_all;
 use holdfast_proto::Timestamp;
-use holdfast_proto::names::ActorName;
+use holdfast_proto::names::{ActorName, ObjectKey, Region};
 use holdfast_proto::record::LeaseBody;
+use holdfast_repository::Repository;
+use holdfast_repository::authority::{Authority, AuthorityError};
 use holdfast_repository::layout::{self, Located};
+use holdfast_repository::lead;
 use holdfast_repository::listing::ListError;
 use holdfast_repository::publisher::Publisher;
-use holdfast_repository::replica::{Class, explained};
+use holdfast_repository::replica::{Class, StoreError, explained};
 use holdfast_repository::signed::{Content, ReadError};
 use holdfast_repository::trust::Trust;
 use serde::{Deserialize, Serialize};
@@ -52,16 +63,21 @@ pub enum LeaseError {
     /// Another agent was faster.
     #[error("another agent is taking the lease at this moment: only one of them should run")]
     Raced,
-    /// Too few replicas took the lease.
-    #[error("the lease is on {landed} replica(s), {copies} are needed ({reasons}): bring a replica back")]
-    TooFew {
-        /// Where it landed.
-        landed: usize,
-        /// How many are needed.
-        copies: usize,
-        /// Why not on the others.
-        reasons: String,
+    /// The replica that decides does not take it.
+    #[error(
+        "region {region} decides who writes, and the lease could not be put there ({}): bring it back; if it is \
+         gone for good, `holdfast repo authority --region REGION` lets another one decide",
+        explained(.source)
+    )]
+    AuthorityAway {
+        /// Which.
+        region: Region,
+        /// Why not.
+        source: StoreError,
     },
+    /// Which replica decides is not known.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
     /// The leases cannot be listed.
     #[error(transparent)]
     List(#[from] ListError),
@@ -121,10 +137,12 @@ pub async fn take(
         previous = Some(lease.link());
         next = n + 1;
     }
+    let authority = Authority::load(&publisher.repository, trust).await?;
     // A replica that could not be listed may hold the lease we remember.
     if let Some(own) = &remembered {
         next = next.max(own.n + 1);
     }
+    next = next.max(lead::first_of(authority.n) + 1);
     let body = LeaseBody {
         n: next,
         holder: name.clone(),
@@ -139,28 +157,31 @@ pub async fn take(
     let bytes = holding
         .sign(&key, Content::default(), None, previous, &body)
         .bytes;
-    let replicas = publisher.repository.replicas();
-    let outcomes = join_all(replicas.iter().map(|r| r.create(&key, bytes.clone()))).await;
-    let mut landed = 0;
-    let mut reasons = Vec::new();
-    for (replica, outcome) in replicas.iter().zip(outcomes) {
-        match outcome {
-            Ok(_) => landed += 1,
-            Err(error) if error.class() == Class::Conflict => return Err(LeaseError::Raced),
-            Err(error) => reasons.push(format!("{}: {}", replica.region(), explained(&error))),
+    let deciding = authority.replica(&publisher.repository)?;
+    match deciding.create(&key, bytes.clone()).await {
+        Ok(_) => {}
+        Err(error) if error.class() == Class::Conflict => return Err(LeaseError::Raced),
+        Err(source) => {
+            let region = authority.region;
+            return Err(LeaseError::AuthorityAway { region, source });
         }
     }
-    if landed < publisher.copies.max(1) {
-        return Err(LeaseError::TooFew {
-            landed,
-            copies: publisher.copies,
-            reasons: reasons.join("; "),
-        });
-    }
+    copy(&publisher.repository, &authority.region, &key, &bytes).await;
     state.lease().save(&Remembered {
         n: next,
         nonce: body.nonce,
     })?;
     tracing::info!(lease = next, "lease taken");
     Ok(next)
+}
+
+/// Puts a lease that was won beside the authority. Replication does it later where it fails.
+async fn copy(repository: &Repository, decided: &Region, key: &ObjectKey, bytes: &Bytes) {
+    let others = (repository.replicas().iter()).filter(|replica| replica.region() != decided);
+    let copies = others.map(async |replica| (replica.region(), replica.create(key, bytes.clone()).await));
+    for (region, copied) in join_all(copies).await {
+        if let Err(error) = copied {
+            tracing::warn!(%region, err = %explained(&error), "the lease is not on this replica yet");
+        }
+    }
 }

@@ -7,29 +7,11 @@
 //! off has the old timeline, and its agent waits. Whoever lost the lease begins anew,
 //! and finds a standby, or a server to be stopped.
 
-use std::sync::{Mutex, PoisonError};
-
 use holdfast_proto::names::Lineage;
-use holdfast_proto::pg::{Lsn, TimelineId};
+use holdfast_proto::pg::TimelineId;
 use holdfast_repository::layout;
 use holdfast_repository::listing::ListError;
 use holdfast_repository::publisher::Publisher;
-
-/// How far the server was seen to follow its primary. Outlives sessions.
-#[derive(Debug, Default)]
-pub struct Followed(Mutex<Option<(TimelineId, Lsn)>>);
-
-impl Followed {
-    /// Notes what a standby has received.
-    pub fn note(&self, seen: (TimelineId, Lsn)) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
-    }
-
-    /// What was noted last.
-    pub fn seen(&self) -> Option<(TimelineId, Lsn)> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Whether a server on `timeline` was promoted after everything that is archived.
 ///

@@ -147,7 +147,7 @@ async fn session_of(
         cluster.numbers.clone(),
         cluster.board.clone(),
         cluster.findings.clone(),
-        &cluster.followed,
+        &cluster.following,
     );
     let begun = tokio::select! {
         begun = beginning => begun,
@@ -162,7 +162,6 @@ async fn session_of(
             _ => Ended::Failed { why, began: false },
         }
     })?;
-    let followed = cluster.followed.seen();
     cluster
         .findings
         .clear("server-in-recovery", &cluster.config.id.to_string());
@@ -174,7 +173,7 @@ async fn session_of(
     let fenced = Arc::new(OnceLock::new());
     {
         let (session, cancel, fenced) = (session.clone(), cancel.clone(), fenced.clone());
-        let door = cluster.pushes.clone();
+        let (door, following) = (cluster.pushes.clone(), cluster.following.clone());
         group.keep("wal", move || {
             let context = WalContext {
                 publisher: session.publisher(),
@@ -186,7 +185,7 @@ async fn session_of(
                     data_directory: session.config.data_directory.clone(),
                 },
                 lineage: session.lineage,
-                followed,
+                following: following.clone(),
                 unheld: session.state.unheld(),
                 uncompared: session.state.uncompared(),
                 index_key: session.keys.index.key.clone(),

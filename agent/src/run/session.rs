@@ -33,7 +33,7 @@ use super::keys::Keys;
 use super::lease::{self, LeaseError};
 use super::lineage::{self, LineageError};
 use super::made::{Made, Piece};
-use super::nodes::{self, Followed};
+use super::nodes;
 use super::schedule::NewestBase;
 use crate::base::{self, BaseContext};
 use crate::bundle::Bundling;
@@ -42,12 +42,12 @@ use crate::durable::LocalFileError;
 use crate::filestore::{Asked, Filestore, Writing};
 use crate::findings::Findings;
 use crate::postgres::{
-    PgError, ReplicationConnection, SystemIdentity, identity_by_sql, received_by_standby, sql_connect,
+    PgError, ReplicationConnection, SystemIdentity, followed_by_standby, identity_by_sql, sql_connect,
 };
 use crate::progress::Meter;
 use crate::state::{ClusterState, StateError};
 use crate::wal::push::Feed;
-use crate::wal::{FrontierPublisher, WalFrontier, frontier};
+use crate::wal::{Following, FrontierPublisher, WalFrontier, frontier};
 
 /// zstd's level for base backups.
 const BASE_LEVEL: i32 = 1;
@@ -151,7 +151,7 @@ impl Session {
         numbers: Numbers,
         board: Board,
         findings: Findings,
-        followed: &Followed,
+        following: &Following,
     ) -> Result<(Arc<Self>, FrontierPublisher), SessionError> {
         let state = agent.state.cluster(&config.id)?;
         let root = agent.trust_root();
@@ -160,7 +160,7 @@ impl Session {
         for finding in trust.findings() {
             findings.note(finding.clone());
         }
-        let identity = identify(&config, followed).await?;
+        let identity = identify(&config, following).await?;
         let mut publisher = Publisher {
             repository: agent.repository.clone(),
             cluster: config.id.clone(),
@@ -436,7 +436,7 @@ impl Session {
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
 /// Which server this is. Beside peers, and where nothing streams, it is no standby.
-async fn identify(config: &ClusterConfig, followed: &Followed) -> Result<SystemIdentity, SessionError> {
+async fn identify(config: &ClusterConfig, following: &Following) -> Result<SystemIdentity, SessionError> {
     let identity = match config.feed {
         Feed::Archive => identity_by_sql(&config.postgres).await?,
         Feed::Stream => {
@@ -449,8 +449,8 @@ async fn identify(config: &ClusterConfig, followed: &Followed) -> Result<SystemI
     if let Some(identity) = identity {
         return Ok(identity);
     }
-    if let Some(seen) = received_by_standby(&config.postgres).await? {
-        followed.note(seen);
+    if let Some(seen) = followed_by_standby(&config.postgres, config.data_directory.as_deref()).await? {
+        following.note(seen);
     }
     Err(SessionError::Standby)
 }

@@ -35,7 +35,7 @@ use super::sightings::Sighting;
 use super::start::{self, Place, Server};
 use super::trouble::{SERVER_FINDINGS, Trouble};
 use super::{WalContext, WalError};
-use crate::postgres::{PgError, received_by_standby, sql_connect};
+use crate::postgres::{PgError, followed_by_standby, sql_connect};
 
 /// Time between two looks at the server.
 const EVERY: Duration = Duration::from_secs(1);
@@ -184,8 +184,9 @@ impl Archived {
             .await
             .map_err(PgError::from)?;
         if row.try_get::<_, bool>(1).map_err(PgError::from)? {
-            if let Some(followed) = received_by_standby(&self.context.target).await? {
-                self.context.followed = Some(followed);
+            let directory = self.context.valve.data_directory.as_deref();
+            if let Some(seen) = followed_by_standby(&self.context.target, directory).await? {
+                self.context.following.note(seen);
             }
             return Err(Trouble::Standby);
         }
@@ -210,7 +211,8 @@ impl Archived {
             history: &history,
             slot: None,
             segment_size: seen.size,
-            followed: self.context.followed,
+            followed: self.context.following.seen(),
+            said: self.context.following.is_said(seen.timeline),
         };
         let start = self.shared.ledger(|ledger| start::plan(ledger, server))?;
         self.histories.store(said).await?;

@@ -39,7 +39,7 @@ use super::unheld::{forgets, keep, slot_lost};
 use super::valve::Position;
 use super::{WalContext, WalError};
 use crate::postgres::{
-    PgError, PgErrorClass, PgTarget, ReplicationConnection, SystemIdentity, received_by_standby, sql_connect,
+    PgError, PgErrorClass, PgTarget, ReplicationConnection, SystemIdentity, followed_by_standby, sql_connect,
 };
 
 /// How long after its start the line waits for all replicas to be listed before
@@ -70,8 +70,6 @@ pub(super) struct Line {
     removed: BTreeSet<Lsn>,
     histories: Histories,
     listing_until: Instant,
-    /// How far the server was seen to follow the cluster as a standby.
-    followed: Option<(TimelineId, Lsn)>,
     /// With what chunks are made known again.
     index_key: Option<IndexKey>,
     /// As what it is connected.
@@ -86,7 +84,6 @@ impl Line {
     pub fn new(context: WalContext, shared: Arc<Shared>, index_key: Option<IndexKey>) -> Self {
         let directives = context.directives.clone();
         let histories = Histories::new(shared.clone());
-        let followed = context.followed;
         let unheld = context.unheld.load().unwrap_or_else(|error| {
             tracing::warn!(err = %error, "why the slot held nothing cannot be read");
             None
@@ -99,7 +96,6 @@ impl Line {
             removed: BTreeSet::new(),
             histories,
             listing_until: Instant::now() + LISTING_PATIENCE,
-            followed,
             index_key,
             standing: Standing::Standby,
             unheld,
@@ -279,8 +275,9 @@ impl Line {
             });
         }
         if connection.in_recovery() == Some(true) {
-            if let Some(seen) = received_by_standby(&self.context.target).await? {
-                self.followed = Some(seen);
+            let directory = self.context.valve.data_directory.as_deref();
+            if let Some(seen) = followed_by_standby(&self.context.target, directory).await? {
+                self.context.following.note(seen);
             }
             return Err(Trouble::Standby);
         }
@@ -294,7 +291,8 @@ impl Line {
             history: &history,
             slot,
             segment_size: size,
-            followed: self.followed,
+            followed: self.context.following.seen(),
+            said: self.context.following.is_said(identity.timeline),
         };
         let start = match &self.session {
             Some(session) => {
@@ -563,7 +561,8 @@ impl Line {
         // The slot stands where this archive confirmed: in an older copy of the server it
         // stands further back. And who followed the cluster has its history.
         let confirmed = self.slot_kept == Some(at);
-        let followed = (self.followed).is_some_and(|(of, received)| of == timeline && received >= at);
+        let seen = self.context.following.seen();
+        let followed = seen.is_some_and(|(of, received)| of == timeline && received >= at);
         if confirmed || followed {
             tracing::info!(
                 lsn = %at, confirmed, followed, why,

@@ -7,8 +7,8 @@
 //! 2. A server whose history leaves the archive's newest timeline before the
 //!    archive's end is another future: refused. It needs a new generation of the
 //!    lineage. Unless this agent saw it follow the cluster as a standby up to the
-//!    fork or less: then it is the cluster's own future, and what the archive has
-//!    beyond is a tail that the promotion left behind.
+//!    fork or less, or an operator says so: then it is the cluster's own future, and
+//!    what the archive has beyond is a tail that the promotion left behind.
 //! 3. An unfinished timeline is finished before the next one begins.
 //! 4. A timeline begins at the start of the segment in which it forked, so that
 //!    its first segment is whole without its parent.
@@ -35,6 +35,8 @@ pub struct Server<'a> {
     /// How far this agent saw it follow the cluster as a streaming standby, if it
     /// did.
     pub followed: Option<(TimelineId, Lsn)>,
+    /// Whether an operator says that the cluster was promoted to its timeline.
+    pub said: bool,
 }
 
 /// A place to take up the stream.
@@ -81,7 +83,9 @@ pub enum Refusal {
     /// The server has another future.
     #[error(
         "timeline {server_timeline} of the server does not contain timeline {archive_timeline} up to {archive}, \
-         where the archive ends: it forked earlier. Give the cluster a new lineage generation"
+         where the archive ends: it forked earlier, and was not seen to follow the cluster. If it is a standby of this \
+         cluster that was promoted, write promoted_timeline = {server_timeline} in the cluster's section; if it is \
+         a copy whose present state is to be kept, give the cluster a new lineage generation"
     )]
     Diverged {
         /// The server's timeline.
@@ -155,7 +159,7 @@ pub fn plan(ledger: &Ledger, server: Server<'_>) -> Result<Start, Refusal> {
         .ok_or(diverged.clone())?;
     let fork = ancestors[place].end;
     let followed = |(timeline, lsn)| timeline == newest && lsn <= fork;
-    if archive > fork && !server.followed.is_some_and(followed) {
+    if archive > fork && !server.said && !server.followed.is_some_and(followed) {
         return Err(diverged);
     }
     if archive < fork {
@@ -246,6 +250,7 @@ mod tests {
             slot: Some(Lsn::new(slot)),
             segment_size: SegmentSize::new(MIB).unwrap(),
             followed: None,
+            said: false,
         };
         plan(ledger, server)
     }
@@ -268,7 +273,7 @@ mod tests {
         let archive = ledger(&[&[(1, 0, 3 * MIB + 77)]], 1);
         let history = format!("1 0/{:X} promoted", 2 * MIB + 5);
         let history = TimelineHistory::parse(tli(2), &history).unwrap();
-        let decide = |followed: Option<(u32, u64)>| {
+        let decide = |followed: Option<(u32, u64)>, said: bool| {
             let server = Server {
                 timeline: tli(2),
                 flush: Lsn::new(9 * MIB),
@@ -276,10 +281,11 @@ mod tests {
                 slot: None,
                 segment_size: SegmentSize::new(MIB).unwrap(),
                 followed: followed.map(|(timeline, lsn)| (tli(timeline), Lsn::new(lsn))),
+                said,
             };
             plan(&archive, server)
         };
-        let start = decide(Some((1, 2 * MIB))).unwrap();
+        let start = decide(Some((1, 2 * MIB)), false).unwrap();
         assert_eq!(start.timeline, tli(2));
         assert_eq!(
             start.left_behind,
@@ -288,9 +294,10 @@ mod tests {
         // Never seen, on another timeline, or seen to have more than it has now.
         for other in [None, Some((2, 2 * MIB)), Some((1, 3 * MIB))] {
             assert!(
-                matches!(decide(other), Err(Refusal::Diverged { .. })),
+                matches!(decide(other, false), Err(Refusal::Diverged { .. })),
                 "{other:?}"
             );
+            assert_eq!(decide(other, true), Ok(start.clone()));
         }
     }
 

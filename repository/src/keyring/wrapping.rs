@@ -58,9 +58,7 @@ pub async fn ensure_epoch_key(
         if let Ok(recipient) = body.recipient.parse::<Recipient>()
             && recipient.fingerprint() == body.fingerprint
         {
-            // It was stored as asked when it was made. Whoever seals to it has each
-            // replica hold it before anything that needs it.
-            let stored = spread(publisher, object.link, object.bytes, 1).await?;
+            let stored = spread(publisher, object.link, object.bytes).await?;
             return Ok(stored.with(EpochKey::new(recipient, epoch, kind)));
         }
     }
@@ -77,7 +75,7 @@ pub async fn ensure_epoch_key(
         sealed_to: recipients.to_vec(),
     };
     let (link, bytes) = wrap(publisher, &sealed_to, &secret, &body)?;
-    Ok(spread(publisher, link, bytes, publisher.copies).await?.with(key))
+    Ok(spread(publisher, link, bytes).await?.with(key))
 }
 
 /// The cluster's index key: the one in the state file at `path`, or a new one.
@@ -89,10 +87,13 @@ pub async fn ensure_index_key(
     recipients: &[SealedTo],
 ) -> Result<Wrapped<IndexKey>, KeyError> {
     let sealed_to = check_recipients(KeyKind::Index, recipients)?;
-    let (key, fresh) = if path.exists() {
-        (IndexKey::load(path)?, false)
+    let key = if path.exists() {
+        IndexKey::load(path)?
     } else {
-        (IndexKey::generate(), true)
+        // Kept first, so that whoever tries again does not make another one.
+        let key = IndexKey::generate();
+        key.save(path)?;
+        key
     };
     let fingerprint = key.fingerprint();
     let of_key = |_, of: &Fingerprint| *of == fingerprint;
@@ -101,7 +102,7 @@ pub async fn ensure_index_key(
         .into_iter()
         .next()
     {
-        Some((_, object)) => spread(publisher, object.link, object.bytes, 1).await?,
+        Some((_, object)) => spread(publisher, object.link, object.bytes).await?,
         None => {
             let body = KeyBody {
                 kind: KeyKind::Index,
@@ -113,12 +114,9 @@ pub async fn ensure_index_key(
             };
             let secret = Zeroizing::new(format!("{}\n", &*key.secret_text()));
             let (link, bytes) = wrap(publisher, &sealed_to, &secret, &body)?;
-            spread(publisher, link, bytes, publisher.copies).await?
+            spread(publisher, link, bytes).await?
         }
     };
-    if fresh {
-        key.save(path)?;
-    }
     Ok(stored.with(key))
 }
 
@@ -210,13 +208,9 @@ impl Spread {
     }
 }
 
-/// Creates the key object on every replica; so many of them must take it.
-async fn spread(
-    publisher: &Publisher,
-    object: Link,
-    bytes: Bytes,
-    copies: usize,
-) -> Result<Spread, KeyError> {
+/// Creates the key object on every replica within reach; one of them must take it.
+/// Whoever seals to it has each replica hold it before anything that needs it.
+async fn spread(publisher: &Publisher, object: Link, bytes: Bytes) -> Result<Spread, KeyError> {
     let replicas = publisher.repository.replicas();
     let outcomes = join_all(replicas.iter().map(|r| r.create(&object.key, bytes.clone()))).await;
     let (mut on, mut behind) = (Vec::new(), Vec::new());
@@ -226,18 +220,13 @@ async fn spread(
             Err(error) => behind.push((replica.region().clone(), explained(&error))),
         }
     }
-    let copies = copies.max(1);
-    if on.len() < copies {
+    if on.is_empty() {
         let reasons = behind
             .iter()
             .map(|(r, why)| format!("{r}: {why}"))
             .collect::<Vec<_>>()
             .join("; ");
-        return Err(KeyError::TooFew {
-            landed: on.len(),
-            copies,
-            reasons,
-        });
+        return Err(KeyError::Nowhere { reasons });
     }
     let findings = behind
         .into_iter()

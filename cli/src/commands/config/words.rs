@@ -643,6 +643,10 @@ const AGENT: Table = &[
     ),
     ("cluster[].take_over", "The agent whose lease is taken over."),
     ("cluster[].peers", "Agents beside the cluster's other nodes."),
+    (
+        "cluster[].promoted_timeline",
+        "The timeline that the cluster was promoted to, where its standby was not seen to follow.",
+    ),
     ("cluster[].filestore", "Folders of files beside it."),
     ("cluster[].filestore[].name", "Its name in the repository."),
     ("cluster[].filestore[].path", "Its root."),
