@@ -215,7 +215,7 @@ impl AgentConfig {
         let text = std::fs::read_to_string(path).map_err(|e| ConfigError {
             problems: vec![Problem {
                 file: path.to_owned(),
-                line: 1,
+                line: 0,
                 path: String::new(),
                 what: format!("cannot be read ({e}): name an existing file with --config"),
             }],
@@ -411,7 +411,7 @@ fn read_recipients(section: Section<'_, '_>, beside: &mut Gathered) -> Option<Ve
         Err(error) => {
             beside.problems.push(Problem {
                 file,
-                line: 1,
+                line: 0,
                 path: String::new(),
                 what: format!(
                     "cannot be read ({error}): name the recipients' file that `holdfast keys generate` wrote"

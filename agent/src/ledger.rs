@@ -34,8 +34,9 @@ mod report;
 
 pub(crate) use cover::cover;
 pub use names::NamedPoint;
+pub(crate) use names::is_ours;
 use reading::Reader;
-pub use report::PointsReport;
+pub use report::{Fork, PointsReport};
 
 /// No replica could be listed.
 #[derive(Debug, thiserror::Error)]
@@ -187,6 +188,7 @@ impl Ledger {
             located: Vec::new(),
         };
         reader.gap_notes(&listed, &mut facts).await;
+        reader.attestations_before_gaps(&listed, &mut facts).await;
         Ok(Self {
             facts,
             holdings: holdings(repository, &listed),
@@ -205,6 +207,7 @@ impl Ledger {
             cluster: self.facts.cluster.clone(),
             replicas: self.facts.replicas.clone(),
             restorable: restorable(&self.facts),
+            forks: self.facts.lineages.iter().flat_map(Fork::of).collect(),
             points: self
                 .facts
                 .lineages

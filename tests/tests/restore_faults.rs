@@ -11,10 +11,10 @@ use holdfast_plan::restore::{Reason, Request, Target};
 use holdfast_proto::Timestamp;
 use holdfast_proto::names::{KeyKind, ObjectKey};
 use holdfast_proto::record::{BaseBody, JournalBody, KeyBody, WalBody};
-use holdfast_repository::layout;
+use holdfast_repository::layout::{self, Located};
 use holdfast_repository::signed::Draft;
 use holdfast_repository::signing::SigningKey;
-use holdfast_tests::postgres::{Options, TestPostgres};
+use holdfast_tests::postgres::{Options, PATIENCE, TestPostgres};
 use holdfast_tests::scene::Scene;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_holdfast-wal");
@@ -144,6 +144,64 @@ async fn flipped_bits_are_healed_from_the_other_region_and_reported() -> Result<
     scene.restore(&latest(), "again").await?;
     assert_eq!(scene.open("again")?.psql("select count(*) from t")?, "21000");
     assert_eq!(fs::read(largest)?, fs::read(scene.vault.place(1).join(inner))?);
+    Ok(())
+}
+
+/// While nobody commits an agent attests that nothing more was. Where a hole follows,
+/// moments up to there can be restored, and not only those up to the last commit.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_quiet_time_in_front_of_a_hole_can_be_restored() -> Result<()> {
+    let mut scene = filled().await?;
+    scene.safe_everywhere().await?;
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let quiet = scene.time()?;
+    let facts = async |scene: &Scene| -> Result<Ledger> {
+        let access = scene.access().await?;
+        Ok(Ledger::load(&access.repository, &access.trust, &scene.vault.cluster).await?)
+    };
+    let attested = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let points = facts(&scene).await?.points();
+            let last = points.restorable.intervals.last().context("an interval")?.to;
+            if last.time >= Some(quiet) {
+                return Ok::<_, anyhow::Error>(last);
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+    });
+    let attested = attested.await??;
+    for _ in 0..3 {
+        scene.sql("insert into t select 1")?;
+        scene.sql("select pg_switch_wal()")?;
+        scene.safe_everywhere().await?;
+    }
+    let late = scene.time()?;
+    scene.lose_source().await?;
+    // What was stored next is lost, in both regions.
+    for region in 0..2 {
+        for object in wal(&scene, region) {
+            let key = object
+                .strip_prefix(scene.vault.place(region))?
+                .display()
+                .to_string();
+            if let Some(Located::Wal { name, .. }) = layout::parse(&key)
+                && name.start == attested.lsn
+            {
+                fs::remove_file(object)?;
+            }
+        }
+    }
+    let ledger = facts(&scene).await?;
+    let points = ledger.points();
+    assert_eq!(points.restorable.gaps.len(), 1, "{points}");
+    assert_eq!(points.restorable.gaps[0].gap.from, attested.lsn);
+    let in_front = points.restorable.intervals.first().context("an interval")?;
+    assert!(in_front.attested && in_front.to.time >= Some(quiet), "{points}");
+    let at = Request::new(Target::Time(quiet));
+    scene.restore(&at, "quiet").await?;
+    assert_eq!(scene.open("quiet")?.psql("select count(*) from t")?, "21000");
+    let error = scene.plan(&Request::new(Target::Time(late))).await.unwrap_err();
+    assert!(format!("{error:#}").contains("WAL is missing"), "{error:#}");
     Ok(())
 }
 

@@ -134,6 +134,42 @@ async fn moments_out_of_reach_name_the_nearest() -> Result<()> {
     Ok(())
 }
 
+/// The last base would find the last of them, and restore to it without a word.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_given_twice_is_refused_whatever_lies_between() -> Result<()> {
+    let mut scene = filled(100).await?;
+    let place = |scene: &Scene, name: &str| scene.sql(&format!("select pg_create_restore_point('{name}')"));
+    let first = place(&scene, "before the upgrade")?;
+    scene.base().await?;
+    place(&scene, "once")?;
+    place(&scene, "before the upgrade")?;
+    scene.sql("insert into t select 1")?;
+    scene.safe().await?;
+    scene.lose_source().await?;
+
+    let twice = Request::new(Target::Name("before the upgrade".into()));
+    let error = scene.plan(&twice).await.unwrap_err();
+    let Reason::Several { places, .. } = &*refusal(&error).reason else {
+        panic!("{error:#}")
+    };
+    assert_eq!(places.len(), 2);
+    // The function answers with the end of the record.
+    assert_eq!(places[0].end, first.parse()?);
+    let mut chosen = Request::new(Target::Lsn(places[0].lsn));
+    chosen.exclusive = false;
+    assert_eq!(scene.plan(&chosen).await?.replay.target_lsn, places[0].lsn);
+    scene.plan(&Request::new(Target::Name("once".into()))).await?;
+
+    let unknown = Request::new(Target::Name("before the upgrad".into()));
+    let said = refusal(&scene.plan(&unknown).await.unwrap_err()).to_string();
+    assert!(
+        said.contains("\"before the upgrade\"") && said.contains("\"once\""),
+        "{said}"
+    );
+    assert!(!said.contains("holdfast-"), "{said}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_restore_goes_on_where_it_stopped() -> Result<()> {
     let mut scene = filled(60_000).await?;

@@ -158,17 +158,24 @@ async fn what_is_not_this_clusters_wal_is_refused() -> Result<()> {
     ];
     for (what, path, says) in cases {
         match pushes.push(&path).await? {
-            Err(PushError::Refused(why)) => ensure!(why.contains(says), "{what}: {why}"),
+            Err(PushError::Foreign(why)) if what == "another cluster" => {
+                ensure!(why.contains(says), "{what}: {why}");
+            }
+            Err(PushError::Refused(why)) if what != "another cluster" => {
+                ensure!(why.contains(says), "{what}: {why}")
+            }
             taken => anyhow::bail!("{what}: {taken:?}"),
         }
     }
     ensure!(objects(&vault, &pg).await? == 0, "something was stored");
     let detail = line.until_finding("wal-push-refused").await?;
     ensure!(detail.contains("was handed over and not taken"), "{detail}");
+    let detail = line.until_finding("wal-push-foreign").await?;
+    ensure!(detail.contains("system identifier"), "{detail}");
     // From another data directory, whatever the file says.
     let system = lineage(&foreign)?.system;
     let taken = pushes.push_of(&own, Some(system)).await?;
-    ensure!(matches!(taken, Err(PushError::Refused(_))), "{taken:?}");
+    ensure!(matches!(taken, Err(PushError::Foreign(_))), "{taken:?}");
     // A timeline that the server is not on: it may be about to be.
     let later = named(&format!("00000002{}", &name[8..]), &bytes)?;
     let taken = pushes.push(&later).await?;

@@ -23,7 +23,7 @@ use super::value::FromValue;
 pub struct Problem {
     /// The file.
     pub file: PathBuf,
-    /// The line, from 1.
+    /// The line, from 1; 0 stands for the file as a whole.
     pub line: usize,
     /// The setting's path, for example `cluster[0].tier`; empty for the file as
     /// a whole.
@@ -34,7 +34,10 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: ", self.file.display(), self.line)?;
+        match self.line {
+            0 => write!(f, "{}: ", self.file.display())?,
+            line => write!(f, "{}:{line}: ", self.file.display())?,
+        }
         if !self.path.is_empty() {
             write!(f, "{}: ", self.path)?;
         }

@@ -19,6 +19,11 @@ const AT_ONCE: usize = 32;
 /// What the agent's own points begin with.
 const OURS: &str = "holdfast-";
 
+/// Whether a restore point is one of an agent's own, which are shown as joint points.
+pub(crate) fn is_ours(name: &str) -> bool {
+    name.starts_with(OURS)
+}
+
 /// A named restore point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NamedPoint {
@@ -58,7 +63,7 @@ impl Ledger {
             let theirs = body
                 .restore_points
                 .into_iter()
-                .filter(|mark| !mark.name.starts_with(OURS));
+                .filter(|mark| !is_ours(&mark.name));
             points.extend(theirs.map(|mark| NamedPoint {
                 name: mark.name,
                 time: mark.time,

@@ -145,6 +145,38 @@ impl Reader<'_> {
         }
     }
 
+    /// Reads what was last attested in front of each hole: until then nothing more had
+    /// been committed. Attestations are named by their time, and positions grow with it, so
+    /// a dozen or two are read for a hole, however many there are.
+    pub(super) async fn attestations_before_gaps(&mut self, listed: &Listed, facts: &mut Facts) {
+        let mut gaps = restorable(facts).gaps;
+        gaps.drain(..gaps.len().saturating_sub(GAPS));
+        for LineageGap { lineage, gap, .. } in gaps {
+            let Some(keys) = listed.frontiers.get(&lineage) else {
+                continue;
+            };
+            let (mut low, mut high, mut last) = (0, keys.len(), None);
+            while low < high {
+                let middle = low + (high - low) / 2;
+                let read = self.read::<FrontierBody>(vec![keys[middle].clone()]).await;
+                let body = read.into_iter().next().map(|object| object.header.body);
+                let before = |b: &FrontierBody| (b.timeline, b.acknowledged) <= (gap.timeline, gap.from);
+                match body.filter(before) {
+                    Some(body) => {
+                        last = Some(body);
+                        low = middle + 1;
+                    }
+                    None => high = middle,
+                }
+            }
+            if let Some(of) = facts.lineages.iter_mut().find(|l| l.lineage == lineage) {
+                let said = last.map(attestation);
+                of.attested
+                    .extend(said.filter(|said| !of.attested.contains(said)));
+            }
+        }
+    }
+
     pub(super) async fn bases(&mut self, listed: &Listed, lineages: &mut BTreeMap<Lineage, LineageFacts>) {
         let keys = listed.bases.iter().map(|(_, key, _)| key.clone()).collect();
         for object in self.read::<BaseBody>(keys).await {
@@ -211,16 +243,8 @@ impl Reader<'_> {
         for (lineage, keys) in &listed.frontiers {
             let newest = keys.iter().rev().take(ATTESTATIONS).rev().cloned().collect();
             for object in self.read::<FrontierBody>(newest).await {
-                let body = object.header.body;
-                entry(lineages, *lineage).attested.push(Attestation {
-                    timeline: body.timeline,
-                    at: body.at,
-                    heard: body.heard(),
-                    server_flush: body.server_flush,
-                    acknowledged: body.acknowledged,
-                    complete_until: body.complete_until,
-                    filestores: body.filestores,
-                });
+                let said = attestation(object.header.body);
+                entry(lineages, *lineage).attested.push(said);
             }
         }
     }
@@ -270,6 +294,18 @@ impl Reader<'_> {
             .collect();
         bundles.sort_by(|a, b| (a.at, &a.link.key).cmp(&(b.at, &b.link.key)));
         bundles
+    }
+}
+
+fn attestation(body: FrontierBody) -> Attestation {
+    Attestation {
+        timeline: body.timeline,
+        at: body.at,
+        heard: body.heard(),
+        server_flush: body.server_flush,
+        acknowledged: body.acknowledged,
+        complete_until: body.complete_until,
+        filestores: body.filestores,
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use holdfast_plan::restore::{PointFact, ReplicaFact, Restorable};
+use holdfast_plan::restore::{LineageFacts, PointFact, ReplicaFact, Restorable};
 use holdfast_proto::Timestamp;
 use holdfast_proto::finding::{Finding, Severity};
-use holdfast_proto::names::ClusterId;
+use holdfast_proto::names::{ClusterId, Lineage};
+use holdfast_proto::pg::{Lsn, TimelineId};
 use holdfast_repository::hold::Hold;
 use serde::Serialize;
 
@@ -21,6 +22,9 @@ pub struct PointsReport {
     /// The restorable intervals and what interrupts them.
     #[serde(flatten)]
     pub restorable: Restorable,
+    /// Where histories part, when there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub forks: Vec<Fork>,
     /// Joint points of database and filestores.
     pub points: Vec<PointFact>,
     /// Restore points that people named, when they were asked for.
@@ -37,6 +41,39 @@ pub struct PointsReport {
     pub findings: Vec<Finding>,
 }
 
+/// A timeline that another one was left for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fork {
+    /// The lineage.
+    pub lineage: Lineage,
+    /// The timeline that began.
+    pub timeline: TimelineId,
+    /// The one before it.
+    pub parent: TimelineId,
+    /// Where.
+    pub at: Lsn,
+    /// Whether it is the newest of its lineage: what a restore follows unasked.
+    pub newest: bool,
+}
+
+impl Fork {
+    /// Those of a lineage.
+    pub fn of(lineage: &LineageFacts) -> Vec<Self> {
+        let newest = lineage.latest_timeline();
+        let forks = lineage.timelines.iter().filter_map(|begun| {
+            let from = begun.ancestors.as_ref()?.last()?;
+            Some(Self {
+                lineage: lineage.lineage,
+                timeline: begun.timeline,
+                parent: from.timeline,
+                at: from.end,
+                newest: newest == Some(begun.timeline),
+            })
+        });
+        forks.collect()
+    }
+}
+
 impl PointsReport {
     /// What keeps moments from being restored, as findings: holes in the WAL, bases
     /// that are of no use, and that there is nothing at all.
@@ -49,7 +86,7 @@ impl PointsReport {
             since: now,
         };
         let holes = self.restorable.gaps.iter().map(|hole| {
-            let covered = self.restorable.is_covered(hole);
+            let covered = hole.again.is_some();
             let then = if covered {
                 "What was committed in between is lost; moments behind it are restored by a base backup that was taken since"
             } else {
@@ -86,8 +123,31 @@ impl PointsReport {
     }
 }
 
+impl PointsReport {
+    /// What of a stretch of time cannot be restored, for the line that it is held by.
+    fn lacking(&self, from: Timestamp, to: Timestamp) -> String {
+        let overlaps = |first: Option<Timestamp>, last: Option<Timestamp>| {
+            first.is_none_or(|first| first <= to) && last.is_none_or(|last| last >= from)
+        };
+        let some = (self.restorable.intervals.iter()).any(|i| overlaps(i.from.time, i.to.time));
+        if !some {
+            return "  NOTHING IN IT CAN BE RESTORED".to_owned();
+        }
+        let gaps = (self.restorable.gaps.iter())
+            .filter(|hole| overlaps(hole.gap.after, hole.again.and_then(|again| again.time)))
+            .count();
+        match gaps {
+            0 => String::new(),
+            gaps => format!("  NOT ALL OF IT CAN BE RESTORED: {} in it", counted(gaps, "gap")),
+        }
+    }
+}
+
 /// What somebody else chose as a text, on one line and without what a terminal obeys.
 fn plain(text: &str) -> String {
+    if text.is_empty() {
+        return "\"\"".to_owned();
+    }
     text.chars()
         .flat_map(|c| {
             if c.is_control() {
@@ -132,6 +192,17 @@ impl fmt::Display for PointsReport {
                 counted(interval.points.len(), "joint point"),
             )?;
         }
+        for fork in &self.forks {
+            writeln!(
+                f,
+                "  FORK    lineage {}  timeline {} began at LSN {} of timeline {}{}",
+                fork.lineage,
+                fork.timeline,
+                fork.at,
+                fork.parent,
+                if fork.newest { "; it is the newest" } else { "" }
+            )?;
+        }
         for named in self.named.iter().flatten() {
             writeln!(
                 f,
@@ -153,11 +224,12 @@ impl fmt::Display for PointsReport {
         for Hold { body, by, .. } in &self.holds {
             writeln!(
                 f,
-                "  HOLD    {} to {}  {}  by {by}  {}",
+                "  HOLD    {} to {}  {}  by {by}  {}{}",
                 body.from,
                 body.to,
                 plain(&body.reason),
-                body.id
+                body.id,
+                self.lacking(body.from, body.to)
             )?;
         }
         for gap in &self.restorable.gaps {
@@ -165,14 +237,18 @@ impl fmt::Display for PointsReport {
                 |word: &str, t: Option<Timestamp>| t.map_or_else(String::new, |t| format!(" {word} {t}"));
             writeln!(
                 f,
-                "  GAP     lineage {} timeline {}  LSN {} to {}{}{}: {}",
+                "  GAP     lineage {} timeline {}  LSN {} to {}{}{}: {}; {}",
                 gap.lineage,
                 gap.gap.timeline,
                 gap.gap.from,
                 gap.gap.to,
                 bound("after", gap.gap.after),
                 bound("before", gap.gap.before),
-                gap.cause
+                gap.cause,
+                gap.again.map_or_else(
+                    || "nothing behind it can be restored until a base backup is taken there".to_owned(),
+                    |again| format!("restorable again from {again}")
+                )
             )?;
         }
         for broken in &self.restorable.broken {

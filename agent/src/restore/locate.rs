@@ -23,10 +23,10 @@ use holdfast_proto::Timestamp;
 use holdfast_proto::finding::Finding;
 use holdfast_proto::names::ObjectKey;
 use holdfast_proto::pg::{BadWal, Lsn, SegmentSize, WalEvent, WalReader};
-use holdfast_proto::record::{CommitMark, WalBody};
+use holdfast_proto::record::{CommitMark, RestorePointMark, WalBody};
 
 use super::wal_source::{WalReadError, WalSource};
-use crate::ledger::{Ledger, Piece};
+use crate::ledger::{Ledger, Piece, is_ours};
 
 /// Headers read at the same time.
 const HEADERS: usize = 32;
@@ -73,19 +73,21 @@ pub async fn locate(
         known: Mutex::new(HashMap::new()),
         findings: Mutex::new(Vec::new()),
     };
-    for candidate in candidates {
-        let size = facts
-            .lineage(candidate.lineage)
-            .and_then(|l| l.bases.iter().find(|b| b.id == candidate.base))
-            .map(|b| b.segment_size);
-        let Some(size) = size else { continue };
-        let search = Search {
-            ledger,
-            headers: &headers,
-            candidate: &candidate,
-            size,
+    let searches: Vec<Search> = (candidates.iter())
+        .filter_map(|candidate| Search::from(ledger, &headers, candidate, &facts))
+        .collect();
+    let twice = match &request.target {
+        Target::Name(name) => named_twice(&searches, name, &facts).await?,
+        _ => None,
+    };
+    for search in searches {
+        let candidate = search.candidate;
+        let place = match &twice {
+            Some(places) => Place::Several {
+                places: places.clone(),
+            },
+            None => search.place(request, &facts).await?,
         };
-        let place = search.place(request, &facts).await?;
         let found = candidate.leads_to(&place);
         let several = matches!(place, Place::Several { .. });
         facts.located.push(Located {
@@ -103,6 +105,28 @@ pub async fn locate(
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
     Ok((facts, findings))
+}
+
+/// The places of a name that was given more than once on the way that is followed: a
+/// search from the newest base alone would find the last one, and restore to it without
+/// a word. Names of the agents' own points say where they are.
+async fn named_twice(
+    searches: &[Search<'_>],
+    name: &str,
+    facts: &Facts,
+) -> Result<Option<Vec<RestorePointMark>>, LocateError> {
+    let mut places: Vec<RestorePointMark> = Vec::new();
+    for search in searches {
+        if search.own_point(name, facts).is_some() {
+            return Ok(None);
+        }
+        let here = search.names(&search.pieces(), None).await?;
+        places.extend(here.into_iter().filter(|mark| mark.name == name));
+    }
+    // Bases overlap.
+    places.sort_by_key(|mark| mark.lsn);
+    places.dedup_by_key(|mark| mark.lsn);
+    Ok((places.len() > 1).then_some(places))
 }
 
 /// Headers that were read already: candidates overlap.
@@ -148,14 +172,35 @@ struct Search<'a> {
     size: SegmentSize,
 }
 
-impl Search<'_> {
-    async fn place(&self, request: &Request, facts: &Facts) -> Result<Place, LocateError> {
-        let pieces = self.ledger.cover(
+impl<'a> Search<'a> {
+    fn from(
+        ledger: &'a Ledger,
+        headers: &'a Headers<'a>,
+        candidate: &'a Candidate,
+        facts: &Facts,
+    ) -> Option<Self> {
+        let lineage = facts.lineage(candidate.lineage)?;
+        let base = lineage.bases.iter().find(|b| b.id == candidate.base)?;
+        Some(Self {
+            ledger,
+            headers,
+            candidate,
+            size: base.segment_size,
+        })
+    }
+
+    /// The WAL that recovery from this base could read.
+    fn pieces(&self) -> Vec<Piece<'a>> {
+        self.ledger.cover(
             self.candidate.lineage,
             &self.candidate.path,
             self.candidate.from,
             self.candidate.until,
-        );
+        )
+    }
+
+    async fn place(&self, request: &Request, facts: &Facts) -> Result<Place, LocateError> {
+        let pieces = self.pieces();
         match &request.target {
             // As `recovery_target_inclusive`: what ended at the very moment is left out, too.
             Target::Time(t) if request.exclusive => {
@@ -487,13 +532,19 @@ impl Search<'_> {
         Ok(true)
     }
 
-    /// The restore point called `name`.
-    async fn name(&self, pieces: &[Piece<'_>], name: &str, facts: &Facts) -> Result<Place, LocateError> {
-        // Our own points say where they are.
-        let known = facts
-            .lineage(self.candidate.lineage)
-            .and_then(|l| l.points.iter().find(|p| p.name == name))
-            .map(|p| p.lsn);
+    /// The end of the agents' own point with this name.
+    fn own_point(&self, name: &str, facts: &Facts) -> Option<Lsn> {
+        let lineage = facts.lineage(self.candidate.lineage)?;
+        lineage.points.iter().find(|p| p.name == name).map(|p| p.lsn)
+    }
+
+    /// The restore points in these pieces, in log order; where the end of the record is
+    /// known, those of its piece alone.
+    async fn names(
+        &self,
+        pieces: &[Piece<'_>],
+        known: Option<Lsn>,
+    ) -> Result<Vec<RestorePointMark>, LocateError> {
         let wanted: Vec<_> = pieces
             .iter()
             .filter(|p| p.to > self.candidate.start_lsn)
@@ -502,16 +553,23 @@ impl Search<'_> {
         let mut headers = futures::stream::iter(wanted)
             .map(|piece| async move { self.headers.of(piece).await.map(|body| (piece, body)) })
             .buffered(HEADERS);
-        let mut places = Vec::new();
+        let mut marks = Vec::new();
         while let Some((piece, body)) = headers.try_next().await? {
             let here = body.restore_points.into_iter();
-            places.extend(
-                here.filter(|m| m.name == name && m.end <= piece.to && m.lsn >= self.candidate.start_lsn),
-            );
+            marks.extend(here.filter(|m| m.end <= piece.to && m.lsn >= self.candidate.start_lsn));
         }
         drop(headers);
+        Ok(marks)
+    }
+
+    /// The restore point called `name`.
+    async fn name(&self, pieces: &[Piece<'_>], name: &str, facts: &Facts) -> Result<Place, LocateError> {
+        let marks = self.names(pieces, self.own_point(name, facts)).await?;
+        let (places, others): (Vec<_>, Vec<_>) = marks.into_iter().partition(|mark| mark.name == name);
         match places.as_slice() {
-            [] => Ok(Place::Nowhere),
+            [] => Ok(Place::Nowhere {
+                known: others.into_iter().filter(|mark| !is_ours(&mark.name)).collect(),
+            }),
             [one] => {
                 let last = self.last_commit_before(pieces, one.lsn).await?;
                 Ok(Place::Behind {
@@ -530,7 +588,7 @@ impl Search<'_> {
     /// numbers are in no header.
     async fn xid(&self, pieces: &[Piece<'_>], xid: u32) -> Result<Place, LocateError> {
         let Some(first) = pieces.first() else {
-            return Ok(Place::Nowhere);
+            return Ok(Place::Nowhere { known: Vec::new() });
         };
         let mut reader = self.reader(first.from);
         let mut last = None;
@@ -569,6 +627,6 @@ impl Search<'_> {
                 });
             }
         }
-        Ok(Place::Nowhere)
+        Ok(Place::Nowhere { known: Vec::new() })
     }
 }

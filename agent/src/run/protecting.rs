@@ -45,7 +45,9 @@ pub async fn protect(agent: Arc<Agent>, at: usize, scheduled: bool, shutdown: Ca
                 format!("{why}, because a peer's server was promoted")
             }
             Err(Ended::Fenced(why)) => {
-                let why = format!("{why}. Stop one of the two for good");
+                let why = format!(
+                    "{why}. Stop one of the two for good; this one writes again when it is restarted and may take the lease"
+                );
                 cluster
                     .findings
                     .raise(Severity::Critical, "lease-lost", subject, why);

@@ -85,7 +85,7 @@ impl From<Result<Taken, PushError>> for Answered {
             Ok(Taken::Already) => Outcome::Already,
             Ok(Taken::NotNeeded) => Outcome::NotNeeded,
             Err(PushError::Conflict(_)) => Outcome::Conflict,
-            Err(PushError::Refused(_)) => Outcome::Refused,
+            Err(PushError::Refused(_) | PushError::Foreign(_)) => Outcome::Refused,
             Err(PushError::Later(_)) => Outcome::Later,
         };
         Self { outcome, why }
@@ -270,7 +270,7 @@ fn door(agent: &Agent, asked: &Asked, file: &File) -> Result<mpsc::Sender<Push>,
                 &system.to_string(),
                 &detail,
             );
-            PushError::Refused(detail)
+            PushError::Foreign(detail)
         }
     })
 }

@@ -146,6 +146,9 @@ pub enum PushError {
     /// It is not what belongs here, however often it is handed over.
     #[error("{0}")]
     Refused(String),
+    /// It is another cluster's.
+    #[error("{0}")]
+    Foreign(String),
     /// It cannot be stored now.
     #[error("{0}. The server keeps it and hands it over again")]
     Later(String),

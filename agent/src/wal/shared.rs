@@ -261,8 +261,9 @@ impl Shared {
     /// Says that a promotion left WAL behind that is archived.
     pub fn say_left_behind(&self, fork: Lsn, archive: Lsn) {
         let detail = format!(
-            "the server was promoted at {fork}, and the archive has WAL of the timeline before up to {archive}: what \
-             was committed in between is not in the database. `restore plan` with --timeline shows and restores it"
+            "the server was promoted at {fork}, and the archive has WAL of the timeline before up to {archive}, or \
+             further if the old primary went on since: what was committed there is not in the database. `holdfast \
+             points` shows how far it goes, `restore plan` with --timeline restores it"
         );
         let subject = self.publisher.cluster.to_string();
         self.findings

@@ -11,9 +11,10 @@ use holdfast_agent::restore::{
     Target, plan_request,
 };
 use holdfast_drills::learnt;
-use holdfast_drills::log::DrillLog;
+use holdfast_drills::log::{DrillLog, LogError};
 use holdfast_drills::restored::{self, Restorer};
 use holdfast_plan::restore::{FilestoreChoice, Request, RestorePlan, Target as Moment, TimelineChoice};
+use holdfast_plan::rto::Forecast;
 use holdfast_proto::Timestamp;
 use holdfast_proto::approval::Guarded;
 use holdfast_proto::finding::Finding;
@@ -282,19 +283,23 @@ struct Planned {
     met: Vec<Finding>,
 }
 
-/// How long the plan would take by what recoveries of the cluster took so far, in a line.
-async fn said_by_the_log(access: &Access, plan: &RestorePlan) -> String {
-    let reading = async {
-        let log = DrillLog::open(&access.repository, &access.trust).await?;
-        learnt::learnt(&log, &plan.cluster).await
-    };
-    let learnt = match reading.await {
-        Ok(learnt) => learnt,
+/// How long the plan would take by what recoveries of the cluster took so far.
+async fn ask_the_log(access: &Access, plan: &RestorePlan) -> Result<Forecast, LogError> {
+    let log = DrillLog::open(&access.repository, &access.trust).await?;
+    let learnt = learnt::learnt(&log, &plan.cluster).await?;
+    Ok(learnt.forecast(&plan.amounts()))
+}
+
+/// That, in a line.
+fn learnt_line(asked: Result<Forecast, LogError>) -> String {
+    let forecast = match asked {
+        Ok(forecast) => forecast,
         Err(error) => return format!("  learnt    nothing, the evidence log cannot be read: {error}"),
     };
-    let forecast = learnt.forecast(&plan.amounts());
     match forecast.recoveries {
-        0 => "  learnt    nothing yet: no drill or restore of this cluster was measured".to_owned(),
+        0 => "  learnt    nothing yet: no drill of this cluster was measured, nor a restore where the configuration \
+              has a [runner]"
+            .to_owned(),
         n => format!(
             "  learnt    {} half of the time, {} or less in nine of ten: from {n} measured {} of this cluster",
             screen::span(forecast.p50_ms),
@@ -338,16 +343,22 @@ impl RestoreCommand {
         match self {
             RestoreCommand::Plan(arguments) => {
                 let Planned {
-                    plan, met, access, ..
+                    mut plan,
+                    met,
+                    access,
+                    ..
                 } = arguments.request.plan().await?;
+                let learnt = ask_the_log(&access, &plan).await;
                 if arguments.request.json {
+                    // Without a recovery behind it, it is what `predicted` says.
+                    plan.learnt = learnt.ok().filter(|forecast| forecast.recoveries > 0);
                     // The plan alone goes to standard output: it can be carried out.
                     println!("{}", serde_json::to_string_pretty(&plan)?);
                     met.iter()
                         .for_each(|finding| eprintln!("{}", finding_line(finding)));
                 } else {
                     screen::print(&plan.to_string());
-                    screen::print(&said_by_the_log(&access, &plan).await);
+                    screen::print(&learnt_line(learnt));
                     met.iter()
                         .for_each(|finding| screen::print(&finding_line(finding)));
                 }

@@ -38,7 +38,7 @@ impl Candidate {
             Place::Before { stop, .. } => stop.lsn >= self.stop_lsn && stop.lsn < self.until,
             Place::Behind { lsn, end, .. } => *lsn >= self.stop_lsn && *end <= self.until,
             Place::End { .. } | Place::Within { .. } => self.until >= self.stop_lsn,
-            Place::Several { .. } | Place::Nowhere => false,
+            Place::Several { .. } | Place::Nowhere { .. } => false,
         }
     }
 }

@@ -285,7 +285,10 @@ pub enum Place {
         places: Vec<RestorePointMark>,
     },
     /// The name or transaction does not occur.
-    Nowhere,
+    Nowhere {
+        /// The restore points that do, where a name was looked for; oldest first.
+        known: Vec<RestorePointMark>,
+    },
 }
 
 impl Facts {

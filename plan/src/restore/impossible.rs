@@ -160,8 +160,13 @@ pub enum Reason {
         regions: Vec<Region>,
     },
     /// No restore point has the name, or no transaction the number.
-    #[error("{target} does not occur in the WAL of lineage {lineage} on the way to timeline {timeline}")]
+    #[error(
+        "{target} does not occur in the WAL of lineage {lineage} on the way to timeline {timeline}{}",
+        instead(known)
+    )]
     Nowhere {
+        /// The restore points that do, where a name was looked for; oldest first.
+        known: Vec<RestorePointMark>,
         /// The target.
         target: Target,
         /// Where it was looked for.
@@ -257,6 +262,26 @@ fn behind(bytes: u64) -> String {
         "nothing that is known".to_owned()
     } else {
         format!("{} of WAL", Bytes(bytes))
+    }
+}
+
+/// The latest of the names that do occur.
+fn instead(known: &[RestorePointMark]) -> String {
+    const SHOWN: usize = 5;
+    let named: Vec<String> = known
+        .iter()
+        .rev()
+        .take(SHOWN)
+        .map(|p| format!("{:?} of {}", p.name, p.time))
+        .collect();
+    match named.as_slice() {
+        [] => String::new(),
+        named if known.len() <= SHOWN => format!(". The restore points there: {}", named.join(", ")),
+        named => format!(
+            ". The latest restore points there: {} (`holdfast points --names` shows all {})",
+            named.join(", "),
+            known.len()
+        ),
     }
 }
 

@@ -89,17 +89,18 @@ pub struct LineageGap {
     /// What the agent said that went on behind it, if it noticed it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub noted: Option<AfterGap>,
+    /// The first moment behind it that can be restored, from a base that was taken there.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub again: Option<Moment>,
 }
 
-impl Restorable {
-    /// Whether something behind a hole can be restored: a base backup was taken there, on
-    /// its timeline or on one that follows.
-    pub fn is_covered(&self, hole: &LineageGap) -> bool {
-        self.intervals.iter().any(|interval| {
-            let behind = interval.from.lsn >= hole.gap.to && interval.to.timeline >= hole.gap.timeline;
-            interval.to.lineage == hole.lineage && behind
-        })
-    }
+/// The first moment behind a hole of `lineage` that can be restored: a base backup was
+/// taken there, on the hole's timeline or on one that follows.
+fn again_behind(intervals: &[Interval], lineage: Lineage, gap: &Gap) -> Option<Moment> {
+    let behind =
+        |i: &&Interval| i.to.lineage == lineage && i.from.lsn >= gap.to && i.to.timeline >= gap.timeline;
+    let starts = intervals.iter().filter(behind).map(|i| i.from);
+    starts.min_by_key(|from| (from.lsn, from.timeline))
 }
 
 /// Finds every restorable interval. An ancestor timeline is listed only for
@@ -147,6 +148,7 @@ pub fn restorable(facts: &Facts) -> Restorable {
                 gap,
                 cause: cause(noted),
                 noted,
+                again: again_behind(&all.intervals, lineage.lineage, &gap),
             }
         }));
         for base in lineage.bases.iter().filter(|b| !used.contains(&b.id)) {
@@ -176,7 +178,7 @@ pub(super) fn run_of<'a>(path: &'a Path, lineage: &LineageFacts, base: BackupId)
     (run.end >= base.stop_lsn).then_some(run)
 }
 
-fn intervals_of(lineage: &LineageFacts, path: &Path) -> Vec<Interval> {
+pub(super) fn intervals_of(lineage: &LineageFacts, path: &Path) -> Vec<Interval> {
     let mut found: Vec<Interval> = Vec::new();
     let mut bases: Vec<_> = lineage
         .bases
@@ -192,8 +194,7 @@ fn intervals_of(lineage: &LineageFacts, path: &Path) -> Vec<Interval> {
             interval.bases.push(base.id);
             continue;
         }
-        let last_run = path.wal.last().is_some_and(|last| last.end == run.end);
-        let attested = attested_until(lineage, path, run).filter(|_| last_run);
+        let attested = attested_until(lineage, path, run);
         let moment = |lsn, time| Moment {
             lineage: lineage.lineage,
             timeline: path.timeline,
@@ -223,11 +224,21 @@ fn intervals_of(lineage: &LineageFacts, path: &Path) -> Vec<Interval> {
 
 /// The latest moment of which an agent attested that everything committed by then was
 /// acknowledged, and lies within `run`.
+///
+/// Where the run ends in a hole, what counts was said on the timeline that it ends on.
+/// Otherwise it is the path's own: an old primary that nobody writes to any more says
+/// nothing of what its successor commits.
 pub(super) fn attested_until(lineage: &LineageFacts, path: &Path, run: &WalSpan) -> Option<Timestamp> {
+    let last_run = path.wal.last().is_some_and(|last| last.end == run.end);
+    let timeline = if last_run {
+        path.timeline
+    } else {
+        path.owner(Lsn::new(run.end.get().saturating_sub(1)))
+    };
     lineage
         .attested
         .iter()
-        .filter(|a| a.timeline == path.timeline && a.acknowledged <= run.end && a.acknowledged >= run.start)
+        .filter(|a| a.timeline == timeline && a.acknowledged <= run.end && a.acknowledged >= run.start)
         .filter_map(|a| a.complete_until)
         .max()
 }

@@ -10,7 +10,7 @@ use super::coverage::Path;
 use super::facts::{BaseFact, Facts, LineageFacts, Place, WalSpan};
 use super::files::plan_filestores;
 use super::impossible::{Impossible, Reason};
-use super::intervals::{attested_until, restorable};
+use super::intervals::{Interval, attested_until, intervals_of, restorable};
 use super::request::{Rates, Request, Target};
 use super::restore_plan::{BaseChoice, FilestorePlan, PLAN_VERSION, Prediction, Replay, RestorePlan};
 
@@ -77,8 +77,9 @@ fn choose(facts: &Facts, request: &Request, now: Timestamp) -> Result<RestorePla
                     places: places.clone(),
                 });
             }
-            Place::Nowhere => {
+            Place::Nowhere { known } => {
                 verdict = Some(Reason::Nowhere {
+                    known: known.clone(),
                     target: request.target.clone(),
                     lineage: lineage.lineage,
                     timeline: path.timeline,
@@ -171,14 +172,14 @@ impl Chosen<'_> {
         };
 
         let mut reasons = self.reasons(why_not);
-        reasons.push(stop.why);
+        reasons.push(stop.why.clone());
         if base.pages_bad > 0 {
             warnings.push(format!(
                 "{} pages were damaged at the source already when the base was taken; its details name them",
                 base.pages_bad
             ));
         }
-        warnings.extend(self.left_on_other_timelines());
+        warnings.extend(self.left_on_other_timelines(&stop));
         for region in unreachable(self.facts) {
             warnings.push(format!(
                 "replica {region} did not answer: what only it holds is not considered"
@@ -235,6 +236,7 @@ impl Chosen<'_> {
                 .saturating_add(files_read),
             write: base.totals.bytes.saturating_add(files_write),
             predicted: predict(&request.rates, base, bytes, &filestores),
+            learnt: None,
             replay,
             filestores,
             reasons,
@@ -242,8 +244,9 @@ impl Chosen<'_> {
         })
     }
 
-    /// WAL of other timelines of the lineage that this history leaves behind.
-    fn left_on_other_timelines(&self) -> Vec<String> {
+    /// WAL of other timelines of the lineage that this history leaves behind on its way to
+    /// the target.
+    fn left_on_other_timelines(&self, stop: &StopAt) -> Vec<String> {
         let others = self.lineage.timelines.iter().filter_map(|other| {
             let end = other.wal.last()?.end;
             let on_path = self.path.stretches.iter().find(|s| s.timeline == other.timeline);
@@ -252,6 +255,10 @@ impl Chosen<'_> {
                 // Where it forked from this history, or from one of its own.
                 None => other.ancestors.as_ref()?.last()?.end,
             };
+            // Up to where they part, all of them have the same.
+            if left_at > stop.reach || (left_at == stop.reach && !stop.everything) {
+                return None;
+            }
             Some(format!(
                 "timeline {0} has WAL from {left_at} to {end} that this history does not follow: --timeline {0} restores \
                  along it",
@@ -352,7 +359,7 @@ impl Chosen<'_> {
                     why,
                 })
             }
-            (Place::Several { .. } | Place::Within { .. } | Place::Nowhere, target) => {
+            (Place::Several { .. } | Place::Within { .. } | Place::Nowhere { .. }, target) => {
                 Err(Reason::NotLocated {
                     target: target.clone(),
                 })
@@ -367,6 +374,15 @@ impl Chosen<'_> {
         accepted_gap: &mut Option<super::Gap>,
     ) -> Result<String, Reason> {
         let until = self.candidate.until;
+        let run: Option<&WalSpan> = self.path.covering(self.candidate.from);
+        let attested = run.and_then(|run| attested_until(self.lineage, self.path, run));
+        if let (Target::Time(t), Some(at)) = (&self.request.target, attested)
+            && at >= *t
+        {
+            return Ok(format!(
+                "an agent attested at {at} that nothing had been committed beyond what is stored"
+            ));
+        }
         if let Some(gap) = self.path.gap_after(until).filter(|g| g.from == until) {
             let behind = self.path.wal.iter().filter(|s| s.start >= gap.to);
             let lost_bytes = behind.map(|s| s.end.get() - s.start.get()).sum();
@@ -387,18 +403,10 @@ impl Chosen<'_> {
             Target::Time(t) if last.is_some_and(|last| last.time == *t) => {
                 Ok("the last transaction that is known ended at exactly this moment".to_owned())
             }
-            Target::Time(t) => {
-                let run: Option<&WalSpan> = self.path.covering(self.candidate.from);
-                match run.and_then(|run| attested_until(self.lineage, self.path, run)) {
-                    Some(at) if at >= *t => Ok(format!(
-                        "an agent attested at {at} that nothing had been committed beyond what is stored"
-                    )),
-                    _ => Err(Reason::AfterLast {
-                        target: self.request.target.clone(),
-                        lineage: self.one_of_several(),
-                    }),
-                }
-            }
+            Target::Time(_) => Err(Reason::AfterLast {
+                target: self.request.target.clone(),
+                lineage: self.one_of_several(),
+            }),
             target => Err(Reason::BeyondEnd {
                 target: target.clone(),
                 end: until,
@@ -465,13 +473,23 @@ fn predict(rates: &Rates, base: &BaseFact, wal: u64, filestores: &[FilestorePlan
     }
 }
 
+/// What can be restored along the history that the request follows; where that is not
+/// known, or holds nothing, everything that can be.
+fn nearby(facts: &Facts, request: &Request) -> Vec<Interval> {
+    let lineage = choose_lineage(facts, request).ok();
+    let followed = lineage.and_then(|lineage| Some((lineage, choose_path(lineage, request).ok()?)));
+    let along = followed.map(|(lineage, path)| intervals_of(lineage, &path));
+    if let Some(along) = along.filter(|along| !along.is_empty()) {
+        return along;
+    }
+    let all = restorable(facts).intervals.into_iter();
+    all.filter(|i| request.lineage.is_none_or(|l| l == i.from.lineage))
+        .collect()
+}
+
 /// A refusal, with the nearest moments that can be had.
 pub(super) fn refuse(facts: &Facts, request: &Request, reason: Reason) -> Impossible {
-    let intervals: Vec<_> = restorable(facts)
-        .intervals
-        .into_iter()
-        .filter(|i| request.lineage.is_none_or(|l| l == i.from.lineage))
-        .collect();
+    let intervals = nearby(facts, request);
     let ends = intervals.iter().map(|i| i.to);
     let starts = intervals.iter().map(|i| i.from);
     let (nearest_before, nearest_after) = match (&request.target, &reason) {

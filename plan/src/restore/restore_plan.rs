@@ -14,7 +14,7 @@ use holdfast_proto::record::{CommitMark, JointClaim};
 use super::coverage::{Gap, Stretch};
 use super::facts::ReplicaFact;
 use super::request::Target;
-use crate::rto::Amounts;
+use crate::rto::{Amounts, Forecast};
 
 /// Version of the plan's form.
 pub const PLAN_VERSION: u32 = 1;
@@ -57,6 +57,10 @@ pub struct RestorePlan {
     pub write: u64,
     /// How long it should take.
     pub predicted: Prediction,
+    /// How long by what earlier recoveries of the cluster took, where somebody asked the
+    /// evidence log; nothing that is carried out depends on it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub learnt: Option<Forecast>,
     /// Every decision with its reason.
     pub reasons: Vec<String>,
     /// What the operator should know before saying yes.

@@ -12,6 +12,7 @@ use holdfast_proto::{Sha256Digest, Timestamp};
 
 use super::*;
 
+mod holes;
 mod sketch;
 
 const SEGMENT: u64 = 1 << 20;
@@ -153,7 +154,7 @@ fn locate(facts: &mut Facts, request: &Request) {
                         places: vec![place(6000), place(7000)],
                     }
                 }
-                None => Place::Nowhere,
+                None => Place::Nowhere { known: Vec::new() },
             },
             Target::Lsn(target) if target.get() / 1000 < until - 1 => {
                 let second = target.get() / 1000;
@@ -334,100 +335,6 @@ fn before_the_first_and_behind_the_last() {
     assert!(planned(idle, &to_time(9500)).is_err(), "nothing was seen");
 }
 
-fn with_gap() -> Facts {
-    let mut facts = facts();
-    facts.lineages[0].timelines[0].wal = vec![span(0, 7000), span(7500, 9000)];
-    facts
-}
-
-#[test]
-fn a_hole_is_covered_by_a_base_that_was_taken_behind_it() {
-    let mut facts = with_gap();
-    let covered = |facts: &Facts| {
-        let found = restorable(facts);
-        found.is_covered(&found.gaps[0])
-    };
-    assert!(!covered(&facts));
-    facts.lineages[0].bases.push(base(9, 8400, 8500, 1));
-    assert!(covered(&facts));
-    facts.lineages[0].bases.pop();
-    facts.lineages[0].bases.push(base(9, 7600, 7700, 1));
-    assert!(!covered(&facts), "the segment in which it begins is not whole");
-}
-
-#[test]
-fn a_hole_has_the_cause_that_its_agent_saw() {
-    let mut facts = with_gap();
-    let cause = |facts: &Facts| restorable(facts).gaps[0].cause.clone();
-    assert!(cause(&facts).contains("no agent said why"), "{}", cause(&facts));
-    let note = |from, to| GapNote {
-        timeline: timeline(1),
-        to: lsn(to),
-        said: AfterGap {
-            from: lsn(from),
-            cause: GapCause::SlotInvalidated,
-            noticed: at(7600),
-        },
-    };
-    // Of a larger hole, part of which turned up, it still holds; of another it does not.
-    facts.lineages[0].gap_notes = vec![note(7000, 8000), note(7100, 7500)];
-    assert!(cause(&facts).contains("no agent said why"), "{}", cause(&facts));
-    facts.lineages[0].gap_notes.push(note(6900, 7500));
-    assert!(
-        cause(&facts).contains("invalidated the replication slot"),
-        "{}",
-        cause(&facts)
-    );
-    assert!(cause(&facts).contains(&at(7600).to_string()));
-    facts.replicas[0].unreachable = Some("no route".into());
-    let away = cause(&facts);
-    assert!(
-        away.contains("did not answer") && away.contains("invalidated"),
-        "{away}"
-    );
-}
-
-#[test]
-fn a_hole_is_never_passed_over() {
-    assert_eq!(
-        planned(with_gap(), &to_time(6900)).unwrap().replay.target_lsn,
-        lsn(6910)
-    );
-    let mut latest = Request::new(Target::Latest);
-    let why = refused(planned(with_gap(), &latest));
-    let text = why.to_string();
-    assert!(
-        text.contains(&format!("missing from {} to {}", lsn(7000), lsn(7500))),
-        "{text}"
-    );
-    assert!(text.contains("1.4 MiB of WAL"), "{text}");
-    assert_eq!(why.nearest_before.unwrap().time, Some(at(6999)));
-    for target in [
-        Target::Time(at(7200)),
-        Target::Time(at(8000)),
-        Target::Lsn(lsn(8000)),
-    ] {
-        let why = refused(planned(with_gap(), &Request::new(target)));
-        assert!(matches!(*why.reason, Reason::Gap { .. }), "{why}");
-    }
-    latest.allow_gap = true;
-    let plan = planned(with_gap(), &latest).unwrap();
-    assert_eq!(plan.replay.target_lsn, lsn(6999));
-    assert_eq!(plan.accepted_gap.unwrap().from, lsn(7000));
-    assert!(plan.warnings.iter().any(|w| w.contains("given up")), "{plan}");
-
-    let mut after = with_gap();
-    after.lineages[0].bases.push(base(3, 8600, 8700, 1));
-    let plan = planned(after.clone(), &Request::new(Target::Latest)).unwrap();
-    assert_eq!(
-        plan.base.stop_lsn,
-        lsn(8700),
-        "a base behind the hole needs nothing before it"
-    );
-    let why = refused(planned(after, &to_time(7200)));
-    assert_eq!(why.nearest_after.unwrap().time, Some(at(8700)));
-}
-
 #[test]
 fn what_only_an_unreachable_replica_may_hold_is_given_up_by_name() {
     let mut facts = facts();
@@ -469,6 +376,14 @@ fn timelines_and_lineages() {
         *refused(planned(facts.clone(), &old)).reason,
         Reason::NoSuchTimeline { .. }
     ));
+
+    // Up to where they part both have the same; behind it the other's own is named.
+    facts.lineages[0].timelines[0].wal = vec![span(0, 9000)];
+    let other = |to| {
+        let plan = planned(facts.clone(), &to_time(to)).unwrap();
+        plan.warnings.iter().any(|w| w.contains("--timeline 1"))
+    };
+    assert!(other(11_000) && !other(5500));
 
     // A base behind the switch on the old timeline is no base for the new one.
     facts.lineages[0].bases.push(base(3, 7000, 7100, 1));

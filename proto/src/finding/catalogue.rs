@@ -159,7 +159,7 @@ pub const KNOWN: &[Known] = &[
     ends("wal-object-damaged", "Ends when the agent is started anew; `holdfast verify --deep` says whether a good copy is left."),
     ends("wal-object-lost", "Printed whenever that object is asked for, as long as no replica has a good copy."),
     ends("wal-push-conflict", "Ends when the file is taken, or nobody has handed it over for ten minutes."),
-    ends("wal-push-foreign", "Ends when the agent is started anew."),
+    ends("wal-push-foreign", "Ends when the file is taken, or nobody has handed it over for ten minutes; for a database that the agent does not protect at all, when the agent is started anew."),
     ends("wal-push-refused", "Ends when the file is taken, or nobody has handed it over for ten minutes."),
     ends("wal-replica-failing", "Ends when the replica takes WAL again. What it missed is brought to it."),
     ends("wal-slot-given-up", "Ends when a replica takes WAL again."),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_proto::finding::Severity;
 use holdfast_proto::names::Lineage;
-use holdfast_proto::pg::{Lsn, SegmentName, SegmentSize, TimelineHistory, TimelineId};
+use holdfast_proto::pg::{BadPage, Lsn, SegmentName, SegmentSize, TimelineHistory, TimelineId};
 use holdfast_repository::keyring::Wrapped;
 use holdfast_repository::seal::EpochKey;
 use tokio::sync::watch;
@@ -40,6 +40,7 @@ const MAX_HISTORY: u64 = 1 << 20;
 
 const CONFLICT: &str = "wal-push-conflict";
 const REFUSED: &str = "wal-push-refused";
+const FOREIGN: &str = "wal-push-foreign";
 
 struct Desk {
     shared: Arc<Shared>,
@@ -94,7 +95,7 @@ impl Desk {
             answer,
         } = push;
         let taken = if system.is_some_and(|system| system != self.lineage.system) {
-            Err(PushError::Refused(format!(
+            Err(PushError::Foreign(format!(
                 "it comes from the data directory of another cluster: the lineage is of system identifier {}",
                 self.lineage.system
             )))
@@ -125,6 +126,7 @@ impl Desk {
         let finding = match taken {
             Err(PushError::Conflict(_)) => CONFLICT,
             Err(PushError::Refused(_)) => REFUSED,
+            Err(PushError::Foreign(_)) => FOREIGN,
             Err(PushError::Later(why)) => {
                 tracing::debug!(name, why, "a push has to come again");
                 return;
@@ -145,7 +147,7 @@ impl Desk {
     }
 
     fn clear(&self, subject: &str) {
-        for finding in [CONFLICT, REFUSED] {
+        for finding in [CONFLICT, REFUSED, FOREIGN] {
             self.shared.findings.clear(finding, subject);
         }
     }
@@ -238,6 +240,9 @@ impl Desk {
             Ok(damage) => damage,
             Err(error @ (NotThat::Io(_) | NotThat::Broken)) => {
                 return Err(PushError::Later(error.to_string()));
+            }
+            Err(error @ NotThat::Header(BadPage::System { .. })) => {
+                return Err(PushError::Foreign(error.to_string()));
             }
             Err(error) => return Err(PushError::Refused(error.to_string())),
         };

@@ -1,5 +1,6 @@
 //! What can be said of a moment without opening any WAL.
 
+use super::holes::with_gap;
 use super::*;
 
 #[test]
