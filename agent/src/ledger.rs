@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use holdfast_plan::restore::{
-    Facts, LineageFacts, Path, ReplicaFact, TimelineFacts, WalSpan, merge, restorable,
+    Facts, LineageFacts, Path, ReplicaFact, TimelineFacts, WalSpan, latest_amounts, merge, restorable,
 };
 use holdfast_proto::finding::{Finding, Severity};
 use holdfast_proto::names::{ClusterId, Lineage, ObjectKey, Region};
@@ -217,6 +217,8 @@ impl Ledger {
             named: None,
             wal_objects: self.wal.values().map(Vec::len).sum(),
             holds: Vec::new(),
+            amounts: latest_amounts(&self.facts),
+            forecast: None,
             holdings: self.holdings.clone(),
             findings: self.findings.clone(),
         }

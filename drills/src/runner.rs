@@ -37,6 +37,7 @@ use holdfast_repository::clock;
 use holdfast_repository::config::RepositoryConfig;
 use holdfast_repository::seal::Identities;
 use holdfast_repository::signing::SigningKey;
+use serde::{Deserialize, Serialize};
 
 use crate::checks::{damage, integrity};
 use crate::draw::DrawError;
@@ -197,14 +198,18 @@ pub struct DrillRequest {
 }
 
 /// What a drill has to restore from, so that it proves just that.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Aim {
     /// The replica of this region alone: all others are cut off.
+    #[serde(default)]
     pub only_region: Option<Region>,
     /// A base backup of this kind: the moment is drawn from those that such a one is
     /// nearest to.
+    #[serde(default)]
     pub base: Option<BaseKind>,
     /// Why the plan of drills wants it.
+    #[serde(default)]
     pub why: Vec<String>,
 }
 

@@ -315,6 +315,12 @@ shipped!(
 );
 
 impl Scenario {
+    /// Whether it may run in a pod: it takes nothing into its hands that a cluster would
+    /// have to keep in a Secret, neither the escrow identity nor a writer's credentials.
+    pub fn fits_a_pod(&self) -> bool {
+        !self.only_escrow && !self.attack
+    }
+
     /// The shipped scenarios.
     pub fn shipped() -> Vec<Self> {
         SHIPPED

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use holdfast_plan::restore::{LineageFacts, PointFact, ReplicaFact, Restorable};
+use holdfast_plan::rto::{Amounts, Forecast};
 use holdfast_proto::Timestamp;
 use holdfast_proto::finding::{Finding, Severity};
 use holdfast_proto::names::{ClusterId, Lineage};
@@ -35,6 +36,12 @@ pub struct PointsReport {
     /// What must stay restorable, whatever retention says.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub holds: Vec<Hold>,
+    /// What a restore to the last moment has to move.
+    pub amounts: Option<Amounts>,
+    /// How long that would take by what recoveries of the cluster took so far, where the
+    /// evidence log was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<Forecast>,
     /// What each replica holds of the WAL by itself.
     pub holdings: Vec<Holding>,
     /// What departed from what should be.

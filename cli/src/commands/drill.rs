@@ -7,6 +7,7 @@ mod wanted;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -26,6 +27,7 @@ use holdfast_repository::RepositoryConfig;
 use holdfast_repository::keyring::Keyring;
 use holdfast_repository::seal::Identities;
 use holdfast_repository::signing::SigningKey;
+use serde::{Deserialize, Serialize};
 
 use crate::commands::{config, restore};
 use crate::exit::{Exit, Failure, OrExit};
@@ -103,7 +105,7 @@ pub struct RunArguments {
     scheduled: bool,
     /// Restore from the replica of this region alone: all others are cut off, so that
     /// the drill proves this one.
-    #[arg(long, value_name = "REGION", conflicts_with = "kubernetes")]
+    #[arg(long, value_name = "REGION")]
     only_region: Option<Region>,
     /// Run it in a pod of the Kubernetes cluster that [runner.kubernetes] describes.
     #[arg(long, conflicts_with = "writer")]
@@ -114,10 +116,27 @@ pub struct RunArguments {
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
-    /// What the plan of drills wants: whether because of a change, and restored from
-    /// what.
-    #[arg(skip)]
-    planned: Option<(bool, Aim)>,
+    /// What the plan of drills wants, as a dispatcher says it.
+    #[arg(long, hide = true, value_name = "JSON", requires = "placed", conflicts_with = "only_region")]
+    planned: Option<PlannedDrill>,
+}
+
+/// What the plan of drills wants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlannedDrill {
+    /// Whether because of a change.
+    on_change: bool,
+    /// Restored from what, and why.
+    aim: Aim,
+}
+
+impl FromStr for PlannedDrill {
+    type Err = serde_json::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        serde_json::from_str(text)
+    }
 }
 
 /// The moment to restore to; drawn from what is restorable without one.
@@ -320,12 +339,12 @@ async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
         accept_unreachable: arguments.accept_unreachable.into_iter().collect::<BTreeSet<_>>(),
         governing,
         kind: match (&arguments.planned, arguments.scheduled) {
-            (Some((true, _)), _) => DrillKind::OnChange,
+            (Some(planned), _) if planned.on_change => DrillKind::OnChange,
             (_, true) => DrillKind::Scheduled,
             (_, false) => DrillKind::OnDemand,
         },
         aim: match arguments.planned {
-            Some((_, aim)) => aim,
+            Some(planned) => planned.aim,
             None => Aim {
                 only_region: arguments.only_region,
                 ..Aim::default()

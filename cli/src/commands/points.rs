@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 use clap::Args;
 use holdfast_agent::ledger::Ledger;
 use holdfast_agent::restore::WalSource;
+use holdfast_plan::rto::Forecast;
 use holdfast_proto::finding::{Finding, Severity};
 use holdfast_proto::names::ClusterId;
 use holdfast_repository::approval::{Found, Ignored};
 use holdfast_repository::trust::Trust;
 use holdfast_repository::{Repository, clock, hold, layout};
 
+use crate::commands::restore::ask_the_log;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::operator::OperatorArguments;
 use crate::screen;
@@ -66,12 +68,40 @@ impl PointsArguments {
             report.named = Some(named);
             report.findings.extend(met);
         }
+        let mut unknown = None;
+        if let Some(amounts) = report.amounts {
+            match ask_the_log(&repository, &trust, &self.cluster, &amounts).await {
+                Ok(forecast) => report.forecast = Some(forecast),
+                Err(error) => unknown = Some(error),
+            }
+        }
         if self.json {
             println!("{}", serde_json::to_string_pretty(&report)?);
         } else {
             screen::print(&report.to_string());
+            if let Some(forecast) = &report.forecast {
+                screen::print(&recovery_line(forecast));
+            } else if let Some(error) = unknown {
+                screen::print(&format!(
+                    "  RTO     unknown, the evidence log cannot be read: {error}"
+                ));
+            }
         }
         Ok(Exit::Done)
+    }
+}
+
+/// How long a restore to the last moment would take.
+fn recovery_line(forecast: &Forecast) -> String {
+    let took = format!(
+        "  RTO     to the last moment: {} half of the time, {} or less in nine of ten",
+        screen::span(forecast.p50_ms),
+        screen::span(forecast.p90_ms)
+    );
+    match forecast.recoveries {
+        0 => format!("{took}; by cautious rates, no recovery of this cluster was measured"),
+        1 => format!("{took}; from one measured recovery"),
+        n => format!("{took}; from {n} measured recoveries"),
     }
 }
 

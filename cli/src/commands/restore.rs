@@ -14,15 +14,16 @@ use holdfast_drills::learnt;
 use holdfast_drills::log::{DrillLog, LogError};
 use holdfast_drills::restored::{self, Restorer};
 use holdfast_plan::restore::{FilestoreChoice, Request, RestorePlan, Target as Moment, TimelineChoice};
-use holdfast_plan::rto::Forecast;
+use holdfast_plan::rto::{Amounts, Forecast};
 use holdfast_proto::Timestamp;
 use holdfast_proto::approval::Guarded;
 use holdfast_proto::finding::Finding;
 use holdfast_proto::names::{BackupId, ClusterId, FilestoreName, Lineage, Region, RequestId};
 use holdfast_proto::pg::{Lsn, TimelineId};
 use holdfast_repository::approval::{self, RequireError};
-use holdfast_repository::clock;
 use holdfast_repository::signing::SigningKey;
+use holdfast_repository::trust::Trust;
+use holdfast_repository::{Repository, clock};
 
 use crate::exit::{Exit, Failure, OrExit};
 use crate::operator::{Operator, OperatorArguments};
@@ -283,11 +284,15 @@ struct Planned {
     met: Vec<Finding>,
 }
 
-/// How long the plan would take by what recoveries of the cluster took so far.
-async fn ask_the_log(access: &Access, plan: &RestorePlan) -> Result<Forecast, LogError> {
-    let log = DrillLog::open(&access.repository, &access.trust).await?;
-    let learnt = learnt::learnt(&log, &plan.cluster).await?;
-    Ok(learnt.forecast(&plan.amounts()))
+/// How long moving these amounts would take, by what recoveries of the cluster took so far.
+pub async fn ask_the_log(
+    repository: &Repository,
+    trust: &Trust,
+    cluster: &ClusterId,
+    amounts: &Amounts,
+) -> Result<Forecast, LogError> {
+    let log = DrillLog::open(repository, trust).await?;
+    Ok(learnt::learnt(&log, cluster).await?.forecast(amounts))
 }
 
 /// That, in a line.
@@ -348,7 +353,8 @@ impl RestoreCommand {
                     access,
                     ..
                 } = arguments.request.plan().await?;
-                let learnt = ask_the_log(&access, &plan).await;
+                let amounts = plan.amounts();
+                let learnt = ask_the_log(&access.repository, &access.trust, &plan.cluster, &amounts).await;
                 if arguments.request.json {
                     // Without a recovery behind it, it is what `predicted` says.
                     plan.learnt = learnt.ok().filter(|forecast| forecast.recoveries > 0);

@@ -48,4 +48,4 @@ pub use request::{FilestoreChoice, Rates, Request, Target, TimelineChoice};
 pub use restore_plan::{
     BaseChoice, Bytes, FilestorePlan, JournalStep, PLAN_VERSION, Prediction, Replay, RestorePlan,
 };
-pub use sketch::{Sketch, Way, extent, sketch};
+pub use sketch::{Sketch, Way, extent, latest_amounts, sketch};

@@ -9,8 +9,13 @@ use std::cmp::Reverse;
 use holdfast_proto::Timestamp;
 use holdfast_proto::names::BackupId;
 
+use super::candidates::{bases_on, candidate, choose_lineage, choose_path};
 use super::facts::{BaseFact, Facts, PointFact};
+use super::files::plan_filestores;
 use super::intervals::{Interval, LineageGap, Restorable};
+use super::request::{Request, Target};
+use super::restore_plan::FilestorePlan;
+use crate::rto::Amounts;
 
 /// What can be said about a moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +46,26 @@ pub struct Way<'f> {
     pub point: Option<&'f PointFact>,
     /// Other lines of events in which the moment can be restored as well.
     pub others: Vec<&'f Interval>,
+}
+
+/// What a restore to the last moment, before a hole if there is one, has to move; `None`
+/// while nothing can be restored. A filestore whose state cannot be told is left out.
+pub fn latest_amounts(facts: &Facts) -> Option<Amounts> {
+    let request = Request::new(Target::Latest);
+    let lineage = choose_lineage(facts, &request).ok()?;
+    let path = choose_path(lineage, &request).ok()?;
+    let bases = bases_on(lineage, &path, &request).into_iter();
+    let (base, chosen) = bases
+        .filter_map(|base| Some((base, candidate(lineage, &path, base)?)))
+        .next()?;
+    let files = plan_filestores(facts, lineage, &path, chosen.until, true, &request).unwrap_or_default();
+    let sum = |of: fn(&FilestorePlan) -> u64| files.iter().map(of).fold(0, u64::saturating_add);
+    Some(Amounts {
+        base: base.totals.bytes,
+        file_bytes: sum(|filestore| filestore.bytes),
+        files: sum(|filestore| filestore.files),
+        wal: chosen.until.get().saturating_sub(chosen.from.get()),
+    })
 }
 
 /// The first and the last moment of an interval. A base without a later commit is

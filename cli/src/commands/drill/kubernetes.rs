@@ -102,7 +102,7 @@ fn verdict(outcome: &DrillOutcome) -> String {
 
 /// Runs a drill on the cluster.
 pub async fn run(arguments: &RunArguments, operator: &Operator, scenario: &Scenario) -> anyhow::Result<Exit> {
-    if scenario.only_escrow || scenario.attack {
+    if !scenario.fits_a_pod() {
         return Err(Failure::usage(format!(
             "the scenario {} takes {} into its hands, which a cluster would keep in a Secret: run it on a machine",
             scenario.name,
@@ -191,6 +191,10 @@ fn in_pod(arguments: &RunArguments, own_scenario: bool) -> Vec<String> {
         .accept_unreachable
         .iter()
         .for_each(|r| add("accept-unreachable", r.to_string()));
+    match &arguments.planned {
+        Some(planned) => add("planned", serde_json::to_string(planned).expect("it is plain values")),
+        None => (arguments.only_region.iter()).for_each(|region| add("only-region", region.to_string())),
+    }
     add("superuser", arguments.superuser.clone());
     add("limit", arguments.limit.to_string());
     add("patience", arguments.patience.to_string());

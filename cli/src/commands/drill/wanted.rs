@@ -6,13 +6,14 @@ use holdfast_agent::ledger::Ledger;
 use holdfast_drills::evidence::entry::LoggedEntry;
 use holdfast_drills::log::DrillLog;
 use holdfast_drills::runner::Aim;
+use holdfast_drills::scenario::Scenario;
 use holdfast_drills::wanted;
 use holdfast_plan::drills::{self, Aspect, Wanted};
 use holdfast_plan::policy::Policy;
 use holdfast_proto::names::ClusterId;
 use holdfast_repository::clock;
 
-use super::{MomentArguments, RunArguments};
+use super::{MomentArguments, PlannedDrill, RunArguments};
 use crate::exit::{Exit, Failure, OrExit};
 use crate::operator::{Operator, OperatorArguments};
 use crate::screen;
@@ -58,6 +59,10 @@ pub struct NextArguments {
     /// Seconds to wait for the coordinator to seal an entry of the log.
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     patience: u64,
+    /// Run it in a pod of the Kubernetes cluster that [runner.kubernetes] describes. What
+    /// takes an identity or credentials that no cluster may keep is left for a machine.
+    #[arg(long)]
+    kubernetes: bool,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -133,10 +138,22 @@ pub async fn next(arguments: NextArguments) -> anyhow::Result<Exit> {
         let scenario = arguments.scenario.as_ref();
         w.is_due() && scenario.is_none_or(|name| *name == w.scenario.to_string())
     };
-    let Some(first) = wanted.iter().find(wants) else {
-        match arguments.json {
-            true => println!("null"),
-            false => screen::print("Nothing is due: see `holdfast drill plan --all`."),
+    let (mut first, mut for_a_machine) = (None, 0);
+    for one in wanted.iter().filter(wants) {
+        if arguments.kubernetes && !Scenario::named(&one.scenario.to_string()).or_usage()?.fits_a_pod() {
+            for_a_machine += 1;
+        } else {
+            first = Some(one);
+            break;
+        }
+    }
+    let Some(first) = first else {
+        match (arguments.json, for_a_machine) {
+            (true, _) => println!("null"),
+            (false, 0) => screen::print("Nothing is due: see `holdfast drill plan --all`."),
+            (false, n) => screen::print(&format!(
+                "Nothing is due that may run in a pod; {n} due for a machine: `holdfast drill next` without --kubernetes."
+            )),
         }
         return Ok(Exit::Done);
     };
@@ -173,10 +190,13 @@ pub async fn next(arguments: NextArguments) -> anyhow::Result<Exit> {
         patience: arguments.patience,
         scheduled: true,
         only_region: None,
-        kubernetes: false,
+        kubernetes: arguments.kubernetes,
         placed: None,
         json: arguments.json,
-        planned: Some((first.on_change, aim)),
+        planned: Some(PlannedDrill {
+            on_change: first.on_change,
+            aim,
+        }),
     };
     super::run(run).await
 }

@@ -32,3 +32,13 @@ fn what_cannot_be_restored_has_its_neighbours_and_the_hole() {
     assert_eq!(not(1000).0, None, "nothing before the first base");
     assert_eq!(not(20_000).1, None);
 }
+
+/// The same as the plan's own, which knows where the last record is.
+#[test]
+fn what_a_restore_would_move_is_told_without_opening_wal() {
+    let plan = planned(facts(), &Request::new(Target::Latest)).unwrap();
+    assert_eq!(latest_amounts(&facts()), Some(plan.amounts()));
+    let mut none = facts();
+    none.lineages[0].bases.clear();
+    assert_eq!(latest_amounts(&none), None);
+}
