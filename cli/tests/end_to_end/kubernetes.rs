@@ -324,6 +324,7 @@ fn kubernetes_drills_leave_evidence_and_nothing_else() -> Result<()> {
     let source = TcpListener::bind(SocketAddr::from((GATEWAY, SOURCE)))?;
     manifests(&run)?;
     whole(&run)?;
+    first_of_the_plan(&run)?;
     open_network(&run)?;
     log_out_of_reach(&run)?;
     killed(&run)?;
@@ -390,6 +391,35 @@ fn whole(run: &Run) -> Result<()> {
     let envelope = run.stage().run("restorer", &["evidence", "show", id])?;
     eprintln!("{envelope}");
     run.clean("a whole drill")
+}
+
+/// The drill that is due first, as a timer runs it: from what the plan wants it restored,
+/// and why, goes into the pod and into the evidence.
+fn first_of_the_plan(run: &Run) -> Result<()> {
+    let file = run.stage().path("on-kubernetes.toml");
+    let text = fs::read_to_string(&file)?;
+    fs::write(&file, format!("policy = \"policy.toml\"\n{text}"))?;
+    let plan = ["drill", "plan", "--json", "--cluster", CLUSTER];
+    let plan: Value = serde_json::from_str(&run.stage().run("on-kubernetes", &plan)?)?;
+    let first = plan.get(0).context("nothing is due")?;
+    let mut line = run.undeleted();
+    line[1] = "next".to_owned();
+    let moment = line.iter().position(|word| word == "--to-time").context("a moment")?;
+    line.drain(moment..moment + 2);
+    // Whatever moment is drawn: most of them are before the mistake.
+    let minimum = line.iter_mut().find(|word| word.starts_with("minimum="));
+    *minimum.context("a minimum")? = "minimum=0".to_owned();
+    let ended = run.drill(&line)?;
+    let said = &ended.said;
+    ensure!(ended.code == Some(0) && said["verdict"] == "PASS", "{said:#}");
+    let id = said["id"].as_str().context("the drill has no id")?;
+    let shown = run.stage().run("restorer", &["evidence", "show", id])?;
+    for reason in each(&first["because"]) {
+        let reason = reason.as_str().context("a reason")?;
+        ensure!(shown.contains(reason), "{reason:?} is not in {shown}");
+    }
+    fs::write(file, text)?;
+    run.clean("a drill of the plan")
 }
 
 /// What the runner of a drill that passed said: all of it, once, to its last line.
