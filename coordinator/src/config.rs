@@ -18,6 +18,15 @@
 //! key = "/etc/holdfast/coordinator-1.tls.key"
 //! client_ca = "/etc/holdfast/ca.crt"
 //!
+//! [[tls.ended]]                          # certificates that count no more
+//! agent = "agent-3"
+//! before = "2026-11-28T12:00:00Z"
+//!
+//! [enrolment]                            # certificates for agents that show a token
+//! cert = "/etc/holdfast/issuer.crt"
+//! key = "/etc/holdfast/issuer.key"
+//! lifetime = "90d"
+//!
 //! [access]                               # who may read page, status and metrics
 //! …                                      # see `access::section`
 //!
@@ -41,9 +50,9 @@ use holdfast_plan::period::Period;
 use holdfast_plan::policy::{Policy, ResidencyRefused};
 use holdfast_plan::schedule::Patience;
 use holdfast_plan::shape::Shape;
-use holdfast_proto::Fingerprint;
 use holdfast_proto::names::ActorName;
 use holdfast_proto::residency::Use;
+use holdfast_proto::{Fingerprint, Timestamp};
 use holdfast_repository::RepositoryConfig;
 
 use crate::access::AccessRules;
@@ -72,6 +81,8 @@ pub struct CoordinatorConfig {
     pub log_key: Option<PathBuf>,
     /// Certificates for the agents' side.
     pub tls: TlsFiles,
+    /// What is issued to agents. Without it nothing is.
+    pub enrolment: Option<EnrolmentConfig>,
     /// Who may read page, status and metrics. Without it: whoever can connect, and
     /// `listen_http` is on the loopback interface.
     pub access: Option<AccessRules>,
@@ -99,7 +110,32 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// Authorities that agents' certificates are checked against (PEM).
     pub client_ca: PathBuf,
+    /// Certificates that count no more, whoever issued them.
+    pub ended: Vec<EndedAgent>,
 }
+
+/// The end of an agent's certificates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedAgent {
+    /// Whose.
+    pub agent: ActorName,
+    /// Those that were issued before this moment.
+    pub before: Timestamp,
+}
+
+/// What is issued to agents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnrolmentConfig {
+    /// The certificate of this coordinator's authority over agents (PEM).
+    pub cert: PathBuf,
+    /// Its key (PEM).
+    pub key: PathBuf,
+    /// How long certificates are valid: 10 s to 5 years.
+    pub lifetime: Period,
+}
+
+/// How long certificates may be valid, in milliseconds: seconds are for trying it out.
+const LIFETIMES: std::ops::RangeInclusive<u64> = 10_000..=1826 * 86_400_000;
 
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -257,16 +293,26 @@ fn read_root(root: &mut Section<'_>, directory: &Path) -> Option<CoordinatorConf
             let cert = required_path(&mut tls, "cert", "/etc/holdfast/coordinator-1.crt", directory);
             let key = required_path(&mut tls, "key", "/etc/holdfast/coordinator-1.tls.key", directory);
             let client_ca = required_path(&mut tls, "client_ca", "/etc/holdfast/ca.crt", directory);
+            let ended: Vec<_> = tls.list("ended").into_iter().map(read_ended).collect();
             tls.finish();
+            let ended: Option<Vec<_>> = ended.into_iter().collect();
             cert.zip(key)
-                .zip(client_ca)
-                .map(|((cert, key), client_ca)| TlsFiles { cert, key, client_ca })
+                .zip(client_ca.zip(ended))
+                .map(|((cert, key), (client_ca, ended))| TlsFiles {
+                    cert,
+                    key,
+                    client_ca,
+                    ended,
+                })
         }
         None => {
             root.problem("needs a [tls] section with cert, key and client_ca: agents call in by mutual TLS");
             None
         }
     };
+    let enrolment = root
+        .section("enrolment")
+        .map(|section| read_enrolment(section, directory));
     let replicate_after = root.optional::<Period>("replicate_after");
     let lease = root.optional_at::<Period>("lease");
     if let Some((lease, at)) = &lease
@@ -286,6 +332,10 @@ fn read_root(root: &mut Section<'_>, directory: &Path) -> Option<CoordinatorConf
         signing_key: signing_key?,
         log_key,
         tls: tls?,
+        enrolment: match enrolment {
+            Some(enrolment) => Some(enrolment?),
+            None => None,
+        },
         access: match access {
             Some(access) => Some(access?),
             None => None,
@@ -296,6 +346,35 @@ fn read_root(root: &mut Section<'_>, directory: &Path) -> Option<CoordinatorConf
         lease: lease.map(|(lease, _)| lease).or(Period::from_millis(30_000))?,
         runbooks,
         patience: Patience::default(),
+    })
+}
+
+fn read_ended(mut section: Section<'_>) -> Option<EndedAgent> {
+    let agent = section.required::<ActorName>("agent", "agent-3");
+    let before = section.required::<Timestamp>("before", "2026-11-28T12:00:00Z");
+    section.finish();
+    Some(EndedAgent {
+        agent: agent?,
+        before: before?,
+    })
+}
+
+fn read_enrolment(mut section: Section<'_>, directory: &Path) -> Option<EnrolmentConfig> {
+    let cert = required_path(&mut section, "cert", "/etc/holdfast/issuer.crt", directory);
+    let key = required_path(&mut section, "key", "/etc/holdfast/issuer.key", directory);
+    let lifetime = section.optional_at::<Period>("lifetime");
+    if let Some((lifetime, at)) = &lifetime
+        && !LIFETIMES.contains(&lifetime.millis())
+    {
+        section.problem_at(at, "must be between 10s and 1826d");
+    }
+    section.finish();
+    Some(EnrolmentConfig {
+        cert: cert?,
+        key: key?,
+        lifetime: lifetime
+            .map(|(lifetime, _)| lifetime)
+            .or(Period::from_millis(90 * 86_400_000))?,
     })
 }
 
@@ -349,6 +428,31 @@ replicas = [{ region = "a", url = "file:///srv/a" }, { region = "b", url = "file
         );
         let runbooks = parse(&linked).unwrap().runbooks.unwrap();
         assert_eq!(runbooks.to_string(), "https://w.example/findings.md");
+    }
+
+    #[test]
+    fn what_is_issued_and_what_has_ended() {
+        assert_eq!(parse(GOOD).unwrap().enrolment, None);
+        let more = format!(
+            "{GOOD}[enrolment]\ncert = \"i.crt\"\nkey = \"i.key\"\n[[tls.ended]]\nagent = \"agent-3\"\n\
+             before = \"2026-11-28T12:00:00Z\"\n"
+        );
+        let config = parse(&more).unwrap();
+        let enrolment = config.enrolment.unwrap();
+        assert_eq!(enrolment.key, Path::new("/etc/holdfast/i.key"));
+        assert_eq!(enrolment.lifetime.to_string(), "90d");
+        assert_eq!(config.tls.ended[0].agent.as_str(), "agent-3");
+        let found = parse(&format!(
+            "{GOOD}[enrolment]\ncert = \"i.crt\"\nlifetime = \"1s\"\n[[tls.ended]]\nagent = \"agent-3\"\n"
+        ))
+        .unwrap_err();
+        for expect in [
+            "enrolment.key: is missing",
+            "enrolment.lifetime: must be between",
+            "tls.ended[0].before: is missing",
+        ] {
+            assert!(found.iter().any(|f| f.contains(expect)), "{expect}: {found:#?}");
+        }
     }
 
     #[test]

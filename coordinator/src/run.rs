@@ -1,5 +1,6 @@
 //! Starting and stopping.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use holdfast_proto::finding::Severity;
 use holdfast_proto::record::KeyAlgorithm;
 use holdfast_proto::residency::Use;
 use holdfast_repository::probe::ProbeError;
+use holdfast_repository::secret_file::{self, SecretFileError};
 use holdfast_repository::signing::{SigningError, SigningKey};
 use holdfast_repository::{Deadlines, OpenError, Repository};
 use tokio::net::TcpListener;
@@ -17,13 +19,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
 use crate::cache::{Cache, CacheError};
-use crate::config::CoordinatorConfig;
+use crate::config::{CoordinatorConfig, EnrolmentConfig};
 use crate::desk::{Desk, State, now};
 use crate::docket::Dockets;
 use crate::governing::Governing;
 use crate::lead::Lead;
 use crate::loops::evidence::EvidenceKeeping;
 use crate::loops::lead::Campaign;
+use crate::pki::PkiError;
+use crate::pki::issuing::AgentAuthority;
+use crate::server::accept::Door;
+use crate::server::agents::Issuing;
 use crate::server::evidence::EvidenceShowing;
 use crate::server::ledger::{LedgerReading, Ledgers};
 use crate::server::tls::TlsError;
@@ -63,6 +69,12 @@ pub enum RunError {
     /// Certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The authority over agents cannot be used.
+    #[error(transparent)]
+    Issuing(#[from] PkiError),
+    /// Its key cannot be read.
+    #[error("the authority over agents: {0}; `holdfast coordinator issuer` makes one")]
+    IssuingKey(#[from] SecretFileError),
     /// The state directory cannot be used.
     #[error(transparent)]
     Cache(#[from] CacheError),
@@ -99,6 +111,7 @@ pub struct Coordinator {
     campaign: Campaign,
     cache: Cache,
     tls: TlsAcceptor,
+    issuing: Option<Arc<Issuing>>,
     agents: Arc<TcpListener>,
     people: Arc<TcpListener>,
     access: Arc<Access>,
@@ -144,7 +157,12 @@ impl Coordinator {
             key(log_key, "log key", KeyAlgorithm::Ed25519, "an Ed25519 key")?;
         }
         let access = Arc::new(Access::new(config.access.clone()).map_err(RunError::Access)?);
-        let tls = TlsAcceptor::from(tls::server_config(&config.tls)?);
+        let issuing = match &config.enrolment {
+            Some(enrolment) => Some(Arc::new(issuing(&config.signing_key, enrolment)?)),
+            None => None,
+        };
+        let issuer = issuing.as_deref().map(Issuing::certificate_pem);
+        let tls = TlsAcceptor::from(tls::server_config(&config.tls, issuer)?);
         accept::allow_connections();
         let repository = Repository::open(&config.repository)
             .await?
@@ -201,6 +219,7 @@ impl Coordinator {
             campaign: Campaign::new(signer),
             cache: opened.cache,
             tls,
+            issuing,
             agents,
             people,
             access,
@@ -226,6 +245,7 @@ impl Coordinator {
             campaign,
             cache,
             tls,
+            issuing,
             agents,
             people,
             access,
@@ -235,14 +255,19 @@ impl Coordinator {
         // Ends what this call started, whoever asks for it.
         let stop = stop.child_token();
         let mut supervisor = Supervisor::new(stop.clone());
-        let (router, token) = (agents::router(Arc::clone(&desk)), stop.clone());
+        let agents_share = agents::Agents {
+            desk: Arc::clone(&desk),
+            access: Arc::clone(&access),
+            issuing,
+        };
+        let strangers = agents_share.issuing.is_some();
+        let door = Door::Agents {
+            tls,
+            strangers: strangers.then(|| agents::strangers(agents_share.clone())),
+        };
+        let (router, token) = (agents::router(agents_share), stop.clone());
         supervisor.spawn("agents", Exit::Fatal, move || {
-            accept::serve(
-                Arc::clone(&agents),
-                Some(tls.clone()),
-                router.clone(),
-                token.clone(),
-            )
+            accept::serve(Arc::clone(&agents), door.clone(), router.clone(), token.clone())
         });
         let people_share = pages::People {
             desk: Arc::clone(&desk),
@@ -253,7 +278,7 @@ impl Coordinator {
         };
         let (router, token) = (pages::router(people_share), stop.clone());
         supervisor.spawn("pages", Exit::Fatal, move || {
-            accept::serve(Arc::clone(&people), None, router.clone(), token.clone())
+            accept::serve(Arc::clone(&people), Door::Open, router.clone(), token.clone())
         });
         loops::start(
             &mut supervisor,
@@ -271,6 +296,19 @@ impl Coordinator {
         tracing::info!("coordinator stopped");
         Ok(ended?)
     }
+}
+
+/// With what this coordinator issues certificates.
+fn issuing(signing_key: &Path, config: &EnrolmentConfig) -> Result<Issuing, RunError> {
+    let certificate = std::fs::read_to_string(&config.cert)
+        .map_err(|e| PkiError::AgentAuthority(format!("{} cannot be read ({e})", config.cert.display())))?;
+    let key = secret_file::read(&config.key)?;
+    let authority = AgentAuthority::from_pem(&certificate, &key)?;
+    Ok(Issuing::new(
+        authority,
+        config.lifetime,
+        SigningKey::load(signing_key)?,
+    ))
 }
 
 fn key(

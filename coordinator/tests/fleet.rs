@@ -2,6 +2,7 @@
 //! a real repository on two directories, real signatures.
 
 mod access;
+mod enrolment;
 mod house;
 mod page;
 mod policy;

@@ -32,6 +32,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use holdfast_proto::Timestamp;
+use holdfast_proto::names::ActorName;
 
 pub use decide::{Breadth, Denied, Need, Principal, decide};
 pub use grant::{Grant, Subject};
@@ -189,6 +190,30 @@ impl Access {
         };
         let outcome = who.map(|_| Reach::default()).ok_or(Denied::Unknown);
         let noted = Noted::new(who, Need::Known, request, &outcome, now);
+        noted.log();
+        self.journal().note(noted);
+    }
+
+    /// Notes that an agent got a certificate, or did not, and why.
+    pub fn note_certificate(
+        &self,
+        agent: Option<&ActorName>,
+        route: &str,
+        client: Option<IpAddr>,
+        outcome: Result<&str, &str>,
+        now: Timestamp,
+    ) {
+        let noted = Noted {
+            at: now,
+            last: now,
+            count: 1,
+            who: agent.map(|agent| format!("agent:{agent}")),
+            client,
+            route: route.to_owned(),
+            permission: None,
+            allowed: outcome.is_ok(),
+            because: outcome.unwrap_or_else(|why| why).to_owned(),
+        };
         noted.log();
         self.journal().note(noted);
     }

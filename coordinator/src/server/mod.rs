@@ -10,6 +10,7 @@ mod calendar;
 pub(crate) mod cluster_page;
 mod cookies;
 mod cost;
+mod enrolment;
 pub mod evidence;
 mod forms;
 pub mod guard;

@@ -47,6 +47,8 @@ wal_valve = {}
 
 /// What the coordinator's example shows in comments only.
 const COORDINATOR: &str = r#"
+[[tls.ended]]
+[enrolment]
 [access]
 [access.oidc]
 [[access.token]]

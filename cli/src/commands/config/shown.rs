@@ -262,6 +262,15 @@ pub fn coordinator(config: &CoordinatorConfig, lines: &Lines) -> Vec<Shown> {
     out.set("tls.cert", config.tls.cert.display());
     out.set("tls.key", config.tls.key.display());
     out.set("tls.client_ca", config.tls.client_ca.display());
+    for (n, ended) in config.tls.ended.iter().enumerate() {
+        out.set(format!("tls.ended[{n}].agent"), &ended.agent);
+        out.set(format!("tls.ended[{n}].before"), ended.before);
+    }
+    if let Some(enrolment) = &config.enrolment {
+        out.set("enrolment.cert", enrolment.cert.display());
+        out.set("enrolment.key", enrolment.key.display());
+        out.set("enrolment.lifetime", enrolment.lifetime);
+    }
     if let Some(access) = &config.access {
         access_of(&mut out, access);
     }
@@ -416,7 +425,13 @@ pub fn named_by_agent(path: &str) -> bool {
 pub fn named_by_coordinator(path: &str) -> bool {
     matches!(
         path,
-        "signing_key" | "log_key" | "tls.cert" | "tls.key" | "tls.client_ca"
+        "signing_key"
+            | "log_key"
+            | "tls.cert"
+            | "tls.key"
+            | "tls.client_ca"
+            | "enrolment.cert"
+            | "enrolment.key"
     )
 }
 
