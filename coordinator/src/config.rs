@@ -4,7 +4,7 @@
 //! ```toml
 //! name = "coordinator-1"
 //! listen_agents = "127.0.0.1:7443"       # agents, mutual TLS
-//! listen_http = "127.0.0.1:7480"         # page, status, metrics: this machine only
+//! listen_http = "127.0.0.1:7480"         # page, status, metrics
 //! state_dir = "/var/lib/holdfast/coordinator"
 //! policy = "/etc/holdfast/policy.toml"
 //! signing_key = "/etc/holdfast/coordinator-1.key"
@@ -26,6 +26,10 @@
 //! cert = "/etc/holdfast/issuer.crt"
 //! key = "/etc/holdfast/issuer.key"
 //! lifetime = "90d"
+//!
+//! [http_tls]                             # page, status and metrics over TLS
+//! cert = "/etc/holdfast/https.crt"
+//! key = "/etc/holdfast/https.key"
 //!
 //! [access]                               # who may read page, status and metrics
 //! …                                      # see `access::section`
@@ -67,8 +71,10 @@ pub struct CoordinatorConfig {
     pub name: ActorName,
     /// Where agents call in.
     pub listen_agents: SocketAddr,
-    /// Where page, status and metrics are served, in plain HTTP.
+    /// Where page, status and metrics are served.
     pub listen_http: SocketAddr,
+    /// With which certificate; in plain HTTP without it.
+    pub http_tls: Option<ServerFiles>,
     /// The cache's directory. Everything in it can be deleted.
     pub state_dir: PathBuf,
     /// The policy's file.
@@ -112,6 +118,15 @@ pub struct TlsFiles {
     pub client_ca: PathBuf,
     /// Certificates that count no more, whoever issued them.
     pub ended: Vec<EndedAgent>,
+}
+
+/// A listener's certificate. It is read anew when the files change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFiles {
+    /// Certificate chain (PEM).
+    pub cert: PathBuf,
+    /// Its key (PEM).
+    pub key: PathBuf,
 }
 
 /// The end of an agent's certificates.
@@ -264,6 +279,27 @@ fn read_root(root: &mut Section<'_>, directory: &Path) -> Option<CoordinatorConf
         section.finish();
         read
     });
+    let http_tls = root.section("http_tls").map(|mut section| {
+        let cert = required_path(&mut section, "cert", "/etc/holdfast/https.crt", directory);
+        let key = required_path(&mut section, "key", "/etc/holdfast/https.key", directory);
+        section.finish();
+        Some(ServerFiles {
+            cert: cert?,
+            key: key?,
+        })
+    });
+    let plain_url = |access: &AccessRules| {
+        let url = access.public_url.as_ref();
+        url.is_some_and(|url| !url.origin().starts_with("https://"))
+    };
+    if http_tls.is_some() && access.as_ref().is_some_and(|a| a.as_ref().is_some_and(plain_url)) {
+        root.problem("access.public_url begins with http://, but [http_tls] serves https: correct it");
+    }
+    if http_tls.is_some() && accept_plain {
+        root.problem(
+            "has accept_plain_http_beyond_loopback and [http_tls], which leaves nothing plain: keep one",
+        );
+    }
     if let Some((listen, at)) = &listen_http
         && !listen.0.ip().is_loopback()
     {
@@ -274,11 +310,11 @@ fn read_root(root: &mut Section<'_>, directory: &Path) -> Option<CoordinatorConf
                  coordinator token` begins it), or listen on 127.0.0.1",
             );
         }
-        if !accept_plain {
+        if !accept_plain && http_tls.is_none() {
             root.problem_at(
                 at,
-                "would send page, metrics and tokens over the network without encryption: listen on 127.0.0.1 behind a \
-                 proxy that has TLS, or set accept_plain_http_beyond_loopback = true where something else encrypts",
+                "would send page, metrics and tokens over the network without encryption: add [http_tls] with cert and \
+                 key, listen on 127.0.0.1 behind a proxy that has TLS, or set accept_plain_http_beyond_loopback = true where something else encrypts",
             );
         }
     }
@@ -326,6 +362,10 @@ fn read_root(root: &mut Section<'_>, directory: &Path) -> Option<CoordinatorConf
         name: name?,
         listen_agents,
         listen_http: listen_http.map_or(([127, 0, 0, 1], 7480).into(), |(l, _)| l.0),
+        http_tls: match http_tls {
+            Some(files) => Some(files?),
+            None => None,
+        },
         state_dir: state_dir?,
         policy_file: policy_file?,
         policy: Policy::parse("", "").ok()?,
@@ -493,5 +533,21 @@ replicas = [{ region = "a", url = "file:///srv/a" }, { region = "b", url = "file
         let hash = crate::access::TokenHash::of("x");
         let opened = format!("{opened}[[access.token]]\nname = \"x\"\nhash = \"{hash}\"\n");
         assert!(parse(&opened).is_ok());
+        // Or with TLS of its own, and then nothing is plain.
+        let tls = "[http_tls]\ncert = \"h.crt\"\nkey = \"h.key\"\n";
+        let served = opened.replace("accept_plain_http_beyond_loopback = true\n", "");
+        assert!(parse(&served).is_err());
+        let served = parse(&format!("{served}{tls}")).unwrap();
+        assert_eq!(served.http_tls.unwrap().key, Path::new("/etc/holdfast/h.key"));
+        let found = parse(&format!("{opened}{tls}")).unwrap_err();
+        assert!(found.len() == 1 && found[0].contains("keep one"), "{found:#?}");
+        let plain = format!(
+            "{GOOD}{tls}[access]\npublic_url = \"http://localhost:7480\"\n[[access.token]]\nname = \"x\"\nhash = \"{hash}\"\n"
+        );
+        let found = parse(&plain).unwrap_err();
+        assert!(
+            found.len() == 1 && found[0].contains("serves https"),
+            "{found:#?}"
+        );
     }
 }

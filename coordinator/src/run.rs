@@ -32,6 +32,7 @@ use crate::server::accept::Door;
 use crate::server::agents::Issuing;
 use crate::server::evidence::EvidenceShowing;
 use crate::server::ledger::{LedgerReading, Ledgers};
+use crate::server::served::Served;
 use crate::server::tls::TlsError;
 use crate::server::{accept, agents, pages, tls};
 use crate::supervise::{Ended, Exit, Supervisor};
@@ -111,6 +112,8 @@ pub struct Coordinator {
     campaign: Campaign,
     cache: Cache,
     tls: TlsAcceptor,
+    peoples_door: Door,
+    served: Arc<[Arc<Served>]>,
     issuing: Option<Arc<Issuing>>,
     agents: Arc<TcpListener>,
     people: Arc<TcpListener>,
@@ -156,13 +159,24 @@ impl Coordinator {
         if let Some(log_key) = &config.log_key {
             key(log_key, "log key", KeyAlgorithm::Ed25519, "an Ed25519 key")?;
         }
-        let access = Arc::new(Access::new(config.access.clone()).map_err(RunError::Access)?);
+        let access = Access::new(config.access.clone(), config.http_tls.is_some());
+        let access = Arc::new(access.map_err(RunError::Access)?);
         let issuing = match &config.enrolment {
             Some(enrolment) => Some(Arc::new(issuing(&config.signing_key, enrolment)?)),
             None => None,
         };
         let issuer = issuing.as_deref().map(Issuing::certificate_pem);
-        let tls = TlsAcceptor::from(tls::server_config(&config.tls, issuer)?);
+        let own = Served::read("listen_agents", &config.tls.cert, &config.tls.key)?;
+        let tls = TlsAcceptor::from(tls::for_agents(Arc::clone(&own), &config.tls.client_ca, issuer)?);
+        let mut served = vec![own];
+        let peoples_door = match &config.http_tls {
+            None => Door::Open,
+            Some(files) => {
+                let own = Served::read("listen_http", &files.cert, &files.key)?;
+                served.push(Arc::clone(&own));
+                Door::Tls(TlsAcceptor::from(tls::for_people(own)?))
+            }
+        };
         accept::allow_connections();
         let repository = Repository::open(&config.repository)
             .await?
@@ -219,6 +233,8 @@ impl Coordinator {
             campaign: Campaign::new(signer),
             cache: opened.cache,
             tls,
+            peoples_door,
+            served: served.into(),
             issuing,
             agents,
             people,
@@ -245,6 +261,8 @@ impl Coordinator {
             campaign,
             cache,
             tls,
+            peoples_door,
+            served,
             issuing,
             agents,
             people,
@@ -278,7 +296,12 @@ impl Coordinator {
         };
         let (router, token) = (pages::router(people_share), stop.clone());
         supervisor.spawn("pages", Exit::Fatal, move || {
-            accept::serve(Arc::clone(&people), Door::Open, router.clone(), token.clone())
+            accept::serve(
+                Arc::clone(&people),
+                peoples_door.clone(),
+                router.clone(),
+                token.clone(),
+            )
         });
         loops::start(
             &mut supervisor,
@@ -286,6 +309,7 @@ impl Coordinator {
             &cache,
             campaign.clone(),
             evidence.keeping,
+            served,
             &stop,
         );
         let ended = supervisor.run(PATIENCE).await;

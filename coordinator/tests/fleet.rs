@@ -4,6 +4,7 @@
 mod access;
 mod enrolment;
 mod house;
+mod https;
 mod page;
 mod policy;
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_plan::certificate::urgency;
 use holdfast_proto::Timestamp;
 use holdfast_proto::finding::Severity;
 use holdfast_repository::replica::explained;
@@ -16,11 +17,6 @@ use crate::run::Agent;
 
 /// Between two attempts that fail: at first, and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
-
-/// With so much of a certificate's time left somebody must look, in milliseconds: a month
-/// and a week, and never more than a quarter and a tenth of its lifetime.
-const WARNING: u64 = 30 * 86_400_000;
-const CRITICAL: u64 = 7 * 86_400_000;
 
 /// Everything in the findings is about this.
 const SUBJECT: &str = "coordinator";
@@ -154,7 +150,8 @@ impl Tending<'_> {
             ),
             _ => agent.clear_everywhere("not-enrolled", SUBJECT),
         }
-        match self.worn.as_ref().and_then(|worn| urgency(worn, now)) {
+        let urgent = |worn: &Credential| Some((urgency(worn.begins, worn.ends, now)?, worn.ends));
+        match self.worn.as_ref().and_then(urgent) {
             None => agent.clear_everywhere("certificate-expiring", SUBJECT),
             Some((severity, ends)) => {
                 let how = match &why {
@@ -168,44 +165,6 @@ impl Tending<'_> {
     }
 }
 
-/// How much it matters that a certificate ends, and when it does; `None` while there is
-/// enough time.
-fn urgency(credential: &Credential, now: Timestamp) -> Option<(Severity, Timestamp)> {
-    let left = credential.ends.millis_since(now);
-    if left <= CRITICAL.min(credential.lifetime() / 10) {
-        Some((Severity::Critical, credential.ends))
-    } else if left <= WARNING.min(credential.lifetime() / 4) {
-        Some((Severity::Warning, credential.ends))
-    } else {
-        None
-    }
-}
-
 fn now() -> Timestamp {
     holdfast_repository::clock::now()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::certificate::tests::credential;
-
-    #[test]
-    fn somebody_hears_of_it_in_good_time() {
-        let begins: Timestamp = "2026-11-28T12:00:00Z".parse().unwrap();
-        let day = 86_400_000;
-        // Days of validity, and from which day left on it is a warning and critical.
-        for (lifetime, warning, critical) in [(90, 22, 7), (6 * 365, 30, 7), (10, 2, 1)] {
-            let credential = credential(begins, begins.plus_millis(lifetime * day));
-            let with = |left: i64| urgency(&credential, credential.ends.plus_millis(-left * day));
-            let severity = |left: i64| with(left).map(|(severity, _)| severity);
-            assert_eq!(severity(warning + 1), None, "{lifetime}");
-            assert_eq!(severity(warning), Some(Severity::Warning), "{lifetime}");
-            assert_eq!(severity(critical), Some(Severity::Critical), "{lifetime}");
-            assert_eq!(severity(-1), Some(Severity::Critical), "{lifetime}");
-            // It is renewed, again and again, before anybody hears of it.
-            let due = credential.ends.millis_since(credential.due());
-            assert!(due > (warning + 1) as u64 * day as u64, "{lifetime}: {due}");
-        }
-    }
 }

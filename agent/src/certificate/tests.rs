@@ -14,7 +14,7 @@ fn certificate(key: &KeyPair, begins: Timestamp, ends: Timestamp) -> String {
 }
 
 /// One that is valid from a moment to another.
-pub(super) fn credential(begins: Timestamp, ends: Timestamp) -> Credential {
+fn credential(begins: Timestamp, ends: Timestamp) -> Credential {
     let key = NextKey(KeyPair::generate().unwrap());
     let text = key.with(&certificate(&key.0, begins, ends));
     Credential::read(text, "a test").unwrap()
@@ -75,4 +75,9 @@ fn what_cannot_be_read_is_not_used() {
     assert!(!format!("{whole:?}").contains("PRIVATE"));
     assert_eq!((whole.begins, whole.ends), (begins, ends));
     assert_eq!(whole.due(), at("2027-01-27T12:00:00Z"));
+    // It is renewed, again and again, before anybody hears of it.
+    assert_eq!(
+        holdfast_plan::certificate::urgency(begins, ends, whole.due().plus_millis(5 * 86_400_000)),
+        None
+    );
 }

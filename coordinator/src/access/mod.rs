@@ -85,6 +85,7 @@ pub struct Access {
     calls: Mutex<Buckets<String>>,
     refreshes: Mutex<Buckets<()>>,
     form_key: [u8; 32],
+    over_tls: bool,
 }
 
 /// What the lock guards is whole after every step, also of one who panicked.
@@ -93,11 +94,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Access {
-    /// Access by `rules`; without any, whoever is here may read everything.
+    /// Access by `rules`; without any, whoever is here may read everything. `over_tls` says
+    /// whether the listener itself has TLS.
     ///
     /// # Errors
     /// A secret cannot be read, in words.
-    pub fn new(rules: Option<AccessRules>) -> Result<Self, String> {
+    pub fn new(rules: Option<AccessRules>, over_tls: bool) -> Result<Self, String> {
         let provider = match rules.as_ref().and_then(|rules| rules.provider()) {
             Some((settings, origin)) => Some(Provider::new(settings.clone(), origin)?),
             None => None,
@@ -114,6 +116,7 @@ impl Access {
             calls: Mutex::new(Buckets::new(CALLS, 10_000)),
             refreshes: Mutex::new(Buckets::new(REFRESHES, 1)),
             form_key: rand::random(),
+            over_tls,
         })
     }
 
@@ -140,9 +143,9 @@ impl Access {
         Some(self.rules.as_ref()?.public_url.as_ref()?.origin())
     }
 
-    /// Whether people come over TLS.
+    /// Whether people come over TLS: ours, or that of a proxy before us.
     pub fn secure(&self) -> bool {
-        self.origin().is_some_and(|origin| origin.starts_with("https://"))
+        self.over_tls || self.origin().is_some_and(|origin| origin.starts_with("https://"))
     }
 
     /// The sessions. Held for moments only.

@@ -65,8 +65,10 @@ pub struct Peer(pub AgentIdentity);
 /// Who is let in, and how.
 #[derive(Clone)]
 pub enum Door {
-    /// Whoever connects.
+    /// Whoever connects, in plain HTTP.
     Open,
+    /// Whoever connects, over TLS.
+    Tls(TlsAcceptor),
     /// Agents, by their certificates.
     Agents {
         /// Checks them.
@@ -142,6 +144,10 @@ pub async fn serve(
             };
             let ended = match door {
                 Door::Open => connection(tcp, router, from, &builder, watcher).await,
+                Door::Tls(tls) => match shaken(&tls, tcp).await {
+                    Err(refused) => Err(refused),
+                    Ok(stream) => connection(stream, router, from, &builder, watcher).await,
+                },
                 Door::Agents { tls, strangers } => match shaken(&tls, tcp).await {
                     Err(refused) => Err(refused),
                     Ok(stream) => {

@@ -22,5 +22,6 @@ pub(crate) mod openapi;
 pub mod pages;
 mod problem;
 pub mod routes;
+pub mod served;
 mod sight;
 pub mod tls;

@@ -124,6 +124,7 @@ async fn desk(clusters: usize, seed: u64) -> (Desk, tempfile::TempDir) {
             ended: Vec::new(),
         },
         enrolment: None,
+        http_tls: None,
         access: None,
         repository,
         trust_root: root,

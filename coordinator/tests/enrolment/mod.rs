@@ -22,7 +22,6 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
 use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
 
 use crate::POLICY;
 use crate::house::{House, Running, cluster, facts, now, wait_until};
@@ -260,14 +259,7 @@ async fn a_token_is_good_for_one_key_whoever_is_asked_and_whatever_was_lost() {
     assert!(status == 403 && why.contains("was used at"), "{status} {why}");
     let mut config = house.config.clone();
     config.state_dir = house.root.join("state-2");
-    let coordinator = Coordinator::start(config).await.unwrap();
-    let stop = CancellationToken::new();
-    let second = Running {
-        agents: coordinator.agents_address().unwrap(),
-        http: coordinator.http_address().unwrap(),
-        stop: stop.clone(),
-        task: tokio::spawn(coordinator.serve(stop)),
-    };
+    let second = Running::of(Coordinator::start(config).await.unwrap());
     wait_until("the second coordinator", || async {
         (second.get("/healthz").await.0 == 200).then_some(())
     })

@@ -47,6 +47,7 @@ wal_valve = {}
 
 /// What the coordinator's example shows in comments only.
 const COORDINATOR: &str = r#"
+[http_tls]
 [[tls.ended]]
 [enrolment]
 [access]

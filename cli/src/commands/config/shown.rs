@@ -211,6 +211,10 @@ pub fn operator(file: &OperatorFile, lines: &Lines) -> Vec<Shown> {
     out.maybe("identity", file.identity.as_ref().map(|p| p.display()));
     out.maybe("coordinator", file.coordinator.as_ref());
     out.maybe(
+        "coordinator_ca",
+        file.coordinator_ca.as_ref().map(|p| p.display()),
+    );
+    out.maybe(
         "coordinator_token_file",
         file.coordinator_token_file.as_ref().map(|p| p.display()),
     );
@@ -249,6 +253,10 @@ pub fn coordinator(config: &CoordinatorConfig, lines: &Lines) -> Vec<Shown> {
     out.set("name", &config.name);
     out.set("listen_agents", config.listen_agents);
     out.set("listen_http", config.listen_http);
+    if let Some(files) = &config.http_tls {
+        out.set("http_tls.cert", files.cert.display());
+        out.set("http_tls.key", files.key.display());
+    }
     let plain = "accept_plain_http_beyond_loopback";
     let accepts = lines.written(plain).unwrap_or("false").to_owned();
     out.set(plain, accepts);
@@ -430,6 +438,8 @@ pub fn named_by_coordinator(path: &str) -> bool {
             | "tls.cert"
             | "tls.key"
             | "tls.client_ca"
+            | "http_tls.cert"
+            | "http_tls.key"
             | "enrolment.cert"
             | "enrolment.key"
     )
@@ -439,7 +449,7 @@ pub fn named_by_coordinator(path: &str) -> bool {
 pub fn named_by_operator(path: &str) -> bool {
     matches!(
         path,
-        "identity" | "policy" | "runner.signing_key" | "runner.policy"
+        "identity" | "coordinator_ca" | "policy" | "runner.signing_key" | "runner.policy"
     )
 }
 

@@ -346,6 +346,12 @@ const COORDINATOR: Table = &[
         "Where page, status and metrics are served. Default 127.0.0.1:7480.",
     ),
     (
+        "http_tls",
+        "Serves page, status and metrics over TLS; the files are read anew when they change.",
+    ),
+    ("http_tls.cert", "Certificate chain (PEM)."),
+    ("http_tls.key", "Its key (PEM)."),
+    (
         "accept_plain_http_beyond_loopback",
         "Serve page and metrics beyond this machine without TLS, where something else encrypts.",
     ),
@@ -471,6 +477,10 @@ const HOLDFAST: Table = &[
     (
         "coordinator",
         "The coordinator's address for people, https://HOST or http://HOST:PORT.",
+    ),
+    (
+        "coordinator_ca",
+        "Certificates that the coordinator's is checked against (PEM), instead of those that this machine believes.",
     ),
     (
         "coordinator_token_file",
