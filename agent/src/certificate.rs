@@ -73,8 +73,16 @@ pub enum CertificateError {
         /// Why.
         why: String,
     },
+    /// The token was refused, and there is a certificate.
+    #[error("{why}\nThis agent has a certificate already, until {until}, and goes on with it")]
+    Has {
+        /// Until when it has one.
+        until: Timestamp,
+        /// Why no other one was issued.
+        why: CallError,
+    },
     /// A new one is not taken.
-    #[error("the new certificate is not taken yet, the one before stays in use: {0}")]
+    #[error("the new certificate is not taken yet, the one before stays: {0}")]
     NotTaken(CallError),
     /// The coordinators.
     #[error(transparent)]
@@ -234,6 +242,22 @@ impl Kept {
         durable::remove(&self.next)
     }
 
+    /// What was issued before the one in use ended, and can be proven only now.
+    async fn last_hope(
+        &self,
+        caller: &Caller,
+        agent: &ActorName,
+        now: Timestamp,
+    ) -> Result<Option<Credential>, CertificateError> {
+        let Some(credential) = self.unproven()?.filter(|next| now < next.ends) else {
+            return Ok(None);
+        };
+        let proven = caller.prove(&credential, agent).await;
+        proven.map_err(CertificateError::NotTaken)?;
+        self.adopt(&credential)?;
+        Ok(Some(credential))
+    }
+
     /// Gets a first certificate for a token.
     async fn enrol(
         &self,
@@ -334,7 +358,14 @@ pub async fn enrol(config: &AgentConfig, token_file: Option<&Path>) -> Result<Cr
     let token_file = token_file.or(named.as_deref()).ok_or(CertificateError::NoToken)?;
     let kept = Kept::of(&StateDir::open(&config.state_dir)?);
     let caller = Caller::new(coordinator)?;
-    kept.enrol(&caller, &config.name, token_file).await
+    let before = kept.current()?.map(|current| current.ends);
+    let before = before.filter(|until| holdfast_repository::clock::now() < *until);
+    match (kept.enrol(&caller, &config.name, token_file).await, before) {
+        (Err(CertificateError::Call(why @ CallError::Refused { .. })), Some(until)) => {
+            Err(CertificateError::Has { until, why })
+        }
+        (outcome, _) => outcome,
+    }
 }
 
 /// When files were last written; `None` for one that is not there.

@@ -231,6 +231,10 @@ fn a_token_brings_one_agent_to_one_certificate() -> Result<()> {
         "{said}"
     );
     ensure!(!place.path().join("thief/certificate.pem").exists());
+    // Whoever enrols twice by mistake has lost nothing.
+    let said = place.run(mine, 1)?;
+    ensure!(said.contains("has a certificate already"), "{said}");
+    ensure!(std::fs::read(place.path().join("agent/certificate.pem"))? == first);
     // A token that was changed on the way, and something that is none.
     let mut altered = token.trim().to_owned();
     let last = if altered.ends_with('A') { 'Q' } else { 'A' };

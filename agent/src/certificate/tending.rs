@@ -99,6 +99,9 @@ impl Tending<'_> {
         let name = &self.agent.config.name;
         match self.kept.current()?.filter(|current| now < current.ends) {
             None => {
+                if let Some(credential) = self.kept.last_hope(&self.caller, name, now).await? {
+                    return self.wear(credential);
+                }
                 let token_file = token_file.ok_or(CertificateError::NoToken)?;
                 let credential = self.kept.enrol(&self.caller, name, token_file).await?;
                 tracing::info!(until = %credential.ends, "the agent got its certificate");

@@ -140,6 +140,7 @@ fn reference_grants(config: &AgentConfig) -> String {
 async fn enrol(arguments: &EnrolArguments) -> anyhow::Result<Exit> {
     let config = AgentConfig::load(&arguments.config).or_usage()?;
     let got = match certificate::enrol(&config, arguments.token_file.as_deref()).await {
+        Err(why @ CertificateError::Has { .. }) => Err(why).or_no()?,
         // It was asked, and said no; or it may answer later.
         Err(
             why @ CertificateError::Call(CallError::Refused {
