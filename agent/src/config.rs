@@ -106,10 +106,25 @@ pub struct CoordinatorConfig {
     pub urls: Vec<String>,
     /// Certificates that the coordinator's is checked against (PEM).
     pub ca: PathBuf,
-    /// The agent's certificate (PEM).
-    pub cert: PathBuf,
-    /// The key of that certificate (PEM).
-    pub key: PathBuf,
+    /// Where the agent's certificate is.
+    pub certificate: CertificateSource,
+}
+
+/// Where the agent's certificate is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CertificateSource {
+    /// In files that somebody else makes and renews.
+    Files {
+        /// The certificate (PEM).
+        cert: PathBuf,
+        /// Its key (PEM).
+        key: PathBuf,
+    },
+    /// In the state directory: the agent gets it with a token and renews it.
+    Kept {
+        /// The file with the token.
+        token_file: Option<PathBuf>,
+    },
 }
 
 /// What a configuration says about the line of descent that a cluster writes.
@@ -468,14 +483,40 @@ fn read_coordinator(section: Section<'_, '_>) -> Option<CoordinatorConfig> {
         );
     }
     let ca = section.required("ca", "name the file of the certificate authority");
-    let cert = section.required("cert", "name the file of the agent's certificate");
-    let key = section.required("key", "name the file of the key of the agent's certificate");
+    let cert = section.optional::<PathBuf>("cert");
+    let key = section.optional::<PathBuf>("key");
+    let token_file = section.optional::<PathBuf>("enrolment_token_file");
+    let certificate = match (cert, key) {
+        (None, None) => Some(CertificateSource::Kept { token_file }),
+        (Some(cert), Some(key)) => {
+            if token_file.is_some() {
+                section.complain(
+                    "enrolment_token_file",
+                    "stands beside cert and key: keep it, or keep the two",
+                );
+            }
+            Some(CertificateSource::Files { cert, key })
+        }
+        (cert, _) => {
+            let (has, lacks) = if cert.is_some() {
+                ("cert", "key")
+            } else {
+                ("key", "cert")
+            };
+            section.complain(
+                lacks,
+                format!(
+                    "is missing beside {has}: name both files, or none, and the agent enrols with a token"
+                ),
+            );
+            None
+        }
+    };
     section.finish(&REFUSED);
     Some(CoordinatorConfig {
         urls: std::iter::once(url?).chain(standbys).collect(),
         ca: ca?,
-        cert: cert?,
-        key: key?,
+        certificate: certificate?,
     })
 }
 

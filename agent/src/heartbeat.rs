@@ -19,22 +19,28 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_proto::Timestamp;
 use holdfast_proto::finding::Severity;
-use holdfast_proto::message::{AssignmentResult, HEARTBEAT_PATH, Heartbeat, Orders};
-use holdfast_proto::names::WorkId;
+use holdfast_proto::message::{
+    AssignmentResult, ENROL_PATH, Enrolment, HEARTBEAT_PATH, Heartbeat, Issued, Orders, RENEW_PATH, Renewal,
+    SEEN_PATH, Seen,
+};
+use holdfast_proto::names::{ActorName, WorkId};
 use holdfast_repository::replica::explained;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::StatusCode;
 use hyper::client::conn::http1::SendRequest;
+use hyper::{Method, StatusCode};
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::client::WantsClientCert;
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, ServerName};
+use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::CoordinatorConfig;
+use crate::certificate::{self, Credential};
+use crate::config::{CertificateSource, CoordinatorConfig};
 use crate::progress::Meter;
 use crate::run::Agent;
 use crate::run::jobs::{Asker, Job};
@@ -67,6 +73,19 @@ pub enum CallError {
     /// The certificates do not fit.
     #[error("the certificate and key in [coordinator] cannot be used together: make them anew")]
     Tls(#[from] rustls::Error),
+    /// There is none yet.
+    #[error("the agent has no certificate for its coordinator yet: the finding not-enrolled says why")]
+    NoCertificate,
+    /// Another agent's.
+    #[error(
+        "the certificate is that of agent {found}, this agent is {wanted}: enrol it with a token of its own"
+    )]
+    Another {
+        /// Whose it is.
+        found: ActorName,
+        /// Who this is.
+        wanted: ActorName,
+    },
     /// The address.
     #[error("{0:?} is not the address of a coordinator: write it as https://host:port")]
     Url(String),
@@ -160,6 +179,15 @@ struct Line {
     /// Which of the addresses answered last.
     at: usize,
     open: Option<SendRequest<Full<Bytes>>>,
+    /// With which certificate it was opened.
+    worn: u64,
+}
+
+/// The certificate in use, and which one it is.
+#[derive(Clone, Default)]
+struct Worn {
+    n: u64,
+    tls: Option<TlsConnector>,
 }
 
 /// How coordinators are called: one after the other until one gives orders, and then
@@ -167,12 +195,17 @@ struct Line {
 #[derive(Clone)]
 pub struct Caller {
     addresses: Arc<[Address]>,
-    tls: TlsConnector,
+    roots: Arc<RootCertStore>,
+    worn: Arc<Mutex<Worn>>,
     line: Arc<tokio::sync::Mutex<Line>>,
 }
 
 impl Caller {
-    /// Reads the certificates.
+    /// Reads the certificates. Where the agent's own is not in files, it has none until
+    /// [`Caller::wear`].
+    ///
+    /// # Errors
+    /// An address or a file that cannot be used.
     pub fn new(config: &CoordinatorConfig) -> Result<Self, CallError> {
         let addresses = config.urls.iter().map(|url| Address::of(url));
         let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
@@ -180,18 +213,114 @@ impl Caller {
         for certificate in certificates("the authority", &config.ca)? {
             roots.add(certificate)?;
         }
-        let chain = certificates("the certificate", &config.cert)?;
-        let key = PrivateKeyDer::from_pem_file(&config.key).map_err(|e| pem("the key", &config.key, &e))?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key)?;
-        Ok(Self {
+        let caller = Self {
             addresses: addresses.into(),
-            tls: TlsConnector::from(Arc::new(tls)),
+            roots: Arc::new(roots),
+            worn: Arc::default(),
             line: Arc::default(),
-        })
+        };
+        if let CertificateSource::Files { cert, key } = &config.certificate {
+            caller.wear(&certificate::of_files(cert, key)?)?;
+        }
+        Ok(caller)
+    }
+
+    /// How connections are made with a credential.
+    ///
+    /// # Errors
+    /// Its key is not that of its certificate.
+    pub(crate) fn connector(&self, credential: &Credential) -> Result<TlsConnector, CallError> {
+        let tls = self
+            .client()?
+            .with_client_auth_cert(credential.chain(), credential.key())?;
+        Ok(TlsConnector::from(Arc::new(tls)))
+    }
+
+    fn client(&self) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, CallError> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        Ok(ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(Arc::clone(&self.roots)))
+    }
+
+    /// Uses a credential from the next call on, which opens a connection of its own.
+    ///
+    /// # Errors
+    /// Its key is not that of its certificate.
+    pub fn wear(&self, credential: &Credential) -> Result<(), CallError> {
+        let tls = self.connector(credential)?;
+        let mut worn = self.worn.lock().unwrap_or_else(PoisonError::into_inner);
+        *worn = Worn {
+            n: worn.n + 1,
+            tls: Some(tls),
+        };
+        Ok(())
+    }
+
+    fn worn(&self) -> Worn {
+        self.worn.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Asks for a first certificate, without one.
+    ///
+    /// # Errors
+    /// No coordinator gave one: what each of them said.
+    pub(crate) async fn enrol(&self, asked: &Enrolment) -> Result<Issued, CallError> {
+        let tls = TlsConnector::from(Arc::new(self.client()?.with_no_client_auth()));
+        let body = serde_json::to_vec(asked).expect("texts always encode");
+        self.ask(&tls, ENROL_PATH, Some(body.into())).await
+    }
+
+    /// Asks for the next certificate, with the one in use.
+    ///
+    /// # Errors
+    /// No coordinator gave one: what each of them said.
+    pub(crate) async fn renew(&self, asked: &Renewal) -> Result<Issued, CallError> {
+        let tls = self.worn().tls.ok_or(CallError::NoCertificate)?;
+        let body = serde_json::to_vec(asked).expect("texts always encode");
+        self.ask(&tls, RENEW_PATH, Some(body.into())).await
+    }
+
+    /// Whether a coordinator takes a credential for this agent's.
+    ///
+    /// # Errors
+    /// None does, or it is another agent's.
+    pub(crate) async fn prove(&self, credential: &Credential, agent: &ActorName) -> Result<(), CallError> {
+        let tls = self.connector(credential)?;
+        let seen: Seen = self.ask(&tls, SEEN_PATH, None).await?;
+        if seen.agent != *agent {
+            return Err(CallError::Another {
+                found: seen.agent,
+                wanted: agent.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// One question over connections of its own, to one coordinator after the other until one
+    /// answers it. Without a body something is got.
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        tls: &TlsConnector,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<T, CallError> {
+        let mut errors = Vec::new();
+        for address in &*self.addresses {
+            let asked = async {
+                let mut sender = connect(tls, address).await?;
+                let (status, answer) = exchange(&mut sender, address, path, body.clone()).await?;
+                understood(status, &answer)
+            };
+            match tokio::time::timeout(DEADLINE, asked)
+                .await
+                .unwrap_or(Err(CallError::Late))
+            {
+                Ok(answer) => return Ok(answer),
+                Err(error) => errors.push((address.to_string(), error)),
+            }
+        }
+        Err(alone(errors))
     }
 
     /// Tells the facts and hears the orders of the coordinator that leads: of one whose
@@ -219,57 +348,71 @@ impl Caller {
                 }
             }
         }
-        match errors.len() {
-            1 => Err(errors.remove(0).1),
-            _ => Err(CallError::Nobody(errors)),
-        }
+        Err(alone(errors))
     }
 
     async fn post(&self, line: &mut Line, body: Bytes) -> Result<Orders, CallError> {
         let address = &self.addresses[line.at];
+        let worn = self.worn();
+        let tls = worn.tls.ok_or(CallError::NoCertificate)?;
+        if line.worn != worn.n {
+            (line.open, line.worn) = (None, worn.n);
+        }
         // A connection that was closed meanwhile is no answer: the same is said again.
         let kept = line.open.take().filter(|sender| !sender.is_closed());
         if let Some(mut sender) = kept
-            && let Ok(answer) = exchange(&mut sender, address, body.clone()).await
+            && let Ok(answer) = exchange(&mut sender, address, HEARTBEAT_PATH, Some(body.clone())).await
         {
             line.open = Some(sender);
             return understood(answer.0, &answer.1);
         }
-        let mut sender = self.connect(address).await?;
-        let answer = exchange(&mut sender, address, body).await?;
+        let mut sender = connect(&tls, address).await?;
+        let answer = exchange(&mut sender, address, HEARTBEAT_PATH, Some(body)).await?;
         line.open = Some(sender);
         understood(answer.0, &answer.1)
     }
+}
 
-    async fn connect(&self, address: &Address) -> Result<SendRequest<Full<Bytes>>, CallError> {
-        let unreachable = |source| CallError::Connect {
-            at: address.to_string(),
-            source,
-        };
-        let name =
-            ServerName::try_from(address.host.clone()).map_err(|_| CallError::Url(address.host.clone()))?;
-        let tcp = TcpStream::connect((address.host.as_str(), address.port))
-            .await
-            .map_err(unreachable)?;
-        let tls = self.tls.connect(name, tcp).await.map_err(unreachable)?;
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
-        // Ends with its sender.
-        tokio::spawn(connection);
-        Ok(sender)
+/// The error of one coordinator, or those of all.
+fn alone(mut errors: Vec<(String, CallError)>) -> CallError {
+    match errors.len() {
+        1 => errors.remove(0).1,
+        _ => CallError::Nobody(errors),
     }
 }
 
-/// One request and its answer.
+async fn connect(tls: &TlsConnector, address: &Address) -> Result<SendRequest<Full<Bytes>>, CallError> {
+    let unreachable = |source| CallError::Connect {
+        at: address.to_string(),
+        source,
+    };
+    let name =
+        ServerName::try_from(address.host.clone()).map_err(|_| CallError::Url(address.host.clone()))?;
+    let tcp = TcpStream::connect((address.host.as_str(), address.port))
+        .await
+        .map_err(unreachable)?;
+    let tls = tls.connect(name, tcp).await.map_err(unreachable)?;
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
+    // Ends with its sender.
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+/// One request and its answer. Without a body something is got.
 async fn exchange(
     sender: &mut SendRequest<Full<Bytes>>,
     address: &Address,
-    body: Bytes,
+    path: &str,
+    body: Option<Bytes>,
 ) -> Result<(StatusCode, Bytes), CallError> {
     sender.ready().await?;
-    let request = hyper::Request::post(HEARTBEAT_PATH)
+    let method = if body.is_some() { Method::POST } else { Method::GET };
+    let request = hyper::Request::builder()
+        .method(method)
+        .uri(path)
         .header(hyper::header::HOST, address.to_string())
         .header(hyper::header::CONTENT_TYPE, "application/json")
-        .body(Full::new(body))
+        .body(Full::new(body.unwrap_or_default()))
         .expect("the parts of the request are sound");
     let response = sender.send_request(request).await?;
     let status = response.status();
@@ -278,14 +421,22 @@ async fn exchange(
     Ok((status, body))
 }
 
-fn understood(status: StatusCode, body: &[u8]) -> Result<Orders, CallError> {
+fn understood<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T, CallError> {
     if !status.is_success() {
         return Err(CallError::Refused {
             status: status.as_u16(),
-            text: String::from_utf8_lossy(body).chars().take(300).collect(),
+            text: detail(body),
         });
     }
     serde_json::from_slice(body).map_err(|e| CallError::Answer(e.to_string()))
+}
+
+/// What a refusal says: the detail of its problem, or the beginning of whatever it is.
+fn detail(body: &[u8]) -> String {
+    let problem: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    let said = problem.as_ref().and_then(|problem| problem["detail"].as_str());
+    let said = said.map_or_else(|| String::from_utf8_lossy(body), Into::into);
+    said.chars().take(1000).collect()
 }
 
 /// The highest term of a leader that was obeyed, over restarts too. A leader that was
@@ -597,8 +748,7 @@ mod tests {
         let config = |url: &str| CoordinatorConfig {
             urls: vec![url.to_owned()],
             ca: "/nowhere/ca.pem".into(),
-            cert: "/nowhere/cert.pem".into(),
-            key: "/nowhere/key.pem".into(),
+            certificate: CertificateSource::Kept { token_file: None },
         };
         for bad in ["http://a:1", "https://", "https://a:port", "https://a/b"] {
             assert!(

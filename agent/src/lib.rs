@@ -7,6 +7,7 @@
 //!
 //! Where to read next:
 //! - [`base`]: base backups of a data directory.
+//! - [`certificate`]: how the agent comes to its certificate, and to the next.
 //! - [`config`]: what an operator tells an agent.
 //! - [`bundle`]: configuration files and catalogue facts.
 //! - [`durable`]: the one way to write local files.
@@ -24,6 +25,7 @@
 
 pub mod base;
 pub mod bundle;
+pub mod certificate;
 pub mod config;
 pub mod durable;
 pub mod fence;

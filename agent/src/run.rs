@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! agent ── heartbeat                       to the coordinator, if there is one
+//!   │   ├─ certificate                     gets and renews the one for that
 //!   │   ├─ requests                        from `holdfast agent backup`
 //!   │   └─ pushing                         from `holdfast wal push`
 //!   └── cluster (each) ── session          trust, lineage, lease, keys
@@ -50,6 +51,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::certificate;
 use crate::config::{AgentConfig, ClusterConfig};
 use crate::durable::LocalFileError;
 use crate::findings::Findings;
@@ -315,7 +317,13 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     tracing::info!(agent = %agent.config.name, repository = %agent.repository.id(), clusters = agent.clusters.len(), "agent runs");
 
     let mut tasks = JoinSet::new();
-    if let Some(caller) = caller {
+    if let (Some(caller), Some(coordinator)) = (caller, agent.config.coordinator.clone()) {
+        tasks.spawn(certificate::run(
+            agent.clone(),
+            caller.clone(),
+            coordinator,
+            shutdown.clone(),
+        ));
         tasks.spawn(heartbeat::run(
             agent.clone(),
             caller,

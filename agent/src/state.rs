@@ -3,6 +3,8 @@
 //! ```text
 //! STATE/agent.lock                        held while an agent runs
 //! STATE/done.json                         assignments that ended, newest last
+//! STATE/certificate.pem                   key and certificate for the coordinator (0600)
+//! STATE/certificate.next.pem              the next ones, see `certificate` (0600)
 //! STATE/requests/                         work asked for by `holdfast agent backup`
 //! STATE/clusters/TENANT/CLUSTER/
 //!    index.key                            the key of identities (0600)
@@ -99,6 +101,16 @@ impl StateDir {
     /// The assignments that ended.
     pub fn done(&self) -> Record {
         Record(self.path.join("done.json"))
+    }
+
+    /// The key and the certificate for the coordinator.
+    pub fn certificate(&self) -> PathBuf {
+        self.path.join("certificate.pem")
+    }
+
+    /// The next ones.
+    pub fn next_certificate(&self) -> PathBuf {
+        self.path.join("certificate.next.pem")
     }
 
     /// The highest term of a coordinator that led.

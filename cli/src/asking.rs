@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use holdfast_coordinator::access::oidc::program::ProgramLogin;
 use holdfast_repository::secret_file;
+use reqwest::Certificate;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
@@ -18,6 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A coordinator, and what it is asked with.
 pub struct Asking {
     url: String,
+    ca: Option<PathBuf>,
     token: Option<Zeroizing<String>>,
     login: Option<ProgramLogin>,
 }
@@ -42,6 +44,7 @@ impl Asking {
         };
         Ok(Self {
             url: url.trim_end_matches('/').to_owned(),
+            ca: operator.coordinator_ca.clone(),
             login: operator.coordinator_oidc.clone().filter(|_| token.is_none()),
             token,
         })
@@ -65,6 +68,14 @@ impl Asking {
         if self.url.starts_with("http://") {
             // A machine without certificates of authorities can still be asked.
             client = client.tls_certs_only([]);
+        } else if let Some(ca) = &self.ca {
+            let pem = std::fs::read(ca)
+                .with_context(|| format!("coordinator_ca {} cannot be read", ca.display()))
+                .or_usage()?;
+            let certificates = Certificate::from_pem_bundle(&pem)
+                .with_context(|| format!("coordinator_ca {} holds no certificates", ca.display()))
+                .or_usage()?;
+            client = client.tls_certs_only(certificates);
         }
         let client = client.build()?;
         let mut request = client

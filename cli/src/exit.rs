@@ -152,6 +152,8 @@ fn told_by(e: &(dyn std::error::Error + 'static)) -> Option<Exit> {
             | RunError::Residency(_)
             | RunError::Access(_)
             | RunError::Tls(_)
+            | RunError::Issuing(_)
+            | RunError::IssuingKey(_)
             | RunError::Cache(_)
             | RunError::Listen { .. } => Some(Exit::Usage),
             RunError::Ended(_) | RunError::Panicked(_) => Some(Exit::Bug),

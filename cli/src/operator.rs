@@ -54,6 +54,9 @@ pub struct OperatorFile {
     pub identity: Option<PathBuf>,
     /// The coordinator's address for people, `https://…` or `http://…`.
     pub coordinator: Option<String>,
+    /// Certificates that the coordinator's is checked against (PEM), instead of those that
+    /// this machine believes.
+    pub coordinator_ca: Option<PathBuf>,
     /// The file with the token that the coordinator is asked with.
     pub coordinator_token_file: Option<PathBuf>,
     /// Or where a token for it is got.
@@ -138,6 +141,7 @@ fn read_file(root: &mut Section<'_>, base: &Path) -> Option<OperatorFile> {
     let at = |path: PathBuf| base.join(path);
     let identity = root.optional("identity").map(at);
     let coordinator = root.optional("coordinator");
+    let coordinator_ca = root.optional("coordinator_ca").map(at);
     let coordinator_token_file = root.optional("coordinator_token_file").map(at);
     let coordinator_oidc = root.section("coordinator_oidc").map(|mut section| {
         let read = ProgramLogin::read(&mut section, base);
@@ -184,6 +188,7 @@ fn read_file(root: &mut Section<'_>, base: &Path) -> Option<OperatorFile> {
         repository: repository?,
         identity,
         coordinator,
+        coordinator_ca,
         coordinator_token_file,
         coordinator_oidc: match coordinator_oidc {
             Some(login) => Some(login?),

@@ -4,7 +4,7 @@
 //! ```toml
 //! name = "coordinator-1"
 //! listen_agents = "127.0.0.1:7443"       # agents, mutual TLS
-//! listen_http = "127.0.0.1:7480"         # page, status, metrics: this machine only
+//! listen_http = "127.0.0.1:7480"         # page, status, metrics
 //! state_dir = "/var/lib/holdfast/coordinator"
 //! policy = "/etc/holdfast/policy.toml"
 //! signing_key = "/etc/holdfast/coordinator-1.key"
@@ -17,6 +17,19 @@
 //! cert = "/etc/holdfast/coordinator-1.crt"
 //! key = "/etc/holdfast/coordinator-1.tls.key"
 //! client_ca = "/etc/holdfast/ca.crt"
+//!
+//! [[tls.ended]]                          # certificates that count no more
+//! agent = "agent-3"
+//! before = "2026-11-28T12:00:00Z"
+//!
+//! [enrolment]                            # certificates for agents that show a token
+//! cert = "/etc/holdfast/issuer.crt"
+//! key = "/etc/holdfast/issuer.key"
+//! lifetime = "90d"
+//!
+//! [http_tls]                             # page, status and metrics over TLS
+//! cert = "/etc/holdfast/https.crt"
+//! key = "/etc/holdfast/https.key"
 //!
 //! [access]                               # who may read page, status and metrics
 //! …                                      # see `access::section`
@@ -41,9 +54,9 @@ use holdfast_plan::period::Period;
 use holdfast_plan::policy::{Policy, ResidencyRefused};
 use holdfast_plan::schedule::Patience;
 use holdfast_plan::shape::Shape;
-use holdfast_proto::Fingerprint;
 use holdfast_proto::names::ActorName;
 use holdfast_proto::residency::Use;
+use holdfast_proto::{Fingerprint, Timestamp};
 use holdfast_repository::RepositoryConfig;
 
 use crate::access::AccessRules;
@@ -58,8 +71,10 @@ pub struct CoordinatorConfig {
     pub name: ActorName,
     /// Where agents call in.
     pub listen_agents: SocketAddr,
-    /// Where page, status and metrics are served, in plain HTTP.
+    /// Where page, status and metrics are served.
     pub listen_http: SocketAddr,
+    /// With which certificate; in plain HTTP without it.
+    pub http_tls: Option<ServerFiles>,
     /// The cache's directory. Everything in it can be deleted.
     pub state_dir: PathBuf,
     /// The policy's file.
@@ -72,6 +87,8 @@ pub struct CoordinatorConfig {
     pub log_key: Option<PathBuf>,
     /// Certificates for the agents' side.
     pub tls: TlsFiles,
+    /// What is issued to agents. Without it nothing is.
+    pub enrolment: Option<EnrolmentConfig>,
     /// Who may read page, status and metrics. Without it: whoever can connect, and
     /// `listen_http` is on the loopback interface.
     pub access: Option<AccessRules>,
@@ -99,7 +116,41 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// Authorities that agents' certificates are checked against (PEM).
     pub client_ca: PathBuf,
+    /// Certificates that count no more, whoever issued them.
+    pub ended: Vec<EndedAgent>,
 }
+
+/// A listener's certificate. It is read anew when the files change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerFiles {
+    /// Certificate chain (PEM).
+    pub cert: PathBuf,
+    /// Its key (PEM).
+    pub key: PathBuf,
+}
+
+/// The end of an agent's certificates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedAgent {
+    /// Whose.
+    pub agent: ActorName,
+    /// Those that were issued before this moment.
+    pub before: Timestamp,
+}
+
+/// What is issued to agents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnrolmentConfig {
+    /// The certificate of this coordinator's authority over agents (PEM).
+    pub cert: PathBuf,
+    /// Its key (PEM).
+    pub key: PathBuf,
+    /// How long certificates are valid: 10 s to 5 years.
+    pub lifetime: Period,
+}
+
+/// How long certificates may be valid, in milliseconds: seconds are for trying it out.
+const LIFETIMES: std::ops::RangeInclusive<u64> = 10_000..=1826 * 86_400_000;
 
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -228,6 +279,27 @@ fn read_root(root: &mut Section<'_>, directory: &Path) -> Option<CoordinatorConf
         section.finish();
         read
     });
+    let http_tls = root.section("http_tls").map(|mut section| {
+        let cert = required_path(&mut section, "cert", "/etc/holdfast/https.crt", directory);
+        let key = required_path(&mut section, "key", "/etc/holdfast/https.key", directory);
+        section.finish();
+        Some(ServerFiles {
+            cert: cert?,
+            key: key?,
+        })
+    });
+    let plain_url = |access: &AccessRules| {
+        let url = access.public_url.as_ref();
+        url.is_some_and(|url| !url.origin().starts_with("https://"))
+    };
+    if http_tls.is_some() && access.as_ref().is_some_and(|a| a.as_ref().is_some_and(plain_url)) {
+        root.problem("access.public_url begins with http://, but [http_tls] serves https: correct it");
+    }
+    if http_tls.is_some() && accept_plain {
+        root.problem(
+            "has accept_plain_http_beyond_loopback and [http_tls], which leaves nothing plain: keep one",
+        );
+    }
     if let Some((listen, at)) = &listen_http
         && !listen.0.ip().is_loopback()
     {
@@ -238,11 +310,11 @@ fn read_root(root: &mut Section<'_>, directory: &Path) -> Option<CoordinatorConf
                  coordinator token` begins it), or listen on 127.0.0.1",
             );
         }
-        if !accept_plain {
+        if !accept_plain && http_tls.is_none() {
             root.problem_at(
                 at,
-                "would send page, metrics and tokens over the network without encryption: listen on 127.0.0.1 behind a \
-                 proxy that has TLS, or set accept_plain_http_beyond_loopback = true where something else encrypts",
+                "would send page, metrics and tokens over the network without encryption: add [http_tls] with cert and \
+                 key, listen on 127.0.0.1 behind a proxy that has TLS, or set accept_plain_http_beyond_loopback = true where something else encrypts",
             );
         }
     }
@@ -257,16 +329,26 @@ fn read_root(root: &mut Section<'_>, directory: &Path) -> Option<CoordinatorConf
             let cert = required_path(&mut tls, "cert", "/etc/holdfast/coordinator-1.crt", directory);
             let key = required_path(&mut tls, "key", "/etc/holdfast/coordinator-1.tls.key", directory);
             let client_ca = required_path(&mut tls, "client_ca", "/etc/holdfast/ca.crt", directory);
+            let ended: Vec<_> = tls.list("ended").into_iter().map(read_ended).collect();
             tls.finish();
+            let ended: Option<Vec<_>> = ended.into_iter().collect();
             cert.zip(key)
-                .zip(client_ca)
-                .map(|((cert, key), client_ca)| TlsFiles { cert, key, client_ca })
+                .zip(client_ca.zip(ended))
+                .map(|((cert, key), (client_ca, ended))| TlsFiles {
+                    cert,
+                    key,
+                    client_ca,
+                    ended,
+                })
         }
         None => {
             root.problem("needs a [tls] section with cert, key and client_ca: agents call in by mutual TLS");
             None
         }
     };
+    let enrolment = root
+        .section("enrolment")
+        .map(|section| read_enrolment(section, directory));
     let replicate_after = root.optional::<Period>("replicate_after");
     let lease = root.optional_at::<Period>("lease");
     if let Some((lease, at)) = &lease
@@ -280,12 +362,20 @@ fn read_root(root: &mut Section<'_>, directory: &Path) -> Option<CoordinatorConf
         name: name?,
         listen_agents,
         listen_http: listen_http.map_or(([127, 0, 0, 1], 7480).into(), |(l, _)| l.0),
+        http_tls: match http_tls {
+            Some(files) => Some(files?),
+            None => None,
+        },
         state_dir: state_dir?,
         policy_file: policy_file?,
         policy: Policy::parse("", "").ok()?,
         signing_key: signing_key?,
         log_key,
         tls: tls?,
+        enrolment: match enrolment {
+            Some(enrolment) => Some(enrolment?),
+            None => None,
+        },
         access: match access {
             Some(access) => Some(access?),
             None => None,
@@ -296,6 +386,35 @@ fn read_root(root: &mut Section<'_>, directory: &Path) -> Option<CoordinatorConf
         lease: lease.map(|(lease, _)| lease).or(Period::from_millis(30_000))?,
         runbooks,
         patience: Patience::default(),
+    })
+}
+
+fn read_ended(mut section: Section<'_>) -> Option<EndedAgent> {
+    let agent = section.required::<ActorName>("agent", "agent-3");
+    let before = section.required::<Timestamp>("before", "2026-11-28T12:00:00Z");
+    section.finish();
+    Some(EndedAgent {
+        agent: agent?,
+        before: before?,
+    })
+}
+
+fn read_enrolment(mut section: Section<'_>, directory: &Path) -> Option<EnrolmentConfig> {
+    let cert = required_path(&mut section, "cert", "/etc/holdfast/issuer.crt", directory);
+    let key = required_path(&mut section, "key", "/etc/holdfast/issuer.key", directory);
+    let lifetime = section.optional_at::<Period>("lifetime");
+    if let Some((lifetime, at)) = &lifetime
+        && !LIFETIMES.contains(&lifetime.millis())
+    {
+        section.problem_at(at, "must be between 10s and 1826d");
+    }
+    section.finish();
+    Some(EnrolmentConfig {
+        cert: cert?,
+        key: key?,
+        lifetime: lifetime
+            .map(|(lifetime, _)| lifetime)
+            .or(Period::from_millis(90 * 86_400_000))?,
     })
 }
 
@@ -352,6 +471,31 @@ replicas = [{ region = "a", url = "file:///srv/a" }, { region = "b", url = "file
     }
 
     #[test]
+    fn what_is_issued_and_what_has_ended() {
+        assert_eq!(parse(GOOD).unwrap().enrolment, None);
+        let more = format!(
+            "{GOOD}[enrolment]\ncert = \"i.crt\"\nkey = \"i.key\"\n[[tls.ended]]\nagent = \"agent-3\"\n\
+             before = \"2026-11-28T12:00:00Z\"\n"
+        );
+        let config = parse(&more).unwrap();
+        let enrolment = config.enrolment.unwrap();
+        assert_eq!(enrolment.key, Path::new("/etc/holdfast/i.key"));
+        assert_eq!(enrolment.lifetime.to_string(), "90d");
+        assert_eq!(config.tls.ended[0].agent.as_str(), "agent-3");
+        let found = parse(&format!(
+            "{GOOD}[enrolment]\ncert = \"i.crt\"\nlifetime = \"1s\"\n[[tls.ended]]\nagent = \"agent-3\"\n"
+        ))
+        .unwrap_err();
+        for expect in [
+            "enrolment.key: is missing",
+            "enrolment.lifetime: must be between",
+            "tls.ended[0].before: is missing",
+        ] {
+            assert!(found.iter().any(|f| f.contains(expect)), "{expect}: {found:#?}");
+        }
+    }
+
+    #[test]
     fn everything_wrong_is_said_at_once() {
         let found = parse(
             "listen_agents = \"everywhere\"\nlisten_http = \"0.0.0.0:80\"\nidentity = \"x\"\nrunbooks = \"docs/x.md\"\n[tls]\ncert = \"\"\n\
@@ -389,5 +533,21 @@ replicas = [{ region = "a", url = "file:///srv/a" }, { region = "b", url = "file
         let hash = crate::access::TokenHash::of("x");
         let opened = format!("{opened}[[access.token]]\nname = \"x\"\nhash = \"{hash}\"\n");
         assert!(parse(&opened).is_ok());
+        // Or with TLS of its own, and then nothing is plain.
+        let tls = "[http_tls]\ncert = \"h.crt\"\nkey = \"h.key\"\n";
+        let served = opened.replace("accept_plain_http_beyond_loopback = true\n", "");
+        assert!(parse(&served).is_err());
+        let served = parse(&format!("{served}{tls}")).unwrap();
+        assert_eq!(served.http_tls.unwrap().key, Path::new("/etc/holdfast/h.key"));
+        let found = parse(&format!("{opened}{tls}")).unwrap_err();
+        assert!(found.len() == 1 && found[0].contains("keep one"), "{found:#?}");
+        let plain = format!(
+            "{GOOD}{tls}[access]\npublic_url = \"http://localhost:7480\"\n[[access.token]]\nname = \"x\"\nhash = \"{hash}\"\n"
+        );
+        let found = parse(&plain).unwrap_err();
+        assert!(
+            found.len() == 1 && found[0].contains("serves https"),
+            "{found:#?}"
+        );
     }
 }

@@ -28,6 +28,7 @@ use crate::governing::Governing;
 use crate::lead::Lead;
 use crate::loops::stored::Stored;
 use crate::meters::Meters;
+use crate::server::served::ServedState;
 use crate::survey::{Proven, Survey};
 
 /// Most sightings that are kept of a cluster.
@@ -117,6 +118,8 @@ pub struct State {
     pub standing: Standing,
     /// What each alert route has been told.
     pub alerts: BTreeMap<RouteName, Delivery>,
+    /// The listeners' certificates, by listener.
+    pub certificates: BTreeMap<&'static str, ServedState>,
     /// How the loops fare.
     pub loops: BTreeMap<&'static str, LoopHealth>,
 }

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use holdfast_plan::certificate::urgency;
 use holdfast_plan::period::Period;
 use holdfast_plan::policy::{Ambiguous, ClusterPolicy, OpenWindows, Policy};
 use holdfast_plan::schedule::WORKS;
@@ -404,6 +405,26 @@ fn whole(sheet: &mut Sheet, state: &State, desk: &Desk) {
                 Some(since),
                 detail,
             );
+        }
+    }
+    for (listener, certificate) in &state.certificates {
+        let since = |moment: &Timestamp| sheet.now.millis_since(*moment) > 30_000;
+        if let Some((why, since)) = certificate.trouble.as_ref().filter(|(_, at)| since(at)) {
+            let detail = format!("The certificate before stays in use: {why}");
+            sheet.add(
+                "certificate-not-taken-up",
+                listener,
+                Severity::Warning,
+                Some(*since),
+                detail,
+            );
+        }
+        if let Some(severity) = urgency(certificate.begins, certificate.ends, sheet.now) {
+            let detail = format!(
+                "The certificate of {listener} ends at {}: replace its files, they are read anew.",
+                certificate.ends
+            );
+            sheet.add("certificate-expiring", listener, severity, None, detail);
         }
     }
     for (name, health) in &state.loops {

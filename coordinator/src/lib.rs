@@ -12,6 +12,7 @@
 //!
 //! Where to read next:
 //! - [`config`]: its configuration. [`pki`]: certificates for it and its agents.
+//! - [`inviting`]: tokens with which agents come to certificates.
 //! - [`server`]: the two listeners. [`access`]: who may read what. [`fleet`]: what `/v1/status` says.
 //! - `loops`: what it does by itself, one file for each.
 //! - `survey`: what it sees in the repository. `findings`: what stands out.
@@ -32,6 +33,7 @@ mod facts;
 mod findings;
 pub mod fleet;
 pub mod governing;
+pub mod inviting;
 mod lead;
 mod loops;
 mod memory;

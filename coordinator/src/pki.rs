@@ -7,9 +7,15 @@
 //! authority of its own issues the same and does not need this one.
 //!
 //! All keys are ECDSA on P-256. Nothing is written here; whoever keeps the
-//! authority's key keeps it off line.
+//! authority's key keeps it off line. What a coordinator issues by itself, for agents
+//! that show a token and for those that renew, is in [`issuing`].
 
-use holdfast_proto::names::ActorName;
+pub mod issuing;
+
+use std::collections::BTreeSet;
+
+use holdfast_proto::Timestamp;
+use holdfast_proto::names::{ActorName, ClusterId};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
@@ -24,6 +30,9 @@ const AUTHORITY: &str = "Holdfast private authority";
 
 /// What precedes an agent's name in its certificate.
 const AGENT_URI: &str = "holdfast://agent/";
+
+/// What precedes each cluster that an agent's certificate is bound to.
+const CLUSTER_URI: &str = "holdfast://cluster/";
 
 /// How long certificates are valid, in years from the one in which they are made.
 const YEARS: i32 = 5;
@@ -44,6 +53,12 @@ pub enum PkiError {
         "the certificate authority cannot be used: {0}; give the files that `holdfast keys generate` wrote"
     )]
     Authority(String),
+    /// The files are not a coordinator's authority over agents.
+    #[error("the authority over agents cannot be used: {0}; make one with `holdfast coordinator issuer`")]
+    AgentAuthority(String),
+    /// What asks for a certificate is no request.
+    #[error("this is not a request for a certificate: {0}")]
+    Request(String),
 }
 
 /// A certificate and its private key, both in PEM.
@@ -193,19 +208,45 @@ impl Authority {
     }
 }
 
+/// An agent as its certificate says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentIdentity {
+    /// Its name.
+    pub agent: ActorName,
+    /// The clusters that it may speak for at most; empty when the certificate binds it to
+    /// none, and the trust chain alone decides.
+    pub clusters: BTreeSet<ClusterId>,
+    /// From when on the certificate is valid.
+    pub from: Timestamp,
+    /// Until when it is.
+    pub until: Timestamp,
+}
+
 /// The agent whose certificate this is: `None` when it names none, or more than
-/// one, so that nobody can be two agents at once.
-pub fn agent_of(certificate: &CertificateDer<'_>) -> Option<ActorName> {
+/// one, so that nobody can be two agents at once, or when it is bound to what is no cluster.
+pub fn agent_of(certificate: &CertificateDer<'_>) -> Option<AgentIdentity> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let names = certificate.subject_alternative_name().ok()??;
-    let mut agents = names.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) => uri.strip_prefix(AGENT_URI),
-        _ => None,
-    });
-    match (agents.next(), agents.next()) {
-        (Some(name), None) => name.parse().ok(),
-        _ => None,
-    }
+    let uris = || {
+        names.value.general_names.iter().filter_map(|name| match name {
+            GeneralName::URI(uri) => Some(*uri),
+            _ => None,
+        })
+    };
+    let mut agents = uris().filter_map(|uri| uri.strip_prefix(AGENT_URI));
+    let agent = match (agents.next(), agents.next()) {
+        (Some(name), None) => name.parse().ok()?,
+        _ => return None,
+    };
+    let clusters = uris().filter_map(|uri| uri.strip_prefix(CLUSTER_URI));
+    let moment = |seconds: i64| Timestamp::from_unix_micros(seconds.saturating_mul(1_000_000));
+    let validity = certificate.validity();
+    Some(AgentIdentity {
+        agent,
+        clusters: clusters.map(|name| name.parse().ok()).collect::<Option<_>>()?,
+        from: moment(validity.not_before.timestamp()),
+        until: moment(validity.not_after.timestamp()),
+    })
 }
 
 #[cfg(test)]
@@ -221,7 +262,8 @@ mod tests {
         let authority = Authority::generate().unwrap();
         let name: ActorName = "erp-1".parse().unwrap();
         let agent = authority.issue_agent(&name).unwrap();
-        assert_eq!(agent_of(&der(&agent.certificate_pem)), Some(name.clone()));
+        let seen = agent_of(&der(&agent.certificate_pem)).unwrap();
+        assert!(seen.agent == name && seen.clusters.is_empty(), "{seen:?}");
         assert_eq!(agent_of(&der(authority.certificate_pem())), None);
         let server = authority
             .issue_server(&name, &["localhost".to_owned(), "127.0.0.1".to_owned()])

@@ -1,5 +1,6 @@
 //! Starting and stopping.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use holdfast_proto::finding::Severity;
 use holdfast_proto::record::KeyAlgorithm;
 use holdfast_proto::residency::Use;
 use holdfast_repository::probe::ProbeError;
+use holdfast_repository::secret_file::{self, SecretFileError};
 use holdfast_repository::signing::{SigningError, SigningKey};
 use holdfast_repository::{Deadlines, OpenError, Repository};
 use tokio::net::TcpListener;
@@ -17,15 +19,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
 use crate::cache::{Cache, CacheError};
-use crate::config::CoordinatorConfig;
+use crate::config::{CoordinatorConfig, EnrolmentConfig};
 use crate::desk::{Desk, State, now};
 use crate::docket::Dockets;
 use crate::governing::Governing;
 use crate::lead::Lead;
 use crate::loops::evidence::EvidenceKeeping;
 use crate::loops::lead::Campaign;
+use crate::pki::PkiError;
+use crate::pki::issuing::AgentAuthority;
+use crate::server::accept::Door;
+use crate::server::agents::Issuing;
 use crate::server::evidence::EvidenceShowing;
 use crate::server::ledger::{LedgerReading, Ledgers};
+use crate::server::served::Served;
 use crate::server::tls::TlsError;
 use crate::server::{accept, agents, pages, tls};
 use crate::supervise::{Ended, Exit, Supervisor};
@@ -63,6 +70,12 @@ pub enum RunError {
     /// Certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The authority over agents cannot be used.
+    #[error(transparent)]
+    Issuing(#[from] PkiError),
+    /// Its key cannot be read.
+    #[error("the authority over agents: {0}; `holdfast coordinator issuer` makes one")]
+    IssuingKey(#[from] SecretFileError),
     /// The state directory cannot be used.
     #[error(transparent)]
     Cache(#[from] CacheError),
@@ -99,6 +112,9 @@ pub struct Coordinator {
     campaign: Campaign,
     cache: Cache,
     tls: TlsAcceptor,
+    peoples_door: Door,
+    served: Arc<[Arc<Served>]>,
+    issuing: Option<Arc<Issuing>>,
     agents: Arc<TcpListener>,
     people: Arc<TcpListener>,
     access: Arc<Access>,
@@ -143,8 +159,24 @@ impl Coordinator {
         if let Some(log_key) = &config.log_key {
             key(log_key, "log key", KeyAlgorithm::Ed25519, "an Ed25519 key")?;
         }
-        let access = Arc::new(Access::new(config.access.clone()).map_err(RunError::Access)?);
-        let tls = TlsAcceptor::from(tls::server_config(&config.tls)?);
+        let access = Access::new(config.access.clone(), config.http_tls.is_some());
+        let access = Arc::new(access.map_err(RunError::Access)?);
+        let issuing = match &config.enrolment {
+            Some(enrolment) => Some(Arc::new(issuing(&config.signing_key, enrolment)?)),
+            None => None,
+        };
+        let issuer = issuing.as_deref().map(Issuing::certificate_pem);
+        let own = Served::read("listen_agents", &config.tls.cert, &config.tls.key)?;
+        let tls = TlsAcceptor::from(tls::for_agents(Arc::clone(&own), &config.tls.client_ca, issuer)?);
+        let mut served = vec![own];
+        let peoples_door = match &config.http_tls {
+            None => Door::Open,
+            Some(files) => {
+                let own = Served::read("listen_http", &files.cert, &files.key)?;
+                served.push(Arc::clone(&own));
+                Door::Tls(TlsAcceptor::from(tls::for_people(own)?))
+            }
+        };
         accept::allow_connections();
         let repository = Repository::open(&config.repository)
             .await?
@@ -201,6 +233,9 @@ impl Coordinator {
             campaign: Campaign::new(signer),
             cache: opened.cache,
             tls,
+            peoples_door,
+            served: served.into(),
+            issuing,
             agents,
             people,
             access,
@@ -226,6 +261,9 @@ impl Coordinator {
             campaign,
             cache,
             tls,
+            peoples_door,
+            served,
+            issuing,
             agents,
             people,
             access,
@@ -235,14 +273,19 @@ impl Coordinator {
         // Ends what this call started, whoever asks for it.
         let stop = stop.child_token();
         let mut supervisor = Supervisor::new(stop.clone());
-        let (router, token) = (agents::router(Arc::clone(&desk)), stop.clone());
+        let agents_share = agents::Agents {
+            desk: Arc::clone(&desk),
+            access: Arc::clone(&access),
+            issuing,
+        };
+        let strangers = agents_share.issuing.is_some();
+        let door = Door::Agents {
+            tls,
+            strangers: strangers.then(|| agents::strangers(agents_share.clone())),
+        };
+        let (router, token) = (agents::router(agents_share), stop.clone());
         supervisor.spawn("agents", Exit::Fatal, move || {
-            accept::serve(
-                Arc::clone(&agents),
-                Some(tls.clone()),
-                router.clone(),
-                token.clone(),
-            )
+            accept::serve(Arc::clone(&agents), door.clone(), router.clone(), token.clone())
         });
         let people_share = pages::People {
             desk: Arc::clone(&desk),
@@ -253,7 +296,12 @@ impl Coordinator {
         };
         let (router, token) = (pages::router(people_share), stop.clone());
         supervisor.spawn("pages", Exit::Fatal, move || {
-            accept::serve(Arc::clone(&people), None, router.clone(), token.clone())
+            accept::serve(
+                Arc::clone(&people),
+                peoples_door.clone(),
+                router.clone(),
+                token.clone(),
+            )
         });
         loops::start(
             &mut supervisor,
@@ -261,6 +309,7 @@ impl Coordinator {
             &cache,
             campaign.clone(),
             evidence.keeping,
+            served,
             &stop,
         );
         let ended = supervisor.run(PATIENCE).await;
@@ -271,6 +320,19 @@ impl Coordinator {
         tracing::info!("coordinator stopped");
         Ok(ended?)
     }
+}
+
+/// With what this coordinator issues certificates.
+fn issuing(signing_key: &Path, config: &EnrolmentConfig) -> Result<Issuing, RunError> {
+    let certificate = std::fs::read_to_string(&config.cert)
+        .map_err(|e| PkiError::AgentAuthority(format!("{} cannot be read ({e})", config.cert.display())))?;
+    let key = secret_file::read(&config.key)?;
+    let authority = AgentAuthority::from_pem(&certificate, &key)?;
+    Ok(Issuing::new(
+        authority,
+        config.lifetime,
+        SigningKey::load(signing_key)?,
+    ))
 }
 
 fn key(

@@ -2,7 +2,9 @@
 //! a real repository on two directories, real signatures.
 
 mod access;
+mod enrolment;
 mod house;
+mod https;
 mod page;
 mod policy;
 

@@ -9,11 +9,13 @@
 //! - [`rpo`]: how much would be lost now, from what the repository holds.
 //! - [`lead`]: which of several coordinators acts.
 //! - [`alerts`]: what is to be said to whom about findings, once.
+//! - [`certificate`]: when somebody has to hear that one ends.
 //! - [`cron`]: when a schedule fires, across changes of clocks.
 //! - [`document`]: TOML with every problem at its line.
 //! - [`schema`]: what readers of documents know, for editors.
 
 pub mod alerts;
+pub mod certificate;
 pub mod cron;
 pub mod document;
 pub mod drills;

@@ -3,6 +3,11 @@
 //! The agent calls: `POST /v1/heartbeat` with a [`Heartbeat`] over mutual TLS,
 //! answered by [`Orders`]. Both are JSON. The coordinator never connects to an
 //! agent.
+//!
+//! An agent without a certificate posts an [`Enrolment`] with a one-time token over
+//! TLS; one that has a certificate posts a [`Renewal`] over mutual TLS in good time.
+//! Both are answered by [`Issued`]. What a certificate says is the coordinator's to
+//! decide: of the request for it only the public key counts.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +23,62 @@ use crate::residency::Residency;
 
 /// The path an agent posts its heartbeat to.
 pub const HEARTBEAT_PATH: &str = "/v1/heartbeat";
+
+/// The path an agent without a certificate posts its [`Enrolment`] to.
+pub const ENROL_PATH: &str = "/v1/enrol";
+
+/// The path an agent posts its [`Renewal`] to.
+pub const RENEW_PATH: &str = "/v1/renew";
+
+/// The path at which an agent gets its [`Seen`].
+pub const SEEN_PATH: &str = "/v1/seen";
+
+/// An agent asks for its first certificate.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Enrolment {
+    /// Who the agent takes itself to be. A token for another one is refused, and not used
+    /// up by the mistake.
+    pub agent: ActorName,
+    /// The token, which is good for one key.
+    pub token: String,
+    /// PKCS #10 (PEM), signed with the key that the certificate is to be for. What it asks
+    /// for beside that is not looked at.
+    pub request: String,
+}
+
+impl std::fmt::Debug for Enrolment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Enrolment")
+            .field("agent", &self.agent)
+            .field("request", &self.request)
+            .finish_non_exhaustive()
+    }
+}
+
+/// An agent asks for another certificate of the same identity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Renewal {
+    /// As [`Enrolment::request`].
+    pub request: String,
+}
+
+/// A certificate that was issued.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issued {
+    /// The certificate (PEM).
+    pub certificate: String,
+}
+
+/// As whom the coordinator sees an agent: what its certificate says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// The agent.
+    pub agent: ActorName,
+    /// The clusters that it may speak for at most; empty when the trust chain alone decides.
+    pub clusters: Vec<ClusterId>,
+}
 
 /// An agent's facts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

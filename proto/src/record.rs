@@ -243,6 +243,41 @@ pub struct LeaderBody {
 }
 record!(LeaderBody, "leader");
 
+/// `control/invitations/<sha256>`: whoever shows the token of that SHA-256 may have one
+/// certificate of this identity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InvitationBody {
+    /// The agent's name in the certificate.
+    pub agent: ActorName,
+    /// The clusters in the certificate; never empty.
+    pub clusters: Vec<ClusterId>,
+    /// Number of the record of the authority under which it was made: it is good under that
+    /// one alone, because only there it is known whether the token was used.
+    pub authority: u64,
+    /// When it was made, by the coordinator's clock.
+    pub made: Timestamp,
+    /// From this moment on it is good for nothing.
+    pub ends: Timestamp,
+}
+record!(InvitationBody, "invitation");
+
+/// `control/redemptions/<sha256>`: the token of that SHA-256 was used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RedemptionBody {
+    /// The invitation.
+    pub invitation: Link,
+    /// SHA-256 of the agent's public key (DER SubjectPublicKeyInfo): for this key alone.
+    pub public: Fingerprint,
+    /// The certificate that was issued (DER in base64): whoever asks again with the same key
+    /// gets the same.
+    pub certificate: String,
+    /// When, by the coordinator's clock.
+    pub at: Timestamp,
+}
+record!(RedemptionBody, "redemption");
+
 /// `inflight/<id>`: work under way, so that nothing it builds on is reclaimed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -89,6 +89,16 @@ pub enum Located {
         /// Number of the lease, from 1.
         n: u64,
     },
+    /// An invitation of an agent.
+    Invitation {
+        /// SHA-256 of the token.
+        token: Sha256Digest,
+    },
+    /// The use of an invitation.
+    Redemption {
+        /// SHA-256 of the token.
+        token: Sha256Digest,
+    },
     /// A request for approval.
     Request {
         /// The request.
@@ -267,6 +277,8 @@ impl Located {
             Located::Trust { n } => format!("{TRUSTS}{n:016}"),
             Located::Probe { writer } => format!("control/probe/{writer}"),
             Located::CoordinatorLease { n } => format!("{COORDINATOR_LEASES}{n:016}"),
+            Located::Invitation { token } => format!("{INVITATIONS}{token}"),
+            Located::Redemption { token } => format!("{REDEMPTIONS}{token}"),
             Located::Request { id } => format!("{REQUESTS}{id}"),
             Located::Approval { request, by } => format!("{}{by}", approvals(*request)),
             Located::Hold { id } => format!("{HOLDS}{id}"),
@@ -360,6 +372,8 @@ impl Located {
             | Located::Trust { .. }
             | Located::Probe { .. }
             | Located::CoordinatorLease { .. }
+            | Located::Invitation { .. }
+            | Located::Redemption { .. }
             | Located::Request { .. }
             | Located::Approval { .. }
             | Located::Hold { .. }
@@ -406,6 +420,12 @@ fn read(key: &str) -> Option<Located> {
             writer: writer.parse().ok()?,
         }),
         ["control", "leases", n] => Some(Located::CoordinatorLease { n: number(n)? }),
+        ["control", "invitations", token] => Some(Located::Invitation {
+            token: token.parse().ok()?,
+        }),
+        ["control", "redemptions", token] => Some(Located::Redemption {
+            token: token.parse().ok()?,
+        }),
         ["control", "requests", id] => Some(Located::Request { id: id.parse().ok()? }),
         ["control", "holds", id] => Some(Located::Hold { id: id.parse().ok()? }),
         ["control", "releases", hold, by] => Some(Located::Release {
@@ -548,6 +568,8 @@ const NO_COMMIT: &str = "none";
 const AUTHORITIES: &str = "authority/";
 const TRUSTS: &str = "trust/";
 const COORDINATOR_LEASES: &str = "control/leases/";
+const INVITATIONS: &str = "control/invitations/";
+const REDEMPTIONS: &str = "control/redemptions/";
 const REQUESTS: &str = "control/requests/";
 const HOLDS: &str = "control/holds/";
 const EVIDENCE_ENTRIES: &str = "evidence/log/entries/";

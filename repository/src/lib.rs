@@ -14,6 +14,7 @@
 //! signing, trust, signed, authority   who signed, who is believed, who decides
 //! approval                            what more than one person must want
 //! hold                                what must be kept whatever retention says
+//! invitation                          tokens with which agents come to certificates, once
 //! seal, keyring, secret_file          what is sealed to whom
 //! pack, packer, manifest              many small pieces in few objects
 //! publisher, publication              many packs and one commit point, replica by replica
@@ -28,7 +29,7 @@
 //! machines. Each cell says why that is safe. *Content* is what is named by its
 //! own digest: packs and indexes. A *numbered* object is one of a sequence that
 //! has one winner for each number: leases, journal entries, trust and authority
-//! records, the evidence log.
+//! records, the evidence log; and so has the use of an invitation.
 //!
 //! | | create content | create numbered | commit a publication | ship WAL | read, verify | list | replicate | heal |
 //! |---|---|---|---|---|---|---|---|---|
@@ -71,6 +72,7 @@ mod control;
 pub mod evidence;
 pub mod fetch;
 pub mod hold;
+pub mod invitation;
 pub mod keyring;
 pub mod layout;
 pub mod lead;

@@ -245,7 +245,9 @@ pub fn expected_signer(key: &ObjectKey) -> Option<(TrustRole, Option<ClusterId>)
         | Located::Frontier { .. }
         | Located::Base { .. }
         | Located::Point { .. } => TrustRole::Agent,
-        Located::CoordinatorLease { .. } => TrustRole::Coordinator,
+        Located::CoordinatorLease { .. } | Located::Invitation { .. } | Located::Redemption { .. } => {
+            TrustRole::Coordinator
+        }
         _ => return None,
     };
     Some((role, located.cluster().cloned()))

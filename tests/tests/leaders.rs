@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
-use holdfast_agent::config::CoordinatorConfig;
+use holdfast_agent::config::{CertificateSource, CoordinatorConfig};
 use holdfast_agent::heartbeat::{Caller, Terms};
 use holdfast_agent::state::Record;
 use holdfast_proto::message::{AssignmentResult, ClusterFacts, Heartbeat, Orders, Progress, WalFacts, Work};
@@ -187,8 +187,10 @@ impl Agent {
                 .map(|port| format!("https://localhost:{port}"))
                 .collect(),
             ca: fleet.directory.join("ca.crt"),
-            cert: file("crt"),
-            key: file("key"),
+            certificate: CertificateSource::Files {
+                cert: file("crt"),
+                key: file("key"),
+            },
         };
         Ok(Self {
             n,

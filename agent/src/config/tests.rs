@@ -111,8 +111,6 @@ collector_delay = 3600
             (8, "repository.replicas"),
             (12, "recipients.recovery"),
             (13, "recipients.drill"),
-            (15, "coordinator.cert"),
-            (15, "coordinator.key"),
             (16, "coordinator.url"),
             (20, "cluster[0].cluster"),
             (21, "cluster[0].tier"),

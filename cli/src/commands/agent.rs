@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use holdfast_agent::certificate::{self, CertificateError};
 use holdfast_agent::config::AgentConfig;
+use holdfast_agent::heartbeat::CallError;
 use holdfast_agent::postgres::role_sql;
 use holdfast_agent::progress::Meter;
 use holdfast_agent::run;
@@ -23,6 +25,9 @@ pub enum AgentCommand {
     /// One piece of its work now. When an agent runs on the same state directory
     /// it does the work, by the configuration that it was started with.
     Backup(BackupArguments),
+    /// Get the agent's certificate for its coordinator, for a one-time token. A running
+    /// agent takes it up by itself.
+    Enrol(EnrolArguments),
     /// Print the statements that make the agent's role in PostgreSQL.
     Sql(SqlArguments),
 }
@@ -61,6 +66,17 @@ pub struct BackupArguments {
 }
 
 #[derive(Debug, Args)]
+pub struct EnrolArguments {
+    /// The agent's configuration.
+    #[arg(long, value_name = "FILE", default_value = "/etc/holdfast/agent.toml")]
+    config: PathBuf,
+    /// The file with the token that `holdfast coordinator invite` made; without it the one
+    /// that enrolment_token_file names.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub struct SqlArguments {
     /// The role's name.
     #[arg(long, default_value = "holdfast")]
@@ -86,6 +102,7 @@ impl AgentCommand {
                 Ok(Exit::Done)
             }
             AgentCommand::Backup(arguments) => backup(arguments).await,
+            AgentCommand::Enrol(arguments) => enrol(&arguments).await,
             AgentCommand::Sql(arguments) => {
                 let major = PgMajor::new(arguments.major).ok_or_else(|| {
                     Failure::usage(format!(
@@ -118,6 +135,24 @@ fn reference_grants(config: &AgentConfig) -> String {
         }
     }
     sql
+}
+
+async fn enrol(arguments: &EnrolArguments) -> anyhow::Result<Exit> {
+    let config = AgentConfig::load(&arguments.config).or_usage()?;
+    let got = match certificate::enrol(&config, arguments.token_file.as_deref()).await {
+        Err(why @ CertificateError::Has { .. }) => Err(why).or_no()?,
+        // It was asked, and said no; or it may answer later.
+        Err(
+            why @ CertificateError::Call(CallError::Refused {
+                status: 400..=428, ..
+            }),
+        ) => Err(why).or_no()?,
+        Err(why @ CertificateError::Call(_)) => Err(why).or_unavailable()?,
+        got => got.or_usage()?,
+    };
+    println!("Agent {} has its certificate, until {}.", config.name, got.ends);
+    println!("The agent renews it by itself. The token is used up: remove its file.");
+    Ok(Exit::Done)
 }
 
 async fn backup(arguments: BackupArguments) -> anyhow::Result<Exit> {

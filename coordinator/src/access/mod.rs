@@ -32,6 +32,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use holdfast_proto::Timestamp;
+use holdfast_proto::names::ActorName;
 
 pub use decide::{Breadth, Denied, Need, Principal, decide};
 pub use grant::{Grant, Subject};
@@ -84,6 +85,7 @@ pub struct Access {
     calls: Mutex<Buckets<String>>,
     refreshes: Mutex<Buckets<()>>,
     form_key: [u8; 32],
+    over_tls: bool,
 }
 
 /// What the lock guards is whole after every step, also of one who panicked.
@@ -92,11 +94,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Access {
-    /// Access by `rules`; without any, whoever is here may read everything.
+    /// Access by `rules`; without any, whoever is here may read everything. `over_tls` says
+    /// whether the listener itself has TLS.
     ///
     /// # Errors
     /// A secret cannot be read, in words.
-    pub fn new(rules: Option<AccessRules>) -> Result<Self, String> {
+    pub fn new(rules: Option<AccessRules>, over_tls: bool) -> Result<Self, String> {
         let provider = match rules.as_ref().and_then(|rules| rules.provider()) {
             Some((settings, origin)) => Some(Provider::new(settings.clone(), origin)?),
             None => None,
@@ -113,6 +116,7 @@ impl Access {
             calls: Mutex::new(Buckets::new(CALLS, 10_000)),
             refreshes: Mutex::new(Buckets::new(REFRESHES, 1)),
             form_key: rand::random(),
+            over_tls,
         })
     }
 
@@ -139,9 +143,9 @@ impl Access {
         Some(self.rules.as_ref()?.public_url.as_ref()?.origin())
     }
 
-    /// Whether people come over TLS.
+    /// Whether people come over TLS: ours, or that of a proxy before us.
     pub fn secure(&self) -> bool {
-        self.origin().is_some_and(|origin| origin.starts_with("https://"))
+        self.over_tls || self.origin().is_some_and(|origin| origin.starts_with("https://"))
     }
 
     /// The sessions. Held for moments only.
@@ -189,6 +193,30 @@ impl Access {
         };
         let outcome = who.map(|_| Reach::default()).ok_or(Denied::Unknown);
         let noted = Noted::new(who, Need::Known, request, &outcome, now);
+        noted.log();
+        self.journal().note(noted);
+    }
+
+    /// Notes that an agent got a certificate, or did not, and why.
+    pub fn note_certificate(
+        &self,
+        agent: Option<&ActorName>,
+        route: &str,
+        client: Option<IpAddr>,
+        outcome: Result<&str, &str>,
+        now: Timestamp,
+    ) {
+        let noted = Noted {
+            at: now,
+            last: now,
+            count: 1,
+            who: agent.map(|agent| format!("agent:{agent}")),
+            client,
+            route: route.to_owned(),
+            permission: None,
+            allowed: outcome.is_ok(),
+            because: outcome.unwrap_or_else(|why| why).to_owned(),
+        };
         noted.log();
         self.journal().note(noted);
     }

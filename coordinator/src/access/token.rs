@@ -18,6 +18,9 @@ use zeroize::Zeroizing;
 /// leaked.
 const PREFIX: &str = "hft_";
 
+/// What the tokens of invitations begin with: they let nobody read anything.
+const INVITATION: &str = "hfi_";
+
 /// 256 bits that nobody guesses, as 43 letters, digits, `-` and `_`.
 ///
 /// # Errors
@@ -39,8 +42,20 @@ impl Token {
     /// # Errors
     /// The system gives no randomness.
     pub fn generate() -> Result<Self, String> {
+        Self::beginning(PREFIX)
+    }
+
+    /// A new one with which an agent comes to its certificate.
+    ///
+    /// # Errors
+    /// The system gives no randomness.
+    pub fn invitation() -> Result<Self, String> {
+        Self::beginning(INVITATION)
+    }
+
+    fn beginning(prefix: &str) -> Result<Self, String> {
         let random = Zeroizing::new(random()?);
-        Ok(Self(Zeroizing::new(format!("{PREFIX}{}", random.as_str()))))
+        Ok(Self(Zeroizing::new(format!("{prefix}{}", random.as_str()))))
     }
 
     /// The token itself. Show it once.
@@ -58,6 +73,15 @@ impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(…)")
     }
+}
+
+/// The SHA-256 of an invitation's token, under which it is looked for; `None` when the
+/// text is no such token, so that nothing is asked of the repository for it. As with
+/// [`TokenHash::of`], what the time that it takes says is about the hash alone.
+pub fn invited(presented: &str) -> Option<Sha256Digest> {
+    let random = presented.strip_prefix(INVITATION)?;
+    let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(random).ok()?);
+    (bytes.len() == 32).then(|| Sha256Digest::of(presented.as_bytes()))
 }
 
 /// The hash of a token: `sha256:` and 64 hexadecimal digits.
@@ -120,6 +144,24 @@ mod tests {
         assert!(!format!("{one:?}").contains(&one.reveal()[4..]));
         assert_eq!(one.hash(), TokenHash::of(one.reveal()));
         assert_ne!(one.hash(), two.hash());
+    }
+
+    #[test]
+    fn an_invitations_token_is_told_from_others() {
+        let token = Token::invitation().unwrap();
+        let text = token.reveal();
+        assert_eq!(invited(text), Some(Sha256Digest::of(text.as_bytes())));
+        let reader = Token::generate().unwrap();
+        for bad in [
+            "",
+            "hfi_",
+            &text[..46],
+            &format!("{text}A"),
+            reader.reveal(),
+            &text[4..],
+        ] {
+            assert_eq!(invited(bad), None, "{bad}");
+        }
     }
 
     #[test]

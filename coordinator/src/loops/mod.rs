@@ -7,6 +7,7 @@
 //! middle has lost nothing that the next run does not do again.
 
 mod alerts;
+mod certificates;
 pub mod evidence;
 mod findings;
 pub(crate) mod lead;
@@ -32,6 +33,7 @@ use crate::alerts::Sender;
 use crate::cache::Cache;
 use crate::desk::{Desk, now};
 use crate::meters::RunOutcome;
+use crate::server::served::Served;
 use crate::supervise::{Exit, Supervisor};
 
 /// Starts all loops.
@@ -41,6 +43,7 @@ pub fn start(
     cache: &Cache,
     campaign: lead::Campaign,
     keeper: Option<evidence::EvidenceKeeping>,
+    served: Arc<[Arc<Served>]>,
     stop: &CancellationToken,
 ) {
     let spawn = Spawner { desk, stop };
@@ -52,6 +55,13 @@ pub fn start(
         Duration::from_secs(30),
         &Arc::default(),
         move |desk| trust::run(reader.clone(), desk),
+    );
+    spawn.spawn(
+        supervisor,
+        "certificates",
+        Duration::from_secs(2),
+        &Arc::default(),
+        move |desk| certificates::run(Arc::clone(&served), desk),
     );
     let lasts = Duration::from_millis(desk.config.lease.millis());
     spawn.spawn(supervisor, "lead", lead::every(lasts), &wake.lead, move |desk| {

@@ -19,15 +19,15 @@ use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::guard::Client;
-use crate::pki;
-use holdfast_proto::names::ActorName;
+use crate::pki::{self, AgentIdentity};
 
 /// Connections at once: an agent keeps the one that it has.
 const CONNECTIONS: usize = 16_384;
@@ -40,6 +40,10 @@ const HEAD: usize = 16 << 10;
 /// Of people and programs, whose tokens and cookies are longer.
 const PEOPLES_HEAD: usize = 64 << 10;
 const DRAIN: Duration = Duration::from_secs(5);
+/// Connections at once of clients without a certificate, where agents are let in.
+const STRANGERS: usize = 64;
+/// How long such a client may take for all that it wants.
+const STRANGER: Duration = Duration::from_secs(30);
 
 /// Raises the limit of open files as far as this process may: every connection is one.
 pub fn allow_connections() {
@@ -56,7 +60,23 @@ pub fn allow_connections() {
 
 /// The agent at the other end of a connection, from its certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Peer(pub ActorName);
+pub struct Peer(pub AgentIdentity);
+
+/// Who is let in, and how.
+#[derive(Clone)]
+pub enum Door {
+    /// Whoever connects, in plain HTTP.
+    Open,
+    /// Whoever connects, over TLS.
+    Tls(TlsAcceptor),
+    /// Agents, by their certificates.
+    Agents {
+        /// Checks them.
+        tls: TlsAcceptor,
+        /// What those without a certificate may ask, where `tls` lets them in.
+        strangers: Option<Router>,
+    },
+}
 
 /// Where a connection comes from.
 #[derive(Clone)]
@@ -65,15 +85,16 @@ struct From {
     peer: Option<Peer>,
 }
 
-/// Serves `router` on `listener` until told to stop. With `tls`, only agents
-/// are let in, and every request carries its [`Peer`]; each carries its [`Client`].
+/// Serves `router` on `listener` to those whom the door lets in until told to stop. Where
+/// they are agents every request carries its [`Peer`]; each carries its [`Client`].
 pub async fn serve(
     listener: Arc<TcpListener>,
-    tls: Option<TlsAcceptor>,
+    door: Door,
     router: Router,
     stop: CancellationToken,
 ) -> Result<(), String> {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let strangers_places = Arc::new(Semaphore::new(STRANGERS));
     let graceful = GracefulShutdown::new();
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
@@ -81,7 +102,11 @@ pub async fn serve(
         .timer(TokioTimer::new())
         .header_read_timeout(HEADERS)
         .max_headers(64)
-        .max_buf_size(if tls.is_some() { HEAD } else { PEOPLES_HEAD });
+        .max_buf_size(if matches!(door, Door::Agents { .. }) {
+            HEAD
+        } else {
+            PEOPLES_HEAD
+        });
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -108,30 +133,44 @@ pub async fn serve(
                 }
             },
         };
-        let (tls, router, builder, watcher) =
-            (tls.clone(), router.clone(), builder.clone(), graceful.watcher());
+        let (door, router, builder, watcher) =
+            (door.clone(), router.clone(), builder.clone(), graceful.watcher());
+        let strangers_places = Arc::clone(&strangers_places);
         tokio::spawn(async move {
             let _place = place;
             let from = From {
                 client: Client(address),
                 peer: None,
             };
-            let ended = match tls {
-                None => connection(tcp, router, from, &builder, watcher).await,
-                Some(tls) => match tokio::time::timeout(HANDSHAKE, tls.accept(tcp)).await {
-                    Err(_) => Err("the handshake took too long".to_owned()),
-                    Ok(Err(refused)) => Err(refused.to_string()),
-                    Ok(Ok(stream)) => {
+            let ended = match door {
+                Door::Open => connection(tcp, router, from, &builder, watcher).await,
+                Door::Tls(tls) => match shaken(&tls, tcp).await {
+                    Err(refused) => Err(refused),
+                    Ok(stream) => connection(stream, router, from, &builder, watcher).await,
+                },
+                Door::Agents { tls, strangers } => match shaken(&tls, tcp).await {
+                    Err(refused) => Err(refused),
+                    Ok(stream) => {
                         let certificates = stream.get_ref().1.peer_certificates();
-                        match certificates.and_then(|all| all.first()).and_then(pki::agent_of) {
-                            Some(agent) => {
+                        let certificate = certificates.and_then(|all| all.first());
+                        match (certificate.map(pki::agent_of), strangers) {
+                            (Some(Some(agent)), _) => {
                                 let from = From {
                                     peer: Some(Peer(agent)),
                                     ..from
                                 };
                                 connection(stream, router, from, &builder, watcher).await
                             }
-                            None => Err("the certificate names no agent".to_owned()),
+                            (Some(None), _) => Err("the certificate names no agent".to_owned()),
+                            (None, None) => Err("there is no certificate".to_owned()),
+                            (None, Some(strangers)) => match strangers_places.try_acquire() {
+                                Err(_) => Err("too many come without a certificate".to_owned()),
+                                Ok(_place) => {
+                                    let served = connection(stream, strangers, from, &builder, watcher);
+                                    let served = tokio::time::timeout(STRANGER, served).await;
+                                    served.unwrap_or_else(|_| Err("it took too long".to_owned()))
+                                }
+                            },
                         }
                     }
                 },
@@ -146,6 +185,14 @@ pub async fn serve(
         tracing::debug!("connections were cut off at the end");
     }
     Ok(())
+}
+
+async fn shaken(tls: &TlsAcceptor, tcp: TcpStream) -> Result<TlsStream<TcpStream>, String> {
+    match tokio::time::timeout(HANDSHAKE, tls.accept(tcp)).await {
+        Err(_) => Err("the handshake took too long".to_owned()),
+        Ok(Err(refused)) => Err(refused.to_string()),
+        Ok(Ok(stream)) => Ok(stream),
+    }
 }
 
 async fn connection<S>(

@@ -1,20 +1,24 @@
-//! What agents may ask: one thing, the heartbeat.
+//! What agents may ask: the heartbeat, and the certificates that it takes.
 //!
-//! An agent is let in for what the trust chain enrols its name for, and for
-//! nothing else. A heartbeat that speaks for one cluster too many is refused
-//! whole, so that a mistake is seen and half a truth is not acted on.
+//! An agent is let in for what the trust chain enrols its name for and its certificate is
+//! bound to, and for nothing else. A heartbeat that speaks for one cluster too many is refused
+//! whole, so that a mistake is seen and half a truth is not acted on. A certificate that has
+//! ended, also one that ended while a connection was open, is good for nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use axum::middleware::map_response;
-use axum::routing::post;
+use axum::middleware::{Next, from_fn_with_state, map_response};
+use axum::response::Response;
+use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use holdfast_plan::rpo::Witness;
 use holdfast_proto::Timestamp;
-use holdfast_proto::message::{ClusterFacts, HEARTBEAT_PATH, Heartbeat, Orders};
+use holdfast_proto::message::{
+    ClusterFacts, ENROL_PATH, HEARTBEAT_PATH, Heartbeat, Orders, RENEW_PATH, SEEN_PATH,
+};
 use holdfast_proto::names::{ActorName, ClusterId};
 use holdfast_proto::record::{TrustRole, heard_at};
 use holdfast_repository::trust::Trust;
@@ -23,9 +27,13 @@ use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use super::accept::Peer;
+use super::enrolment;
+pub use super::enrolment::Issuing;
 use super::problem::{self, Refusal};
+use crate::access::Access;
 use crate::desk::{Desk, Report, now};
 use crate::meters::Answer;
+use crate::pki::AgentIdentity;
 
 /// The longest heartbeat.
 const BODY: usize = 2 << 20;
@@ -33,18 +41,74 @@ const BODY: usize = 2 << 20;
 /// The most clusters that one agent may report.
 const CLUSTERS: usize = 256;
 
+/// The longest question of a client without a certificate.
+const STRANGERS_BODY: usize = 16 << 10;
+
+/// What the handlers of this listener share.
+#[derive(Clone)]
+pub struct Agents {
+    /// What is known.
+    pub desk: Arc<Desk>,
+    /// Where it is noted who got a certificate.
+    pub access: Arc<Access>,
+    /// With what certificates are issued, when they are.
+    pub issuing: Option<Arc<Issuing>>,
+}
+
+impl Agents {
+    pub(super) fn issuing(&self) -> Result<&Issuing, Refusal> {
+        self.issuing.as_deref().ok_or_else(|| {
+            Refusal::new(
+                StatusCode::NOT_FOUND,
+                "this coordinator issues no certificates: its configuration has no [enrolment]",
+            )
+        })
+    }
+
+    pub(super) fn trust(&self) -> Result<Arc<Trust>, Refusal> {
+        self.desk.trust().ok_or_else(|| {
+            Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the trust chain has not been read yet: try again soon",
+            )
+        })
+    }
+}
+
 /// The router of the agents' listener.
-pub fn router(desk: Arc<Desk>) -> Router {
-    Router::new()
+pub fn router(agents: Agents) -> Router {
+    let router = Router::new()
         .route(HEARTBEAT_PATH, post(heartbeat))
+        .route(RENEW_PATH, post(enrolment::renew))
+        .route(SEEN_PATH, get(enrolment::seen))
         .fallback(|| async {
             Refusal::new(
                 StatusCode::NOT_FOUND,
-                "agents post to /v1/heartbeat and nowhere else",
+                "agents post to /v1/heartbeat and /v1/renew and nowhere else",
             )
         })
-        .with_state(desk)
-        .layer(RequestBodyLimitLayer::new(BODY))
+        .layer(from_fn_with_state(agents.clone(), in_force))
+        .with_state(agents);
+    bounded(router, BODY)
+}
+
+/// The router for those who come to that listener without a certificate.
+pub fn strangers(agents: Agents) -> Router {
+    let router = Router::new()
+        .route(ENROL_PATH, post(enrolment::enrol))
+        .fallback(|| async {
+            Refusal::new(
+                StatusCode::UNAUTHORIZED,
+                "this takes an agent's certificate: the agent gets one with a token of `holdfast coordinator invite`",
+            )
+        })
+        .with_state(agents);
+    bounded(router, STRANGERS_BODY)
+}
+
+fn bounded(router: Router, body: usize) -> Router {
+    router
+        .layer(RequestBodyLimitLayer::new(body))
         .layer(TimeoutLayer::with_status_code(
             StatusCode::REQUEST_TIMEOUT,
             Duration::from_secs(10),
@@ -53,12 +117,40 @@ pub fn router(desk: Arc<Desk>) -> Router {
         .layer(map_response(problem::detailed))
 }
 
+/// Lets those through whose certificate counts at this moment.
+async fn in_force(
+    State(agents): State<Agents>,
+    Extension(Peer(peer)): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Refusal> {
+    let ended = agents.desk.config.tls.ended.iter();
+    let ended = ended
+        .filter(|ended| ended.agent == peer.agent && peer.from < ended.before)
+        .map(|ended| ended.before)
+        .max();
+    let detail = match ended {
+        Some(before) => format!(
+            "certificates of agent {} from before {before} were ended: it gets another one with a token of `holdfast \
+             coordinator invite`",
+            peer.agent
+        ),
+        None if now() > peer.until => format!(
+            "the certificate of agent {} ended at {}: it gets another one with a token of `holdfast coordinator invite`",
+            peer.agent, peer.until
+        ),
+        None => return Ok(next.run(request).await),
+    };
+    Err(Refusal::new(StatusCode::FORBIDDEN, detail))
+}
+
 async fn heartbeat(
-    State(desk): State<Arc<Desk>>,
-    Extension(Peer(agent)): Extension<Peer>,
+    State(agents): State<Agents>,
+    Extension(Peer(peer)): Extension<Peer>,
     Json(heartbeat): Json<Heartbeat>,
 ) -> Result<Json<Orders>, Refusal> {
-    let answered = answer(&desk, &agent, heartbeat);
+    let (desk, agent) = (&agents.desk, &peer.agent);
+    let answered = answer(&agents, &peer, heartbeat);
     desk.meters.heartbeat(match &answered {
         Ok(_) => Answer::Accepted,
         Err(refusal) if refusal.status == StatusCode::SERVICE_UNAVAILABLE => Answer::Unready,
@@ -72,7 +164,8 @@ async fn heartbeat(
 }
 
 /// Checks, hears and answers a heartbeat.
-fn answer(desk: &Desk, agent: &ActorName, heartbeat: Heartbeat) -> Result<Orders, Refusal> {
+fn answer(agents: &Agents, peer: &AgentIdentity, heartbeat: Heartbeat) -> Result<Orders, Refusal> {
+    let (desk, agent) = (&*agents.desk, &peer.agent);
     if heartbeat.agent != *agent {
         let detail = format!(
             "the certificate is that of agent {agent}, the heartbeat speaks for {}: give each agent its own certificate",
@@ -84,12 +177,7 @@ fn answer(desk: &Desk, agent: &ActorName, heartbeat: Heartbeat) -> Result<Orders
         let detail = format!("an agent reports at most {CLUSTERS} clusters: use more agents");
         return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
     }
-    let trust = desk.trust().ok_or_else(|| {
-        Refusal::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the trust chain has not been read yet: try again soon",
-        )
-    })?;
+    let trust = agents.trust()?;
     if !enrolled(&trust, agent, None) {
         let detail = format!("agent {agent} is not enrolled: a root signs `holdfast trust enrol` for it");
         return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
@@ -101,6 +189,15 @@ fn answer(desk: &Desk, agent: &ActorName, heartbeat: Heartbeat) -> Result<Orders
     {
         let detail = format!(
             "agent {agent} is not enrolled for {}: a root signs `holdfast trust enrol` for it, if it should be",
+            other.cluster
+        );
+        return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
+    }
+    let bound = |cluster: &ClusterId| peer.clusters.is_empty() || peer.clusters.contains(cluster);
+    if let Some(other) = heartbeat.clusters.iter().find(|f| !bound(&f.cluster)) {
+        let detail = format!(
+            "the certificate of agent {agent} is not for {}: it gets another one with a token of `holdfast coordinator \
+             invite` that names the cluster",
             other.cluster
         );
         return Err(Refusal::new(StatusCode::FORBIDDEN, detail));
@@ -134,7 +231,7 @@ fn not_the_leader(desk: &Desk) -> Refusal {
 
 /// Whether the trust chain lets an agent of that name speak for the cluster, or
 /// at all.
-fn enrolled(trust: &Trust, agent: &ActorName, cluster: Option<&ClusterId>) -> bool {
+pub(super) fn enrolled(trust: &Trust, agent: &ActorName, cluster: Option<&ClusterId>) -> bool {
     trust.keys_of(agent).any(|key| {
         key.role == TrustRole::Agent
             && key.revoked.is_none()

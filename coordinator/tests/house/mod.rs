@@ -193,17 +193,13 @@ impl House {
         self.opened(coordinator.with_ledger(reading)).await
     }
 
+    /// Whose people's listener has TLS: whoever asks finds out when it is ready.
+    pub async fn open_over_tls(&self) -> Running {
+        Running::of(Coordinator::start(self.config.clone()).await.unwrap())
+    }
+
     async fn opened(&self, coordinator: Coordinator) -> Running {
-        let agents = coordinator.agents_address().unwrap();
-        let http = coordinator.http_address().unwrap();
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(coordinator.serve(stop.clone()));
-        let running = Running {
-            agents,
-            http,
-            stop,
-            task,
-        };
+        let running = Running::of(coordinator);
         wait_until("the coordinator to be ready", || async {
             (running.get("/healthz").await.0 == 200).then_some(())
         })
@@ -356,6 +352,17 @@ pub struct Running {
 }
 
 impl Running {
+    /// Lets it serve, and does not wait.
+    pub fn of(coordinator: Coordinator) -> Self {
+        let stop = CancellationToken::new();
+        Self {
+            agents: coordinator.agents_address().unwrap(),
+            http: coordinator.http_address().unwrap(),
+            stop: stop.clone(),
+            task: tokio::spawn(coordinator.serve(stop)),
+        }
+    }
+
     /// What a path answers: status, headers, body.
     pub async fn get_full(&self, path: &str) -> (u16, hyper::HeaderMap, String) {
         let request = hyper::Request::get(path).header("host", "localhost");

@@ -33,6 +33,16 @@ pub fn probe(writer: &ActorName) -> ObjectKey {
     .key()
 }
 
+/// An invitation of an agent, by the SHA-256 of its token.
+pub fn invitation(token: &Sha256Digest) -> ObjectKey {
+    Located::Invitation { token: *token }.key()
+}
+
+/// The use of an invitation.
+pub fn redemption(token: &Sha256Digest) -> ObjectKey {
+    Located::Redemption { token: *token }.key()
+}
+
 /// Lease `n` of the coordinators.
 pub fn coordinator_lease(n: u64) -> ObjectKey {
     Located::CoordinatorLease { n }.key()

@@ -49,6 +49,12 @@ fn repository_wide() -> impl Strategy<Value = Located> {
             writer: w.parse().unwrap()
         }),
         any_number().prop_map(|n| Located::CoordinatorLease { n }),
+        any::<[u8; 32]>().prop_map(|d| Located::Invitation {
+            token: Sha256Digest::new(d)
+        }),
+        any::<[u8; 32]>().prop_map(|d| Located::Redemption {
+            token: Sha256Digest::new(d)
+        }),
         (any_time(), any::<u128>()).prop_map(|(t, r)| Located::Request {
             id: RequestId::from_parts(t, r)
         }),

@@ -47,6 +47,9 @@ wal_valve = {}
 
 /// What the coordinator's example shows in comments only.
 const COORDINATOR: &str = r#"
+[http_tls]
+[[tls.ended]]
+[enrolment]
 [access]
 [access.oidc]
 [[access.token]]

@@ -211,6 +211,10 @@ pub fn operator(file: &OperatorFile, lines: &Lines) -> Vec<Shown> {
     out.maybe("identity", file.identity.as_ref().map(|p| p.display()));
     out.maybe("coordinator", file.coordinator.as_ref());
     out.maybe(
+        "coordinator_ca",
+        file.coordinator_ca.as_ref().map(|p| p.display()),
+    );
+    out.maybe(
         "coordinator_token_file",
         file.coordinator_token_file.as_ref().map(|p| p.display()),
     );
@@ -249,6 +253,10 @@ pub fn coordinator(config: &CoordinatorConfig, lines: &Lines) -> Vec<Shown> {
     out.set("name", &config.name);
     out.set("listen_agents", config.listen_agents);
     out.set("listen_http", config.listen_http);
+    if let Some(files) = &config.http_tls {
+        out.set("http_tls.cert", files.cert.display());
+        out.set("http_tls.key", files.key.display());
+    }
     let plain = "accept_plain_http_beyond_loopback";
     let accepts = lines.written(plain).unwrap_or("false").to_owned();
     out.set(plain, accepts);
@@ -262,6 +270,15 @@ pub fn coordinator(config: &CoordinatorConfig, lines: &Lines) -> Vec<Shown> {
     out.set("tls.cert", config.tls.cert.display());
     out.set("tls.key", config.tls.key.display());
     out.set("tls.client_ca", config.tls.client_ca.display());
+    for (n, ended) in config.tls.ended.iter().enumerate() {
+        out.set(format!("tls.ended[{n}].agent"), &ended.agent);
+        out.set(format!("tls.ended[{n}].before"), ended.before);
+    }
+    if let Some(enrolment) = &config.enrolment {
+        out.set("enrolment.cert", enrolment.cert.display());
+        out.set("enrolment.key", enrolment.key.display());
+        out.set("enrolment.lifetime", enrolment.lifetime);
+    }
     if let Some(access) = &config.access {
         access_of(&mut out, access);
     }
@@ -416,7 +433,15 @@ pub fn named_by_agent(path: &str) -> bool {
 pub fn named_by_coordinator(path: &str) -> bool {
     matches!(
         path,
-        "signing_key" | "log_key" | "tls.cert" | "tls.key" | "tls.client_ca"
+        "signing_key"
+            | "log_key"
+            | "tls.cert"
+            | "tls.key"
+            | "tls.client_ca"
+            | "http_tls.cert"
+            | "http_tls.key"
+            | "enrolment.cert"
+            | "enrolment.key"
     )
 }
 
@@ -424,7 +449,7 @@ pub fn named_by_coordinator(path: &str) -> bool {
 pub fn named_by_operator(path: &str) -> bool {
     matches!(
         path,
-        "identity" | "policy" | "runner.signing_key" | "runner.policy"
+        "identity" | "coordinator_ca" | "policy" | "runner.signing_key" | "runner.policy"
     )
 }
 

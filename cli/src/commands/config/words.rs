@@ -346,6 +346,12 @@ const COORDINATOR: Table = &[
         "Where page, status and metrics are served. Default 127.0.0.1:7480.",
     ),
     (
+        "http_tls",
+        "Serves page, status and metrics over TLS; the files are read anew when they change.",
+    ),
+    ("http_tls.cert", "Certificate chain (PEM)."),
+    ("http_tls.key", "Its key (PEM)."),
+    (
         "accept_plain_http_beyond_loopback",
         "Serve page and metrics beyond this machine without TLS, where something else encrypts.",
     ),
@@ -445,6 +451,25 @@ const COORDINATOR: Table = &[
         "tls.client_ca",
         "Authorities that agents' certificates are checked against (PEM).",
     ),
+    ("tls.ended", "Certificates of agents that count no more."),
+    ("tls.ended[].agent", "Whose."),
+    (
+        "tls.ended[].before",
+        "Those that were issued before this moment, for example 2026-11-28T12:00:00Z.",
+    ),
+    (
+        "enrolment",
+        "Certificates that agents get for a token and renew. Without it none are issued.",
+    ),
+    (
+        "enrolment.cert",
+        "The certificate of this coordinator's authority over agents (PEM); `holdfast coordinator issuer` makes it.",
+    ),
+    ("enrolment.key", "Its key (PEM), which stays on this machine."),
+    (
+        "enrolment.lifetime",
+        "How long certificates are valid, 10s to 1826d. Default 90d.",
+    ),
 ];
 
 const HOLDFAST: Table = &[
@@ -452,6 +477,10 @@ const HOLDFAST: Table = &[
     (
         "coordinator",
         "The coordinator's address for people, https://HOST or http://HOST:PORT.",
+    ),
+    (
+        "coordinator_ca",
+        "Certificates that the coordinator's is checked against (PEM), instead of those that this machine believes.",
     ),
     (
         "coordinator_token_file",
@@ -592,8 +621,15 @@ const AGENT: Table = &[
         "coordinator.ca",
         "Certificates that the coordinator's is checked against (PEM).",
     ),
-    ("coordinator.cert", "The agent's certificate (PEM)."),
+    (
+        "coordinator.cert",
+        "The agent's certificate (PEM). Without cert and key the agent gets one with a token, and renews it.",
+    ),
     ("coordinator.key", "The key of that certificate (PEM)."),
+    (
+        "coordinator.enrolment_token_file",
+        "The file with the one-time token for the first certificate; `holdfast coordinator invite` makes it.",
+    ),
     ("cluster", "What it protects."),
     ("cluster[].cluster", "The cluster as TENANT/NAME."),
     ("cluster[].tier", "Its tier: what counts without a coordinator."),
