@@ -117,7 +117,13 @@ pub struct RunArguments {
     #[arg(long)]
     json: bool,
     /// What the plan of drills wants, as a dispatcher says it.
-    #[arg(long, hide = true, value_name = "JSON", requires = "placed", conflicts_with = "only_region")]
+    #[arg(
+        long,
+        hide = true,
+        value_name = "JSON",
+        requires = "placed",
+        conflicts_with = "only_region"
+    )]
     planned: Option<PlannedDrill>,
 }
 

@@ -404,7 +404,10 @@ fn first_of_the_plan(run: &Run) -> Result<()> {
     let first = plan.get(0).context("nothing is due")?;
     let mut line = run.undeleted();
     line[1] = "next".to_owned();
-    let moment = line.iter().position(|word| word == "--to-time").context("a moment")?;
+    let moment = line
+        .iter()
+        .position(|word| word == "--to-time")
+        .context("a moment")?;
     line.drain(moment..moment + 2);
     // Whatever moment is drawn: most of them are before the mistake.
     let minimum = line.iter_mut().find(|word| word.starts_with("minimum="));

@@ -192,7 +192,10 @@ fn in_pod(arguments: &RunArguments, own_scenario: bool) -> Vec<String> {
         .iter()
         .for_each(|r| add("accept-unreachable", r.to_string()));
     match &arguments.planned {
-        Some(planned) => add("planned", serde_json::to_string(planned).expect("it is plain values")),
+        Some(planned) => add(
+            "planned",
+            serde_json::to_string(planned).expect("it is plain values"),
+        ),
         None => (arguments.only_region.iter()).for_each(|region| add("only-region", region.to_string())),
     }
     add("superuser", arguments.superuser.clone());

@@ -140,7 +140,11 @@ pub async fn next(arguments: NextArguments) -> anyhow::Result<Exit> {
     };
     let (mut first, mut for_a_machine) = (None, 0);
     for one in wanted.iter().filter(wants) {
-        if arguments.kubernetes && !Scenario::named(&one.scenario.to_string()).or_usage()?.fits_a_pod() {
+        if arguments.kubernetes
+            && !Scenario::named(&one.scenario.to_string())
+                .or_usage()?
+                .fits_a_pod()
+        {
             for_a_machine += 1;
         } else {
             first = Some(one);
