@@ -19,8 +19,9 @@ pub const NOT_COMPARED: &str = "wal-not-compared";
 pub(super) const DIVERGED: &str = "history-diverged";
 
 /// Findings about the server that end when it can be followed.
-pub(super) const SERVER_FINDINGS: [&str; 7] = [
+pub(super) const SERVER_FINDINGS: [&str; 8] = [
     "server-unreachable",
+    "wal-slot-in-use",
     "server-in-recovery",
     "server-behind-archive",
     "wrong-system",
@@ -99,9 +100,8 @@ impl Trouble {
             Trouble::NoHistory { .. } => ("wal-history-unreadable", Severity::Critical),
             Trouble::StartUnknown { .. } => ("wal-start-unknown", Severity::Critical),
             Trouble::Postgres(error) => match error.class() {
-                PgErrorClass::Retry | PgErrorClass::Busy | PgErrorClass::Server => {
-                    ("server-unreachable", Severity::Warning)
-                }
+                PgErrorClass::Busy => ("wal-slot-in-use", Severity::Warning),
+                PgErrorClass::Retry | PgErrorClass::Server => ("server-unreachable", Severity::Warning),
                 _ => ("server-unreachable", Severity::Critical),
             },
             _ => ("server-unreachable", Severity::Warning),

@@ -166,6 +166,7 @@ pub const KNOWN: &[Known] = &[
     ends("wal-push-refused", "Ends when the file is taken, or nobody has handed it over for ten minutes."),
     ends("wal-replica-failing", "Ends when the replica takes WAL again. What it missed is brought to it."),
     ends("wal-slot-given-up", "Ends when a replica takes WAL again."),
+    ends("wal-slot-in-use", "Ends when the agent streams again."),
     ends("wal-slot-invalidated", "Ends when a base backup that began behind the missing WAL is complete."),
     ends("wal-slot-unused", "Ends when the slot is dropped."),
     ends("wal-socket-failed", "Ends when the socket can be made. It is tried again every ten seconds."),
