@@ -63,6 +63,7 @@ mod attest;
 mod backoff;
 pub mod chunk;
 mod courier;
+mod examine;
 mod following;
 mod histories;
 mod known;
@@ -86,6 +87,7 @@ mod unheld;
 mod valve;
 
 pub use courier::REPLICA_FAILS;
+pub use examine::{Examined, Unexamined};
 pub use following::Following;
 pub use shared::MEMORY;
 pub use state::{FrontierPublisher, NotAcknowledged, Reach, WalFrontier, WalState, frontier};

@@ -18,6 +18,7 @@ use holdfast_proto::names::{ObjectKey, Region};
 use holdfast_proto::record::AuthorityBody;
 
 use crate::layout::{self, Located};
+use crate::replica::StoreError;
 use crate::signed::{self, Content, Draft};
 use crate::signing::SigningKey;
 use crate::trust::Trust;
@@ -89,6 +90,7 @@ async fn read(
     before: Option<&Authority>,
 ) -> Result<Option<Authority>, AuthorityError> {
     let mut broken = None;
+    let mut found: Vec<Authority> = Vec::new();
     for replica in repository.replicas() {
         let Ok(bytes) = replica.get(key).await else {
             continue;
@@ -97,11 +99,20 @@ async fn read(
             Ok(record) if record.header.previous.as_ref() == before.map(|b| &b.link) => {
                 let link = record.link();
                 let AuthorityBody { n, region } = record.header.body;
-                return Ok(Some(Authority { n, region, link }));
+                found.push(Authority { n, region, link });
             }
             Ok(_) => broken = Some("it does not follow the record before it".to_owned()),
             Err(e) => broken = Some(e.to_string()),
         }
+    }
+    // The authority was moved twice, each time without the region that has the other record.
+    // Whoever sees both follows the same one.
+    found.sort_by(|a, b| a.link.sha256.as_bytes().cmp(b.link.sha256.as_bytes()));
+    if found.windows(2).any(|pair| pair[0].link != pair[1].link) {
+        tracing::error!(%key, region = %found[0].region, "two records of the authority have one number: this region decides");
+    }
+    if let Some(first) = found.into_iter().next() {
+        return Ok(Some(first));
     }
     match broken {
         Some(why) => Err(AuthorityError::Broken {
@@ -110,6 +121,33 @@ async fn read(
         }),
         None => Ok(None),
     }
+}
+
+/// Brings the records to a replica that lacks them: one that was away when the authority
+/// was moved would say that an older one decides.
+///
+/// # Errors
+/// The replica does not answer, or has another record under the same number.
+pub async fn bring(repository: &Repository, trust: &Trust, to: &Replica) -> Result<(), StoreError> {
+    for n in 0.. {
+        let key = layout::authority(n);
+        if to.head(&key).await?.is_some() {
+            continue;
+        }
+        let believed = |bytes: &Bytes| signed::verify::<AuthorityBody>(bytes, &key, trust).map(drop);
+        let mut good = None;
+        for replica in repository.replicas().iter().filter(|r| r.region() != to.region()) {
+            good = good.or(replica
+                .get(&key)
+                .await
+                .ok()
+                .filter(|bytes| believed(bytes).is_ok()));
+        }
+        let Some(good) = good else { break };
+        to.create(&key, good).await?;
+        tracing::info!(%key, region = %to.region(), "the record of the authority was copied to this replica");
+    }
+    Ok(())
 }
 
 /// The record that names `region`, to follow `before`.

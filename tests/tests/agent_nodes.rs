@@ -18,6 +18,7 @@ use holdfast_proto::Timestamp;
 use holdfast_proto::message::Work;
 use holdfast_proto::pg::{Lsn, TimelineId};
 use holdfast_proto::record::LeaseBody;
+use holdfast_repository::authority::Authority;
 use holdfast_repository::clock::now;
 use holdfast_repository::seal::Identities;
 use holdfast_repository::{ReplicaConfig, Repository, RepositoryConfig, layout};
@@ -573,7 +574,17 @@ async fn who_decides_is_waited_for_or_replaced_by_a_person() -> Result<()> {
     let refused = once(&vault, NAMES[0], &old, Work::Configuration).await;
     let said = format!("{refused:?}");
     assert!(said.contains("agent-b writes"), "{said}");
-    once(&vault, NAMES[1], &new, Work::Configuration).await?;
+    // The region that was away learns that it decides no more.
+    let stop = CancellationToken::new();
+    let agent = tokio::spawn(holdfast_agent::run(config(&vault, NAMES[1], &new)?, stop.clone()));
+    until("the first region has the record", async || {
+        let only = vault.only(0).await?;
+        let decides = Authority::load(&only, &vault.trust().await?).await?;
+        Ok(decides.n == 1)
+    })
+    .await?;
+    stop.cancel();
+    agent.await??;
     Ok(())
 }
 
@@ -617,27 +628,25 @@ async fn a_standby_that_never_streamed_is_the_clusters_all_the_same() -> Result<
     new.promote()?;
     write(&new, 1000, 3)?;
 
-    // As if it had not been seen: nothing is stored of its timeline.
+    // As if it had not been seen: nothing is stored of its timeline, and the lease is left.
     let kept = fs::read(&memory)?;
     fs::remove_file(&memory)?;
-    let (stop, agent) = run(unseen);
-    until("it has the lease", async || {
-        Ok(lease(&vault, 0)
-            .await?
-            .is_some_and(|lease| lease.holder.as_str() == NAMES[1]))
-    })
-    .await?;
-    tokio::time::sleep(LOOKED).await;
-    stop.cancel();
-    agent.await??;
-    let timelines = ledger(&vault)
-        .await?
-        .facts
-        .lineages
-        .iter()
-        .flat_map(|l| &l.timelines)
-        .count();
-    assert_eq!(timelines, 1);
+    let told = holdfast_agent::once(
+        &unseen,
+        None,
+        Work::Configuration,
+        Meter::default(),
+        CancellationToken::new(),
+    );
+    let told = format!("{:?}", told.await);
+    assert!(
+        told.contains("was not seen to follow") && told.contains("promoted_timeline = 2"),
+        "{told}"
+    );
+    assert_eq!(
+        lease(&vault, 0).await?.context("a lease")?.holder.as_str(),
+        NAMES[0]
+    );
 
     // It was seen.
     fs::write(&memory, kept)?;
@@ -650,5 +659,102 @@ async fn a_standby_that_never_streamed_is_the_clusters_all_the_same() -> Result<
     let (rows, _) = restored(&vault, &request, "tail", ROWS).await?;
     assert_eq!(rows, expected);
     first.end().await?;
+    Ok(())
+}
+
+/// What was told once stays true while the region that shows it is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_was_lost_does_not_come_back_to_life() -> Result<()> {
+    let vault = Vault::new(2).await?;
+    let (old, new) = pair(&vault).await?;
+    once(&vault, NAMES[0], &old, Work::BaseBackup).await?;
+    new.promote()?;
+    // The other lease is on the deciding region alone.
+    let away = vault.dir().join("away");
+    fs::rename(vault.place(1), &away)?;
+    let _ = once(&vault, NAMES[1], &new, Work::Configuration).await;
+    assert_eq!(
+        lease(&vault, 0).await?.context("a lease")?.holder.as_str(),
+        NAMES[1]
+    );
+    let told = format!("{:?}", once(&vault, NAMES[0], &old, Work::Configuration).await);
+    assert!(told.contains("agent-b writes"), "{told}");
+    fs::rename(&away, vault.place(1))?;
+    fs::rename(vault.place(0), &away)?;
+    assert_eq!(
+        lease(&vault, 1).await?.context("a lease")?.holder.as_str(),
+        NAMES[0]
+    );
+    let told = format!("{:?}", once(&vault, NAMES[0], &old, Work::Configuration).await);
+    assert!(told.contains("region0 decides who writes"), "{told}");
+    fs::rename(&away, vault.place(0))?;
+
+    // The writer brings its lease to the region that was away.
+    let stop = CancellationToken::new();
+    let agent = tokio::spawn(holdfast_agent::run(config(&vault, NAMES[1], &new)?, stop.clone()));
+    until("both regions have the lease", async || {
+        Ok(lease(&vault, 1)
+            .await?
+            .is_some_and(|lease| lease.holder.as_str() == NAMES[1]))
+    })
+    .await?;
+    stop.cancel();
+    agent.await??;
+    Ok(())
+}
+
+/// A server that was promoted since waits for the region that decides; one that is as it
+/// was goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_deciding_region_only_the_same_server_goes_on() -> Result<()> {
+    let vault = Vault::new(2).await?;
+    let (old, new) = pair(&vault).await?;
+    once(&vault, NAMES[0], &old, Work::BaseBackup).await?;
+    let away = vault.dir().join("away");
+    fs::rename(vault.place(0), &away)?;
+    let same = format!("{:?}", once(&vault, NAMES[0], &old, Work::Configuration).await);
+    assert!(!same.contains("decides"), "{same}");
+    new.promote()?;
+    let promoted = format!("{:?}", once(&vault, NAMES[0], &new, Work::Configuration).await);
+    assert!(promoted.contains("region0 decides who writes"), "{promoted}");
+    fs::rename(&away, vault.place(0))?;
+    once(&vault, NAMES[0], &new, Work::Configuration).await?;
+    Ok(())
+}
+
+/// A copy that is not followed leaves the lease to whoever writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stray_copy_does_not_disarm_the_writer() -> Result<()> {
+    let vault = Vault::new(2).await?;
+    let (old, copy) = pair(&vault).await?;
+    old.psql("create table t (n int)")?;
+    let writer = Node::start(&vault, NAMES[0], old)?;
+    until("a base backup is there", async || {
+        Ok(!ledger(&vault).await?.points().restorable.intervals.is_empty())
+    })
+    .await?;
+    cut_off(&copy)?;
+    write(&writer.pg, 0, 10)?;
+    archived(&vault, &writer.pg).await?;
+    copy.promote()?;
+    write(&copy, 1000, 10)?;
+    for more in ["", "take_over = \"agent-a\""] {
+        let peers = format!("peers = [\"{}\"]\n{more}", NAMES[0]);
+        let config = agent::config(&vault, NAMES[1], &copy, &peers)?;
+        let stop = CancellationToken::new();
+        let refused = holdfast_agent::once(&config, None, Work::Configuration, Meter::default(), stop).await;
+        let told = format!("{refused:?}");
+        assert!(
+            told.contains("left to whoever has it") && told.contains("forked earlier"),
+            "{told}"
+        );
+        assert_eq!(
+            lease(&vault, 0).await?.context("a lease")?.holder.as_str(),
+            NAMES[0]
+        );
+    }
+    write(&writer.pg, 2000, 10)?;
+    archived(&vault, &writer.pg).await?;
+    writer.end().await?;
     Ok(())
 }

@@ -35,7 +35,7 @@ pub struct PointsReport {
     pub wal_objects: usize,
     /// What must stay restorable, whatever retention says.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub holds: Vec<Hold>,
+    pub holds: Vec<Held>,
     /// What a restore to the last moment has to move.
     pub amounts: Option<Amounts>,
     /// How long that would take by what recoveries of the cluster took so far, where the
@@ -46,6 +46,17 @@ pub struct PointsReport {
     pub holdings: Vec<Holding>,
     /// What departed from what should be.
     pub findings: Vec<Finding>,
+}
+
+/// A stretch of time that is held.
+#[derive(Debug, Clone, Serialize)]
+pub struct Held {
+    /// What is held, by whom and why.
+    #[serde(flatten)]
+    pub hold: Hold,
+    /// What of it cannot be restored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lacking: Option<String>,
 }
 
 /// A timeline that another one was left for.
@@ -131,22 +142,28 @@ impl PointsReport {
 }
 
 impl PointsReport {
-    /// What of a stretch of time cannot be restored, for the line that it is held by.
-    fn lacking(&self, from: Timestamp, to: Timestamp) -> String {
+    /// Takes in what is held, and says what of it cannot be restored.
+    pub fn hold(&mut self, holds: impl IntoIterator<Item = Hold>) {
+        let held = |hold: Hold| Held {
+            lacking: self.lacking(hold.body.from, hold.body.to),
+            hold,
+        };
+        self.holds = holds.into_iter().map(held).collect();
+    }
+
+    /// What of a stretch of time cannot be restored.
+    fn lacking(&self, from: Timestamp, to: Timestamp) -> Option<String> {
         let overlaps = |first: Option<Timestamp>, last: Option<Timestamp>| {
             first.is_none_or(|first| first <= to) && last.is_none_or(|last| last >= from)
         };
         let some = (self.restorable.intervals.iter()).any(|i| overlaps(i.from.time, i.to.time));
         if !some {
-            return "  NOTHING IN IT CAN BE RESTORED".to_owned();
+            return Some("nothing in it can be restored".to_owned());
         }
         let gaps = (self.restorable.gaps.iter())
             .filter(|hole| overlaps(hole.gap.after, hole.again.and_then(|again| again.time)))
             .count();
-        match gaps {
-            0 => String::new(),
-            gaps => format!("  NOT ALL OF IT CAN BE RESTORED: {} in it", counted(gaps, "gap")),
-        }
+        (gaps > 0).then(|| format!("not all of it can be restored: {} in it", counted(gaps, "gap")))
     }
 }
 
@@ -228,7 +245,11 @@ impl fmt::Display for PointsReport {
                 self.wal_objects
             )?;
         }
-        for Hold { body, by, .. } in &self.holds {
+        for Held {
+            hold: Hold { body, by, .. },
+            lacking,
+        } in &self.holds
+        {
             writeln!(
                 f,
                 "  HOLD    {} to {}  {}  by {by}  {}{}",
@@ -236,7 +257,9 @@ impl fmt::Display for PointsReport {
                 body.to,
                 plain(&body.reason),
                 body.id,
-                self.lacking(body.from, body.to)
+                lacking
+                    .as_ref()
+                    .map_or_else(String::new, |lacking| format!("  {}", lacking.to_uppercase()))
             )?;
         }
         for gap in &self.restorable.gaps {

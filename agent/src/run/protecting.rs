@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::jobs::Jobs;
 use super::session::{Session, SessionError, unprotected};
 use super::supervisor::{Failure, Group, Pause};
-use super::{Agent, fences};
+use super::{Agent, fences, lease};
 use crate::config::ClusterConfig;
 use crate::findings::Findings;
 use crate::state::StateDir;
@@ -42,7 +42,7 @@ pub async fn protect(agent: Arc<Agent>, at: usize, scheduled: bool, shutdown: Ca
             }
             // Among several nodes the lease goes to and fro.
             Err(Ended::Fenced(why)) if !cluster.config.peers.is_empty() => {
-                format!("{why}, because a peer's server was promoted")
+                format!("{why}. A peer does so when its server was promoted")
             }
             Err(Ended::Fenced(why)) => {
                 let why = format!(
@@ -202,10 +202,11 @@ async fn session_of(
                 findings: session.findings.clone(),
                 cancel: cancel.clone(),
             };
-            let fenced = fenced.clone();
+            let (fenced, memory) = (fenced.clone(), session.state.clone());
             async move {
                 wal::run(context).await.map_err(|error| match error {
-                    WalError::Fenced { .. } => {
+                    WalError::Fenced { found, .. } => {
+                        lease::beaten(&memory, found);
                         let why = explained(&error);
                         // The first reason is the one that counts.
                         let _ = fenced.set(why.clone());
@@ -231,6 +232,13 @@ async fn session_of(
         group.keep("keys", move || {
             let (keys, cancel) = (session.keys.clone(), cancel.clone());
             async move { keys.renew(cancel).await.map_err(|e| Failure::again(&e)) }
+        });
+    }
+    {
+        let session = session.clone();
+        group.keep("lease copies", move || {
+            let (publisher, trust) = (session.publisher(), session.trust.clone());
+            async move { match lease::keep_copies(publisher, trust).await {} }
         });
     }
     {

@@ -30,7 +30,7 @@ use super::Agent;
 use super::board::Board;
 use super::directives::Numbers;
 use super::keys::Keys;
-use super::lease::{self, LeaseError};
+use super::lease::{Claimant, LeaseError};
 use super::lineage::{self, LineageError};
 use super::made::{Made, Piece};
 use super::nodes;
@@ -47,7 +47,7 @@ use crate::postgres::{
 use crate::progress::Meter;
 use crate::state::{ClusterState, StateError};
 use crate::wal::push::Feed;
-use crate::wal::{Following, FrontierPublisher, WalFrontier, frontier};
+use crate::wal::{Examined, Following, FrontierPublisher, WalFrontier, frontier};
 
 /// zstd's level for base backups.
 const BASE_LEVEL: i32 = 1;
@@ -79,7 +79,8 @@ pub enum SessionError {
     #[error(
         "agent {holder} writes for this cluster, and this server's timeline {timeline} is not newer than what is \
          archived. Either it is a primary that was left behind: stop it, or make it a standby. Or `postgres` names the very \
-         server that {holder} protects: look there before anything is stopped, and name this node's own server"
+         server that {holder} protects: look there before anything is stopped, and name this node's own server. If \
+         this is the primary and {holder} does not write, take_over = \"{holder}\" below [[cluster]] takes its lease"
     )]
     PeerWrites {
         /// Who.
@@ -181,7 +182,24 @@ impl Session {
         let may_replace = |holder: &ActorName| {
             config.take_over.as_ref() == Some(holder) || (promoted && config.peers.contains(holder))
         };
-        let taken = lease::take(&publisher, &trust, &agent.config.name, may_replace, &state).await;
+        let claimant = Claimant {
+            publisher: &publisher,
+            trust: &trust,
+            name: &agent.config.name,
+            state: &state,
+            timeline: identity.timeline,
+        };
+        let examined = Examined {
+            publisher: &publisher,
+            lineage,
+            target: &config.postgres,
+            feed: config.feed,
+            data_directory: config.data_directory.as_deref(),
+            following,
+        };
+        let taken = claimant
+            .take(may_replace, async || examined.examine().await)
+            .await;
         let n = taken.map_err(|error| match error {
             LeaseError::Held { holder, .. } if config.peers.contains(&holder) => SessionError::PeerWrites {
                 holder,

@@ -59,6 +59,10 @@ impl Histories {
         let mut files = Vec::new();
         let mut wanted = vec![timeline];
         while let Some(next) = wanted.pop() {
+            // It has none, and the server would log an error.
+            if next == TimelineId::FIRST {
+                continue;
+            }
             let Some(file) = connection.timeline_history(next).await? else {
                 continue;
             };

@@ -52,7 +52,7 @@ impl PointsArguments {
             .await
             .or_unavailable()?;
         let Found { items, ignored, away } = holds;
-        report.holds = items.into_iter().filter(|hold| hold.released.is_none()).collect();
+        report.hold(items.into_iter().filter(|hold| hold.released.is_none()));
         let known: BTreeSet<String> = report.findings.iter().map(|f| f.subject.clone()).collect();
         report
             .findings

@@ -201,12 +201,20 @@ async fn move_authority(arguments: AuthorityArguments) -> anyhow::Result<Exit> {
             arguments.region
         )));
     }
+    if current.region == arguments.region {
+        println!("{} decides already; nothing has changed", arguments.region);
+        return Ok(Exit::Done);
+    }
     let (key, bytes) = authority::record(&trust, Some(&current), &arguments.region, &root);
     let mut stored = Vec::new();
     for replica in repository.replicas() {
         match replica.create(&key, bytes.clone()).await {
             Ok(_) => stored.push(replica.region().to_string()),
-            Err(e) => eprintln!("warning: {} does not have {key} yet: {e}", replica.region()),
+            Err(e) => eprintln!(
+                "warning: {} does not have {key} yet ({e}): agents and `holdfast repo replicate` bring it there. Until \
+                 then whoever reaches that region alone follows the record before",
+                replica.region()
+            ),
         }
     }
     if stored.is_empty() {

@@ -161,12 +161,15 @@ pub enum Reason {
     },
     /// No restore point has the name, or no transaction the number.
     #[error(
-        "{target} does not occur in the WAL of lineage {lineage} on the way to timeline {timeline}{}",
+        "{target} does not occur in the WAL of lineage {lineage} on the way to timeline {timeline}{}{}",
+        if *gaps == 0 { "" } else { ", of which some is missing (`holdfast points` says where)" },
         instead(known)
     )]
     Nowhere {
         /// The restore points that do, where a name was looked for; oldest first.
         known: Vec<RestorePointMark>,
+        /// Holes on the way: it may have been in one.
+        gaps: usize,
         /// The target.
         target: Target,
         /// Where it was looked for.

@@ -141,14 +141,19 @@ pub fn restorable(facts: &Facts) -> Restorable {
             }
         }
         seen_gaps.sort_by_key(|g| (g.timeline, g.from));
-        all.gaps.extend(seen_gaps.into_iter().map(|gap| {
+        all.gaps.extend(seen_gaps.into_iter().map(|mut gap| {
             let noted = said_of(lineage, &gap);
+            let again = again_behind(&all.intervals, lineage.lineage, &gap);
+            // What is missing was written before it was missed, and before a base backup
+            // that began behind it was complete.
+            let later = [gap.before, noted.map(|n| n.noticed), again.and_then(|m| m.time)];
+            gap.before = later.into_iter().flatten().min();
             LineageGap {
                 lineage: lineage.lineage,
                 gap,
                 cause: cause(noted),
                 noted,
-                again: again_behind(&all.intervals, lineage.lineage, &gap),
+                again,
             }
         }));
         for base in lineage.bases.iter().filter(|b| !used.contains(&b.id)) {

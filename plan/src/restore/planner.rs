@@ -80,6 +80,7 @@ fn choose(facts: &Facts, request: &Request, now: Timestamp) -> Result<RestorePla
             Place::Nowhere { known } => {
                 verdict = Some(Reason::Nowhere {
                     known: known.clone(),
+                    gaps: path.gaps().len(),
                     target: request.target.clone(),
                     lineage: lineage.lineage,
                     timeline: path.timeline,

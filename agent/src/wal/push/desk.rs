@@ -40,6 +40,8 @@ const MAX_HISTORY: u64 = 1 << 20;
 
 const CONFLICT: &str = "wal-push-conflict";
 const REFUSED: &str = "wal-push-refused";
+/// Findings about a server that is not the cluster's.
+const NOT_FOLLOWED: [&str; 3] = ["server-behind-archive", "history-diverged", "wrong-system"];
 const FOREIGN: &str = "wal-push-foreign";
 
 struct Desk {
@@ -164,11 +166,28 @@ impl Desk {
         }
     }
 
+    /// Resolves while the server is one that is not to be followed: what it hands over would
+    /// be waited for in vain.
+    async fn refused(&self) {
+        let subject = self.shared.publisher.cluster.to_string();
+        let named = |name: &&str| self.shared.findings.holds(name, &subject);
+        while !NOT_FOLLOWED.iter().any(|name| named(&name)) {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
     /// The server that is followed, once it is on `timeline` or a later one.
     async fn server(&self, timeline: TimelineId, until: Instant) -> Result<Arc<Followed>, PushError> {
         let mut server = self.shared.server();
         // The sender lives as long as `shared`.
-        let _ = timeout_at(until, server.wait_for(Option::is_some)).await;
+        let some = async {
+            let followed = timeout_at(until, server.wait_for(Option::is_some));
+            tokio::select! {
+                _ = followed => {}
+                () = self.refused() => {}
+            }
+        };
+        some.await;
         let soon = until.min(Instant::now() + PROMOTION_SEEN);
         let knows = |server: &Option<Arc<Followed>>| server.as_ref().is_some_and(|s| s.timeline >= timeline);
         let _ = timeout_at(soon, server.wait_for(knows)).await;
