@@ -2,8 +2,9 @@
 //! what the repository could restore it from.
 //!
 //! [`facts`] is pure; [`epochs`] lists. A key epoch lives as long as a key of it is in
-//! the repository. A drill proves a replica when that was the only one it could read,
-//! and the keys that it opened.
+//! the repository. A drill that restores proves a replica when that was the only one it
+//! could read, and the keys that it opened; one that looks at the backup alone (L1) proves
+//! of none that it can be restored from.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -179,7 +180,8 @@ fn proof(intent: &Intent, p: &RecoveryDrill) -> Option<Proof> {
 
 /// What a drill restored from.
 fn aspects(p: &RecoveryDrill) -> BTreeSet<Aspect> {
-    let Some(point) = &p.recovery_point else {
+    let restored = p.recovery_point.as_ref().filter(|_| p.drill.level.restores());
+    let Some(point) = restored else {
         return BTreeSet::new();
     };
     let mut aspects = BTreeSet::new();
@@ -199,6 +201,7 @@ mod tests {
     use super::*;
     use crate::evidence::audit::tests::{log, log_of};
     use crate::evidence::fixture::at;
+    use crate::evidence::statement::Level;
     use crate::evidence::statement::recovery::{Encryption, ReplicaLock};
     use crate::evidence::statement::results::Verdict;
 
@@ -249,6 +252,27 @@ mod tests {
         });
         let proven = &of("acme/erp", &entries, "16:00:00").proofs[0].aspects;
         assert_eq!(*proven, [Aspect::Base(BaseKind::Full)].into());
+    }
+
+    #[test]
+    fn a_drill_that_restores_nothing_proves_no_restore() {
+        let key = SigningKey::generate_ed25519().unwrap();
+        let at_level = |level| {
+            let entries = log_of(&key, |p| {
+                p.drill.level = level;
+                let point = p.recovery_point.as_mut().unwrap();
+                point.replicas = vec![ReplicaLock::unknown("west".parse().unwrap())];
+                point.encryption = Some(Encryption {
+                    recipients: Vec::new(),
+                    epochs: vec!["2026-11".parse().unwrap()],
+                });
+            });
+            of("acme/erp", &entries, "16:00:00").proofs
+        };
+        let looked = at_level(Level::L1);
+        assert_eq!(looked.len(), 2, "it proves what it set out to");
+        assert!(looked.iter().all(|proof| proof.aspects.is_empty()));
+        assert_eq!(at_level(Level::L2)[0].aspects.len(), 3);
     }
 
     #[test]

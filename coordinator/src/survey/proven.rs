@@ -129,9 +129,11 @@ impl Proven {
         }
     }
 
-    /// The newest drill of a cluster that passed.
+    /// The newest drill of a cluster that restored something and passed. At L1 nothing is
+    /// restored, so it does not count.
     pub fn last_pass(&self, cluster: &ClusterId) -> Option<(&DrillSeen, &DrillResult)> {
         self.of(cluster)
+            .filter(|drill| drill.level.as_str() > "L1")
             .filter_map(|drill| Some((drill, drill.result.as_ref().filter(|r| r.passed())?)))
             .max_by_key(|(_, result)| result.at)
     }
@@ -632,6 +634,13 @@ mod tests {
             .collect();
         assert_eq!(verdicts, ["PASS", "none", "FAIL"]);
         assert_eq!(proven.last_pass(&cluster).unwrap().0.id, drill(1, None).id);
+        // A look at the backup alone is no restore.
+        let mut looked = drill(4, Some("PASS"));
+        looked.level = "L1".to_owned();
+        proven.show([drill(1, Some("PASS")), looked.clone()]);
+        assert_eq!(proven.last_pass(&cluster).unwrap().0.id, drill(1, None).id);
+        proven.show([looked]);
+        assert!(proven.last_pass(&cluster).is_none());
         assert!(proven.last_pass(&"acme/other".parse().unwrap()).is_none());
     }
 }
