@@ -81,7 +81,7 @@ pub struct ClusterStatus {
     pub next_base: Option<Timestamp>,
     /// The newest joint recovery point in the repository.
     pub last_point: Option<PointStatus>,
-    /// The newest drill that passed.
+    /// The newest drill that restored something (L2 and above) and passed.
     pub last_proven: Option<DrillStatus>,
     /// The newest drill, however it ended.
     pub last_drill: Option<DrillStatus>,

@@ -5,14 +5,15 @@ use holdfast_plan::rto::{Learnt, Recovery, Took};
 use holdfast_proto::names::ClusterId;
 
 use crate::evidence::entry::{Entry, LoggedEntry};
-use crate::evidence::statement::Statement;
 use crate::evidence::statement::recovery::Phase;
+use crate::evidence::statement::{DrillKind, Statement};
 use crate::log::{DrillLog, LogError};
 
 /// The newest entries that are looked at.
 const LOOKED_AT: u64 = 2_000;
 
-/// What a recovery took, where enough of it was measured.
+/// What a recovery took, where enough of it was measured. A real restore says no total:
+/// it ends before the server starts.
 pub fn recovery(statement: &Statement) -> Option<Recovery> {
     let predicate = &statement.predicate;
     let phases = &predicate.timings.phases;
@@ -24,12 +25,17 @@ pub fn recovery(statement: &Statement) -> Option<Recovery> {
             items: phase.items.unwrap_or(0),
         })
     };
+    let total_ms = predicate.results.rto.as_ref().map(|rto| rto.actual_ms);
+    // A drill whose copy never took connections is no recovery.
+    if total_ms.is_none() && predicate.drill.kind != DrillKind::RealRestore {
+        return None;
+    }
     Some(Recovery {
         at: phases.iter().map(|phase| phase.end).max()?,
         base: Some(took(Phase::BaseFetch)?),
         files: took(Phase::FilestoreRestore),
         replay: took(Phase::WalReplay),
-        total_ms: predicate.results.rto.as_ref()?.actual_ms,
+        total_ms,
     })
 }
 
@@ -73,5 +79,12 @@ mod tests {
         let mut unmeasured = statement;
         unmeasured.predicate.results.rto = None;
         assert_eq!(super::recovery(&unmeasured), None);
+        // A real restore has written files and seen no server.
+        let phases = &mut unmeasured.predicate.timings.phases;
+        phases.retain(|p| matches!(p.phase, Phase::BaseFetch | Phase::FilestoreRestore));
+        unmeasured.predicate.drill.kind = DrillKind::RealRestore;
+        let restored = super::recovery(&unmeasured).expect("a recovery");
+        assert_eq!((restored.base, restored.files), (recovery.base, recovery.files));
+        assert_eq!((restored.replay, restored.total_ms), (None, None));
     }
 }

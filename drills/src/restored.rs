@@ -183,7 +183,7 @@ async fn statement(
         },
         exceptions: Vec::new(),
         remediation: Vec::new(),
-        controls: report::controls(),
+        controls: report::controls(level),
         retention: None,
         byproducts: Vec::new(),
         unknown: Vec::new(),

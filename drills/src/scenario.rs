@@ -15,6 +15,7 @@
 mod filling;
 mod reading;
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -233,12 +234,61 @@ pub enum Expectation {
 
 impl Expectation {
     /// Whether the number `actual` is as expected; a text is none.
-    pub fn holds(&self, actual: i64) -> bool {
+    pub fn holds(&self, actual: &Number) -> bool {
         match self {
-            Expectation::AtLeast(bound) => actual >= *bound,
-            Expectation::AtMost(bound) => actual <= *bound,
-            Expectation::Equals(value) => actual == *value,
+            Expectation::AtLeast(bound) => actual.compared(*bound).is_some_and(Ordering::is_ge),
+            Expectation::AtMost(bound) => actual.compared(*bound).is_some_and(Ordering::is_le),
+            Expectation::Equals(value) => actual.compared(*value).is_some_and(Ordering::is_eq),
             Expectation::Text(_) => false,
+        }
+    }
+}
+
+/// The longest number that evidence carries in full.
+const MOST_DIGITS: usize = 100;
+
+/// A number of any length and with any fraction, as PostgreSQL writes `numeric`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Number(String);
+
+impl Number {
+    /// From the text of a `numeric`, without the zeros at the end of its fraction.
+    pub fn of(text: &str) -> Self {
+        Self(match text.contains('.') {
+            true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+            false => text.to_owned(),
+        })
+    }
+
+    /// How it stands to a whole number, exactly; `None` for what is no finite number.
+    fn compared(&self, bound: i64) -> Option<Ordering> {
+        let (whole, fraction) = self.0.split_once('.').unwrap_or((&self.0, ""));
+        let negative = whole.starts_with('-');
+        let digits = whole.trim_start_matches('-');
+        let plain = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+        if digits.is_empty() || !plain(digits) || !plain(fraction) {
+            return None;
+        }
+        let beyond = match negative {
+            true => Ordering::Less,
+            false => Ordering::Greater,
+        };
+        // More digits than fit lie beyond every bound.
+        let Ok(whole) = whole.parse::<i128>() else {
+            return Some(beyond);
+        };
+        let fraction = match fraction.bytes().any(|b| b != b'0') {
+            true => beyond,
+            false => Ordering::Equal,
+        };
+        Some(whole.cmp(&i128::from(bound)).then(fraction))
+    }
+
+    /// As evidence carries it: what is too long, by its digest.
+    pub fn said(&self) -> String {
+        match self.0.len() <= MOST_DIGITS {
+            true => self.0.clone(),
+            false => text_digest(&self.0),
         }
     }
 }

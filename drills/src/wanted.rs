@@ -2,13 +2,14 @@
 //! what the repository could restore it from.
 //!
 //! [`facts`] is pure; [`epochs`] lists. A key epoch lives as long as a key of it is in
-//! the repository. A drill proves a replica when that was the only one it could read,
-//! and the keys that it opened.
+//! the repository. A drill that restores proves a replica when that was the only one it
+//! could read, and the keys that it opened; one that looks at the backup alone (L1) proves
+//! of none that it can be restored from.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_agent::ledger::Ledger;
-use holdfast_plan::drills::{Aspect, BaseKind, Circumstances, ClusterFacts, Proof};
+use holdfast_plan::drills::{Aspect, BaseKind, Circumstances, ClusterFacts, Proof, Wanted, When};
 use holdfast_plan::policy::Policy;
 use holdfast_plan::restore::BaseFact;
 use holdfast_proto::finding::Severity;
@@ -179,7 +180,8 @@ fn proof(intent: &Intent, p: &RecoveryDrill) -> Option<Proof> {
 
 /// What a drill restored from.
 fn aspects(p: &RecoveryDrill) -> BTreeSet<Aspect> {
-    let Some(point) = &p.recovery_point else {
+    let restored = p.recovery_point.as_ref().filter(|_| p.drill.level.restores());
+    let Some(point) = restored else {
         return BTreeSet::new();
     };
     let mut aspects = BTreeSet::new();
@@ -192,6 +194,33 @@ fn aspects(p: &RecoveryDrill) -> BTreeSet<Aspect> {
     aspects
 }
 
+/// What a list of the drills that are due leaves out, in a line: what waits for its time,
+/// and what something keeps.
+pub fn left_out(wanted: &[Wanted]) -> Option<String> {
+    let held: Vec<&When> = wanted
+        .iter()
+        .map(|w| &w.when)
+        .filter(|when| matches!(when, When::Held(_)))
+        .collect();
+    let due = wanted.iter().filter(|w| w.is_due()).count();
+    let waiting = wanted.len() - due - held.len();
+    let mut parts = Vec::new();
+    if waiting > 0 {
+        parts.push(format!("{waiting} wait for their time"));
+    }
+    if let [first, others @ ..] = held.as_slice() {
+        parts.push(match others.iter().all(|when| when == first) {
+            true => format!("{} {first}", held.len()),
+            false => format!("{} held", held.len()),
+        });
+    }
+    let begin = match due {
+        0 => "Nothing is due",
+        _ => "That is all that is due",
+    };
+    (!parts.is_empty()).then(|| format!("{begin}; {}: see --all.", parts.join("; ")))
+}
+
 #[cfg(test)]
 mod tests {
     use holdfast_repository::signing::SigningKey;
@@ -199,6 +228,7 @@ mod tests {
     use super::*;
     use crate::evidence::audit::tests::{log, log_of};
     use crate::evidence::fixture::at;
+    use crate::evidence::statement::Level;
     use crate::evidence::statement::recovery::{Encryption, ReplicaLock};
     use crate::evidence::statement::results::Verdict;
 
@@ -249,6 +279,64 @@ mod tests {
         });
         let proven = &of("acme/erp", &entries, "16:00:00").proofs[0].aspects;
         assert_eq!(*proven, [Aspect::Base(BaseKind::Full)].into());
+    }
+
+    #[test]
+    fn what_is_held_does_not_wait_for_its_time() {
+        use holdfast_plan::drills::Held;
+        let one = |when| Wanted {
+            cluster: "acme/erp".parse().unwrap(),
+            scenario: "accidental-deletion".parse().unwrap(),
+            level: "L3".parse().unwrap(),
+            aim: None,
+            on_change: false,
+            deadline: at("16:00:00"),
+            when,
+            reasons: Vec::new(),
+        };
+        let since = at("14:00:00");
+        let held = || one(When::Held(Held::UnderWay { since }));
+        let later = || one(When::From(at("15:00:00")));
+        let said = |wanted: &[Wanted]| left_out(wanted).unwrap_or_default();
+        assert_eq!(
+            said(&[held(), held()]),
+            format!("Nothing is due; 2 held: one is under way since {since}: see --all.")
+        );
+        assert_eq!(
+            said(&[
+                one(When::Now),
+                later(),
+                held(),
+                one(When::Held(Held::NothingToRestore))
+            ]),
+            "That is all that is due; 1 wait for their time; 2 held: see --all."
+        );
+        assert_eq!(
+            said(&[later()]),
+            "Nothing is due; 1 wait for their time: see --all."
+        );
+        assert_eq!(left_out(&[one(When::Now)]), None);
+    }
+
+    #[test]
+    fn a_drill_that_restores_nothing_proves_no_restore() {
+        let key = SigningKey::generate_ed25519().unwrap();
+        let at_level = |level| {
+            let entries = log_of(&key, |p| {
+                p.drill.level = level;
+                let point = p.recovery_point.as_mut().unwrap();
+                point.replicas = vec![ReplicaLock::unknown("west".parse().unwrap())];
+                point.encryption = Some(Encryption {
+                    recipients: Vec::new(),
+                    epochs: vec!["2026-11".parse().unwrap()],
+                });
+            });
+            of("acme/erp", &entries, "16:00:00").proofs
+        };
+        let looked = at_level(Level::L1);
+        assert_eq!(looked.len(), 2, "it proves what it set out to");
+        assert!(looked.iter().all(|proof| proof.aspects.is_empty()));
+        assert_eq!(at_level(Level::L2)[0].aspects.len(), 3);
     }
 
     #[test]

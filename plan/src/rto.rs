@@ -2,7 +2,8 @@
 //!
 //! A recovery is a base backup fetched, files restored, WAL replayed, and the rest:
 //! keys, starting, promoting. What each of these took, and how much it moved, stands in
-//! the statements of drills and of real restores. From a cluster's own a line is fitted
+//! the statements of drills and of real restores; a real restore has no replay and no rest
+//! that it saw, and teaches what its steps took. From a cluster's own a line is fitted
 //! for each (a fixed time and a rate), by medians of pairs (Theil–Sen), so that one
 //! recovery on a bad day moves nothing. Where there is none the cautious rates of
 //! [`Rates`] stand in.
@@ -55,8 +56,9 @@ pub struct Recovery {
     pub files: Option<Took>,
     /// The WAL.
     pub replay: Option<Took>,
-    /// From its begin until people could work again, in milliseconds.
-    pub total_ms: u64,
+    /// From its begin until people could work again, in milliseconds. `None` for a real
+    /// restore: it ends with the last file, and others start the server.
+    pub total_ms: Option<u64>,
 }
 
 /// What a recovery has to move.
@@ -196,9 +198,10 @@ impl Learnt {
         let known = &known[known.len().saturating_sub(REMEMBERED)..];
         // The first is forecast by nothing of its own, which says nothing of the rest.
         let quotients = (1..known.len())
-            .map(|n| {
+            .filter_map(|n| {
+                let total = known[n].total_ms?;
                 let forecast = Self::fitted(&known[..n]).likely(&known[n].amounts());
-                known[n].total_ms as f64 / forecast.max(1.0)
+                Some(total as f64 / forecast.max(1.0))
             })
             .collect();
         Self {
@@ -216,10 +219,10 @@ impl Learnt {
         };
         let rests: Vec<f64> = recoveries
             .iter()
-            .map(|recovery| {
+            .filter_map(|recovery| {
                 let steps = [recovery.base, recovery.files, recovery.replay];
                 let sum: f64 = steps.into_iter().flatten().map(|took| took.ms as f64).sum();
-                recovery.total_ms as f64 - sum
+                Some(recovery.total_ms? as f64 - sum)
             })
             .collect();
         Self {

@@ -279,6 +279,12 @@ fn verify_export(arguments: &VerifyArguments) -> anyhow::Result<Exit> {
         (None, Some(config)) => OperatorFile::read(config)?.repository.trust_root,
         (None, None) => None,
     };
+    if arguments.directory.is_file() {
+        return Err(Failure::usage(format!(
+            "{} is a file: unpack it, and name the directory that comes out",
+            arguments.directory.display()
+        )));
+    }
     if !arguments.directory.is_dir() {
         return Err(Failure::usage(format!(
             "there is no directory {}: name one that `holdfast evidence export` wrote",

@@ -303,10 +303,11 @@ fn learnt_line(asked: Result<Forecast, LogError>) -> String {
     };
     match forecast.recoveries {
         0 => "  learnt    nothing yet: no drill of this cluster was measured, nor a restore where the configuration \
-              has a [runner]"
+              has a [runner]; what stands beside `takes` goes by cautious rates"
             .to_owned(),
         n => format!(
-            "  learnt    {} half of the time, {} or less in nine of ten: from {n} measured {} of this cluster",
+            "  learnt    {} half of the time, {} or less in nine of ten: from {n} measured {} of this cluster; \
+             go by this: what stands beside `takes` knows cautious rates alone",
             screen::span(forecast.p50_ms),
             screen::span(forecast.p90_ms),
             if n == 1 { "recovery" } else { "recoveries" }

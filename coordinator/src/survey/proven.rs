@@ -129,9 +129,11 @@ impl Proven {
         }
     }
 
-    /// The newest drill of a cluster that passed.
+    /// The newest drill of a cluster that restored something and passed. At L1 nothing is
+    /// restored, so it does not count.
     pub fn last_pass(&self, cluster: &ClusterId) -> Option<(&DrillSeen, &DrillResult)> {
         self.of(cluster)
+            .filter(|drill| drill.level.as_str() > "L1")
             .filter_map(|drill| Some((drill, drill.result.as_ref().filter(|r| r.passed())?)))
             .max_by_key(|(_, result)| result.at)
     }
@@ -231,8 +233,13 @@ struct Phase {
     items: Option<u64>,
 }
 
-/// What the steps of a recovery took, where enough of them was measured.
-fn recovery_of(timings: &Timings, rto: Option<&Rto>) -> Option<Recovery> {
+/// What the steps of a recovery took, where enough of them was measured. A `real` restore
+/// says no total: it ends before the server starts.
+fn recovery_of(timings: &Timings, rto: Option<&Rto>, real: bool) -> Option<Recovery> {
+    let total_ms = rto.map(|rto| rto.actual_ms);
+    if total_ms.is_none() && !real {
+        return None;
+    }
     let took = |name: &str| {
         let phase = timings.phases.iter().find(|phase| phase.phase == name)?;
         Some(Took {
@@ -246,7 +253,7 @@ fn recovery_of(timings: &Timings, rto: Option<&Rto>) -> Option<Recovery> {
         base: Some(took("BASE_FETCH")?),
         files: took("FILESTORE_RESTORE"),
         replay: took("WAL_REPLAY"),
-        total_ms: rto?.actual_ms,
+        total_ms,
     })
 }
 
@@ -435,12 +442,13 @@ fn read_entry(bytes: &Bytes, trust: &Trust, stored: Timestamp) -> Result<Said, S
                 results,
                 timings,
             } = statement.predicate;
-            let recovery = recovery_of(&timings, results.rto.as_ref());
+            let real = drill.kind == "REAL_RESTORE";
+            let recovery = recovery_of(&timings, results.rto.as_ref(), real);
             let cluster = ClusterId {
                 tenant: scope.tenant,
                 cluster: scope.cluster,
             };
-            if drill.kind == "REAL_RESTORE" {
+            if real {
                 let signed = signed_for(&envelope, &payload, trust, &[TrustRole::Runner], &cluster);
                 // Nothing rests on it but a forecast: one that is not believed teaches nothing.
                 return Ok(signed.map_or(Said::Other, |()| Said::Restored(cluster, recovery)));
@@ -581,18 +589,24 @@ mod tests {
                 "predicate": {
                     "drill": { "id": id, "kind": kind, "level": "L3", "scenario": "restore" },
                     "scope": { "tenant": "acme", "cluster": "erp" },
-                    "results": { "verdict": "PASS" }, "timings": { "phases": [] },
+                    "results": { "verdict": "PASS" }, "timings": { "phases": [{
+                        "phase": "BASE_FETCH", "start": at, "end": at.plus_millis(4_000), "bytes": 1_000,
+                    }] },
                 },
             })
         };
+        // A drill whose copy never took connections teaches nothing.
         assert!(matches!(
             entry(IN_TOTO, result("SCHEDULED"), &runner),
-            Ok(Said::Ended(_))
+            Ok(Said::Ended(drill)) if drill.recovery.is_none()
         ));
         entry(IN_TOTO, result("SCHEDULED"), &coordinator).unwrap_err();
         let real = result("REAL_RESTORE");
-        let restored = Said::Restored("acme/erp".parse().unwrap(), None);
-        assert_eq!(entry(IN_TOTO, real.clone(), &runner), Ok(restored));
+        // A restore that was needed teaches what it took to write files.
+        let Ok(Said::Restored(_, Some(recovery))) = entry(IN_TOTO, real.clone(), &runner) else {
+            panic!("it is a restore");
+        };
+        assert_eq!((recovery.base.unwrap().ms, recovery.total_ms), (4_000, None));
         // It is nobody's drill, whoever signed it, and what is not believed teaches nothing.
         assert_eq!(entry(IN_TOTO, real, &coordinator), Ok(Said::Other));
         let coverage = serde_json::json!({ "predicateType": "https://holdfast.dev/recovery-coverage/v1" });
@@ -620,6 +634,13 @@ mod tests {
             .collect();
         assert_eq!(verdicts, ["PASS", "none", "FAIL"]);
         assert_eq!(proven.last_pass(&cluster).unwrap().0.id, drill(1, None).id);
+        // A look at the backup alone is no restore.
+        let mut looked = drill(4, Some("PASS"));
+        looked.level = "L1".to_owned();
+        proven.show([drill(1, Some("PASS")), looked.clone()]);
+        assert_eq!(proven.last_pass(&cluster).unwrap().0.id, drill(1, None).id);
+        proven.show([looked]);
+        assert!(proven.last_pass(&cluster).is_none());
         assert!(proven.last_pass(&"acme/other".parse().unwrap()).is_none());
     }
 }

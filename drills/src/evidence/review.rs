@@ -39,10 +39,50 @@ pub fn conflict<'a>(
         .then_some("countersigned it")
 }
 
+/// Whether `reviewer` had no part in the drill; `None` where the statement does not say
+/// who had one.
+pub fn apart<'a>(
+    statement: &Statement,
+    reviewer: &ActorName,
+    countersigned: impl IntoIterator<Item = &'a ActorName>,
+) -> Option<bool> {
+    let actors = &statement.predicate.actors;
+    let known = actors.initiator.is_some() && actors.backup_writer.is_some();
+    match conflict(statement, reviewer, countersigned) {
+        Some(_) => Some(false),
+        None => known.then_some(true),
+    }
+}
+
+/// Who had a part in a drill that was reviewed by somebody without one, in a sentence.
+pub fn parts(statement: &Statement, countersigned: &[ActorName]) -> String {
+    let actors = &statement.predicate.actors;
+    let countersigned: Vec<&str> = countersigned.iter().map(ActorName::as_str).collect();
+    let unknown = match (&actors.initiator, &actors.backup_writer) {
+        (Some(_), Some(_)) => "none of them reviewed it",
+        (None, _) => "whether the reviewer started it is not known",
+        (_, None) => "whether the reviewer wrote the backup is not known",
+    };
+    format!(
+        "Run by {}, started by {}, backup written by {}, countersigned by {}: {unknown}.",
+        actors.runner.identity,
+        actors.initiator.as_deref().unwrap_or("nobody named"),
+        actors
+            .backup_writer
+            .as_ref()
+            .map_or("nobody named", |w| w.identity.as_str()),
+        match countersigned.is_empty() {
+            true => "nobody".to_owned(),
+            false => countersigned.join(", "),
+        },
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::fixture;
     use super::*;
+    use crate::evidence::statement::context::Actors;
 
     #[test]
     fn nobody_reviews_what_they_had_a_part_in() {
@@ -60,6 +100,42 @@ mod tests {
                 part,
                 "{name}"
             );
+            assert_eq!(
+                apart(&statement, &name.parse().unwrap(), [&coordinator]),
+                Some(part.is_none())
+            );
+        }
+        let said = parts(&statement, &[coordinator]);
+        assert!(
+            said.ends_with("coordinator-1: none of them reviewed it."),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn who_is_not_named_may_be_the_reviewer() {
+        type Change = fn(&mut Actors);
+        let changes: [(Change, &str); 2] = [
+            (
+                |a| a.initiator = None,
+                "whether the reviewer started it is not known",
+            ),
+            (
+                |a| a.backup_writer = None,
+                "whether the reviewer wrote the backup is not known",
+            ),
+        ];
+        for (change, words) in changes {
+            let mut statement = fixture::statement();
+            change(&mut statement.predicate.actors);
+            assert_eq!(apart(&statement, &"mia".parse().unwrap(), []), None);
+            assert_eq!(
+                apart(&statement, &"runner-1".parse().unwrap(), []),
+                Some(false),
+                "that is known"
+            );
+            let said = parts(&statement, &[]);
+            assert!(said.contains(words) && said.contains("nobody named"), "{said}");
         }
     }
 }

@@ -342,6 +342,13 @@ pub enum Level {
     L5,
 }
 
+impl Level {
+    /// Whether something is restored at it: without that nothing is proven of a restore.
+    pub fn restores(self) -> bool {
+        self > Level::L1
+    }
+}
+
 impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)

@@ -49,6 +49,15 @@ pub fn classes_needed(level: Level) -> &'static [CheckClass] {
     }
 }
 
+/// Controls about the integrity of backups alone: what a drill serves that restores nothing.
+const OF_INTEGRITY: [&str; 1] = ["NIST-800-53 CP-9(1)"];
+
+/// Whether a drill of `level` can show anything of a control. All others are about tests of
+/// a recovery.
+pub fn serves(level: Level, control: &str) -> bool {
+    level.restores() || OF_INTEGRITY.contains(&control)
+}
+
 /// Weighs a drill's findings. The verdict that it carries is not looked at.
 pub fn judge(drill: &RecoveryDrill) -> Judgement {
     let accepted = |what: &str| drill.exceptions.iter().any(|e| e.accepts == what);

@@ -31,7 +31,8 @@ use crate::evidence::statement::recovery::{
 use crate::evidence::statement::results::{
     Byproduct, CheckClass, CheckResult, DatabaseResult, FilestoreResult, Results, Rto, Verdict,
 };
-use crate::evidence::statement::{Drill, IntentReference, RecoveryDrill, Retention, Statement};
+use crate::evidence::statement::{Drill, IntentReference, Level, RecoveryDrill, Retention, Statement};
+use crate::evidence::verdict;
 use crate::scratch::{EgressProbe as Probed, IsolationKind};
 use recovery::seen_recovery_point;
 pub(crate) use recovery::{recovery_point, subjects};
@@ -199,8 +200,8 @@ pub(crate) fn stated_phase(step: &RestorePhase) -> Option<PhaseTiming> {
     })
 }
 
-/// Controls that a proven restore serves.
-pub(crate) fn controls() -> Vec<String> {
+/// Controls that a pass at `level` serves.
+pub(crate) fn controls(level: Level) -> Vec<String> {
     [
         "ISO-27001:2022 A.8.13",
         "SOC-2 A1.2",
@@ -212,8 +213,10 @@ pub(crate) fn controls() -> Vec<String> {
         "DORA Art. 12",
         "NIS2 2024/2690 4.2",
     ]
+    .into_iter()
+    .filter(|control| verdict::serves(level, control))
     .map(str::to_owned)
-    .to_vec()
+    .collect()
 }
 
 /// The word for a probe's answer.
@@ -333,7 +336,7 @@ pub(super) async fn statement(
         },
         exceptions: Vec::new(),
         remediation: Vec::new(),
-        controls: controls(),
+        controls: controls(request.scenario.level),
         retention: measured.surroundings.retained.map(|until| Retention { until }),
         byproducts,
         unknown: Vec::new(),

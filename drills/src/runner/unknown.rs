@@ -64,7 +64,8 @@ pub(crate) fn state_of_restore(statement: &mut Statement, policy: bool) {
     let here = |field: &str| match field {
         "actors.approvals" => Some("nobody had to approve it"),
         "sampling" => Some("the moment was asked for, not drawn"),
-        "target" | "results.rto" | "results.filestore" | "results.database" => {
+        "results.rto" => Some("the restore ends with the last file, and the server is started by others"),
+        "target" | "results.filestore" | "results.database" => {
             Some("nothing is looked at while files are written")
         }
         "results.rpo" => {

@@ -134,6 +134,7 @@ impl CheckSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scenario::Number;
 
     fn given(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs
@@ -210,10 +211,39 @@ mod tests {
 
     #[test]
     fn expectations_hold() {
-        assert!(Expectation::AtMost(3).holds(3) && !Expectation::AtMost(3).holds(4));
-        assert!(Expectation::AtLeast(3).holds(3) && !Expectation::AtLeast(3).holds(2));
-        assert!(Expectation::Equals(3).holds(3) && !Expectation::Equals(3).holds(2));
-        assert!(!Expectation::Text("3".into()).holds(3));
+        use Expectation::{AtLeast, AtMost, Equals};
+        for (expect, holding, other) in [
+            (AtMost(3), ["3", "2.99", "-1"], ["4", "3.01"]),
+            (
+                AtLeast(3),
+                ["3.00", "3.01", "99999999999999999999999999999999999999999"],
+                ["2.99", "-4"],
+            ),
+            (
+                AtMost(-1),
+                ["-1", "-1.5", "-99999999999999999999999999999999999999999"],
+                ["-0.5", "0"],
+            ),
+            (AtLeast(0), ["0", "0.1", "5"], ["-0.1", "-Infinity"]),
+            (Equals(0), ["0", "0.00", "-0"], ["0.49", "-0.49"]),
+            (
+                Equals(3),
+                ["3", "3.0", "3.000"],
+                ["3.0000000000000000000000001", "NaN"],
+            ),
+        ] {
+            for text in holding {
+                assert!(expect.holds(&Number::of(text)), "{expect}: {text}");
+            }
+            for text in other {
+                assert!(!expect.holds(&Number::of(text)), "{expect}: {text}");
+            }
+        }
+        assert!(!AtLeast(0).holds(&Number::of("Infinity")) && !AtLeast(0).holds(&Number::of("")));
+        assert!(!Expectation::Text("3".into()).holds(&Number::of("3")));
+        assert_eq!(Number::of("12.50").said(), "12.5");
+        assert_eq!(Number::of("1200").said(), "1200");
+        assert!(Number::of(&"9".repeat(401)).said().starts_with("SHA-256 "));
         assert!(
             Expectation::Text("private".into())
                 .to_string()

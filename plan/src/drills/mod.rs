@@ -365,9 +365,9 @@ fn scheduled(facts: &ClusterFacts, cluster: &ClusterPolicy, now: Timestamp) -> V
 }
 
 /// What it could be restored from and was not for too long, each with the drill of its
-/// tier that proves most.
+/// tier that proves most. A tier without a drill that restores asks for none of it.
 fn covering(facts: &ClusterFacts, cluster: &ClusterPolicy, window: Period, now: Timestamp) -> Vec<Wanted> {
-    let rules = cluster.tier.drills.iter();
+    let rules = cluster.tier.drills.iter().filter(|rule| rule.level.restores());
     let Some(carrier) = rules.max_by_key(|rule| (rule.level, std::cmp::Reverse(rule.every))) else {
         return Vec::new();
     };

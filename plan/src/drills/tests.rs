@@ -95,6 +95,16 @@ fn what_was_proven_waits_for_its_time() {
 
 /// Each change voids what was proven, and says so.
 #[test]
+fn a_tier_whose_drills_restore_nothing_asks_for_no_restore() {
+    let text = "[tiers.lab]\nlike = \"bronze\"\n\n[[tiers.lab.drill]]\nscenario = \"verify-backup\"\n\
+                level = \"L1\"\nevery = \"30d\"\n\n[[cluster]]\ncluster = \"acme/erp\"\ntier = \"lab\"\n";
+    let policy = Policy::parse(text, "p").unwrap_or_else(|problems| panic!("{problems:?}"));
+    let wanted = plan(&[facts("acme/erp", &[replica("west")])], &policy, day(1));
+    assert_eq!(wanted.len(), 1);
+    assert_eq!((&wanted[0].aim, wanted[0].level), (&None, "L1".parse().unwrap()));
+}
+
+#[test]
 fn a_change_asks_for_a_drill_at_once() {
     let policy = policy(&["acme/erp"], "");
     let aspects = [replica("west"), Aspect::Base(BaseKind::Full)];

@@ -98,7 +98,7 @@ impl Site {
             base: Some(base),
             files,
             replay: Some(replay),
-            total_ms: steps.into_iter().flatten().map(|t| t.ms).sum::<u64>() + rest as u64,
+            total_ms: Some(steps.into_iter().flatten().map(|t| t.ms).sum::<u64>() + rest as u64),
         }
     }
 }
@@ -138,7 +138,7 @@ fn the_error_of_forecasts_over_histories() {
                 1..4 => &mut few,
                 _ => &mut many,
             };
-            score.note(&forecast, came.total_ms);
+            score.note(&forecast, came.total_ms.unwrap());
             past.push(came);
         }
     }
@@ -170,7 +170,7 @@ fn recovery(n: i64, base: (u64, u64), replay: (u64, u64)) -> Recovery {
         base: Some(took(base)),
         files: None,
         replay: Some(took(replay)),
-        total_ms: base.1 + replay.1 + 500,
+        total_ms: Some(base.1 + replay.1 + 500),
     }
 }
 
@@ -202,7 +202,7 @@ fn one_bad_day_moves_little() {
         bytes: 4_000_000_000,
         items: 0,
     });
-    past[3].total_ms = 401_000;
+    past[3].total_ms = Some(401_000);
     let after = Learnt::from(&past).forecast(&amounts);
     let moved = after.base_ms.abs_diff(before.base_ms);
     assert!(moved * 10 < before.base_ms, "{before:?} {after:?}");
@@ -240,7 +240,7 @@ fn odd_numbers_are_no_panic() {
             base: Some(took),
             files: Some(took),
             replay: Some(took),
-            total_ms: took.ms,
+            total_ms: Some(took.ms),
         };
         for count in [1, 2, 30] {
             let learnt = Learnt::from(&vec![recovery; count]);
@@ -249,4 +249,24 @@ fn odd_numbers_are_no_panic() {
             learnt.forecast(&Amounts::default());
         }
     }
+}
+
+#[test]
+fn a_real_restore_teaches_its_steps_and_no_more() {
+    let drill = recovery(1, (1_000_000, 10_000), (1_000_000, 1_000));
+    let restore = Recovery {
+        replay: None,
+        total_ms: None,
+        ..recovery(2, (1_000_000, 4_000), (0, 0))
+    };
+    let amounts = drill.amounts();
+    let of = |known: &[Recovery]| Learnt::from(known).forecast(&amounts);
+    let (alone, both) = (of(&[drill]), of(&[drill, restore]));
+    assert_eq!((alone.base_ms, both.base_ms), (10_000, 7_000));
+    // What it did not see, replay and start, is as the drill says.
+    assert_eq!((alone.replay_ms, both.replay_ms), (1_000, 1_000));
+    let rest = |f: &Forecast| f.p50_ms - f.base_ms - f.replay_ms;
+    assert_eq!((rest(&alone), rest(&both)), (500, 500));
+    assert_eq!((alone.recoveries, both.recoveries), (1, 2));
+    assert_eq!(of(&[restore]).base_ms, 4_000);
 }

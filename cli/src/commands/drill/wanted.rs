@@ -72,7 +72,6 @@ pub struct NextArguments {
 pub async fn plan(arguments: PlanArguments) -> anyhow::Result<Exit> {
     let operator = arguments.operator.load()?;
     let wanted = wanted_of(&operator, arguments.cluster.as_ref()).await?;
-    let waiting = wanted.iter().filter(|w| !w.is_due()).count();
     let shown: Vec<&Wanted> = wanted.iter().filter(|w| arguments.all || w.is_due()).collect();
     if arguments.json {
         let rows: Vec<_> = shown.iter().map(|w| row_of_json(w)).collect();
@@ -104,13 +103,12 @@ pub async fn plan(arguments: PlanArguments) -> anyhow::Result<Exit> {
             screen::print(&format!("     because {reason}"));
         }
     }
-    match (shown.is_empty(), waiting, arguments.all) {
-        (true, 0, _) => screen::print("The policy asks for no drill."),
-        (true, n, _) => screen::print(&format!(
-            "Nothing is due; {n} drills wait for their time: see --all."
-        )),
-        (false, n, false) if n > 0 => screen::print(&format!("{n} more wait for their time: see --all.")),
-        _ => {}
+    if wanted.is_empty() {
+        screen::print("The policy asks for no drill.");
+    } else if !arguments.all
+        && let Some(line) = wanted::left_out(&wanted)
+    {
+        screen::print(&line);
     }
     Ok(Exit::Done)
 }

@@ -87,16 +87,7 @@ pub async fn run(arguments: ReviewArguments) -> anyhow::Result<Exit> {
         "{} reviewed drill {} of {cluster}: {}, log entry {index}",
         reviewer.name, arguments.drill, p.results.verdict
     );
-    println!(
-        "Run by {}, started by {}, countersigned by {}: all different.",
-        p.actors.runner.identity,
-        p.actors.initiator.as_deref().unwrap_or("nobody named"),
-        coordinators
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(", ")
-    );
+    println!("{}", review::parts(statement, &coordinators));
     Ok(Exit::Done)
 }
 

@@ -1,20 +1,31 @@
-//! JUnit XML: each check a test case, for programs that show test results.
+//! JUnit XML: each check a test case, for programs that show test results. The verdict
+//! is a case of its own: an objective is missed, and too little checked, where each check
+//! passes.
 
 use std::fmt::Write;
 
 use super::Shown;
-use crate::evidence::statement::results::CheckOutcome;
+use crate::evidence::statement::results::{CheckOutcome, Verdict};
 
-/// The statement's checks as one test suite.
+/// The class of the verdict's case, which no check has.
+const VERDICT: &str = "VERDICT";
+
+/// The statement's checks and its verdict as one test suite.
 pub fn junit(shown: &Shown<'_>) -> String {
     let p = &shown.statement.predicate;
     let checks = &p.results.checks;
-    let count = |outcome| checks.iter().filter(|c| c.result == outcome).count();
+    let verdict = match p.results.verdict {
+        Verdict::Pass | Verdict::PassWithExceptions => CheckOutcome::Pass,
+        Verdict::CouldNotVerify => CheckOutcome::CouldNotRun,
+        Verdict::Fail | Verdict::Aborted | Verdict::Abandoned => CheckOutcome::Fail,
+    };
+    let outcomes = || checks.iter().map(|c| c.result).chain([verdict]);
+    let count = |outcome| outcomes().filter(|o| *o == outcome).count();
     let total: u64 = checks.iter().filter_map(|c| c.duration_ms).sum();
     let began = p.timings.phases.iter().map(|t| t.start).min();
     let counts = format!(
         "tests=\"{}\" failures=\"{}\" errors=\"{}\" skipped=\"{}\" time=\"{}\"",
-        checks.len(),
+        outcomes().count(),
         count(CheckOutcome::Fail),
         count(CheckOutcome::CouldNotRun),
         count(CheckOutcome::Skipped),
@@ -71,6 +82,22 @@ pub fn junit(shown: &Shown<'_>) -> String {
             CheckOutcome::Skipped => out.push_str(">\n      <skipped/>\n    </testcase>\n"),
         }
     }
+    let _ = write!(
+        out,
+        "    <testcase classname=\"{VERDICT}\" name=\"verdict\" time=\"{}\"",
+        seconds(0)
+    );
+    let said = format!("{}: {}", p.results.verdict, p.results.reasons.join("; "));
+    let said = escape(said.trim_end_matches(": "));
+    let element = match verdict {
+        CheckOutcome::Fail => Some("failure"),
+        CheckOutcome::CouldNotRun => Some("error"),
+        CheckOutcome::Pass | CheckOutcome::Skipped => None,
+    };
+    let _ = match element {
+        Some(element) => writeln!(out, ">\n      <{element} message=\"{said}\"/>\n    </testcase>"),
+        None => writeln!(out, "/>"),
+    };
     out.push_str("  </testsuite>\n</testsuites>\n");
     out
 }
@@ -161,6 +188,33 @@ print({p.get("name"): p.get("value") for p in suite.find("properties")}["stateme
         assert_eq!(digest, shown(&statement).digest.to_string());
     }
 
+    /// Whatever the checks came to: what is no pass is red.
+    #[test]
+    fn the_verdict_is_a_case() {
+        for (verdict, element) in [
+            (Verdict::Pass, None),
+            (Verdict::PassWithExceptions, None),
+            (Verdict::Fail, Some("failure")),
+            (Verdict::Aborted, Some("failure")),
+            (Verdict::Abandoned, Some("failure")),
+            (Verdict::CouldNotVerify, Some("error")),
+        ] {
+            let mut statement = fixture::statement();
+            let results = &mut statement.predicate.results;
+            (results.verdict, results.reasons) = (verdict, vec!["recovery took <too> long".into()]);
+            let xml = junit(&shown(&statement));
+            by_schema(&xml).unwrap_or_else(|why| panic!("{why}\n{xml}"));
+            let done = run("python3", &["-c", CHECK], &xml);
+            assert!(done.status.success(), "{xml}");
+            let said = format!("message=\"{verdict}: recovery took &lt;too&gt; long\"/>");
+            for tag in ["failure", "error"] {
+                let expected = usize::from(element == Some(tag));
+                assert_eq!(xml.matches(&format!("<{tag} {said}")).count(), expected, "{xml}");
+            }
+            assert!(xml.contains("tests=\"4\""), "{xml}");
+        }
+    }
+
     #[test]
     fn it_is_what_the_schema_says() {
         let statement = every_outcome();
@@ -175,7 +229,7 @@ print({p.get("name"): p.get("value") for p in suite.find("properties")}["stateme
         let xml = junit(&shown(&statement));
         for (from, to) in [
             ("<skipped/>", "<omitted/>"),
-            ("tests=\"3\"", "tests=\"three\""),
+            ("tests=\"4\"", "tests=\"four\""),
             ("name=\"amcheck\"", "label=\"amcheck\""),
             ("T14:00:01\"", "T14:00:01Z\""),
             ("name=\"drill\"", "name=\"level\""),

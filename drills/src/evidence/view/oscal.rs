@@ -2,7 +2,8 @@
 //!
 //! One result with an observation for each check and a finding for each control
 //! that the statement serves: satisfied by a pass, not satisfied by anything
-//! else. Identifiers follow from the statement's digest, so that the same
+//! else. Of a drill that restores nothing the controls about tests of a recovery are left
+//! out: it says nothing of them, whatever list it carries. Identifiers follow from the statement's digest, so that the same
 //! statement gives the same document.
 
 use holdfast_proto::{Sha256Digest, Timestamp};
@@ -10,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::Shown;
 use super::words::plain;
+use crate::evidence::verdict;
 
 const VERSION: &str = "1.1.2";
 
@@ -54,7 +56,8 @@ pub fn oscal(shown: &Shown<'_>) -> String {
         .iter()
         .map(|c| json!({ "observation-uuid": id(&format!("observation {}", c.id)) }))
         .collect();
-    let controls = controls(&p.controls);
+    let served = p.controls.iter().filter(|c| verdict::serves(p.drill.level, c));
+    let controls = controls(served);
     let findings: Vec<Value> = controls
         .iter()
         .map(|(token, words)| {
@@ -126,9 +129,8 @@ pub fn oscal(shown: &Shown<'_>) -> String {
 
 /// Controls as OSCAL's tokens, with the words they came from: `NIST-800-53
 /// CP-9(1)` is `cp-9.1`, others are spelled out.
-fn controls(controls: &[String]) -> Vec<(String, &str)> {
+fn controls<'a>(controls: impl Iterator<Item = &'a String>) -> Vec<(String, &'a str)> {
     controls
-        .iter()
         .map(|words| {
             let nist = words.strip_prefix("NIST-800-53 ");
             let token: String = nist
@@ -173,13 +175,42 @@ mod tests {
     use super::super::page::tests::shown;
     use super::*;
     use crate::evidence::fixture;
+    use crate::evidence::statement::Level;
     use crate::evidence::statement::results::Verdict;
+    use crate::runner::report;
 
     fn is_uuid(value: &Value) -> bool {
         let text = value.as_str().unwrap();
         let parts: Vec<&str> = text.split('-').collect();
         let lengths: Vec<usize> = parts.iter().map(|p| p.len()).collect();
         lengths == [8, 4, 4, 4, 12] && parts[2].starts_with('5') && "89ab".contains(&parts[3][..1])
+    }
+
+    #[test]
+    fn a_drill_that_restores_nothing_satisfies_no_test_of_a_recovery() {
+        let of = |level: Level| {
+            let mut statement = fixture::statement();
+            statement.predicate.drill.level = level;
+            // As statements of earlier versions carry it: all, at every level.
+            statement.predicate.controls = report::controls(Level::L5);
+            let value: Value = serde_json::from_str(&oscal(&shown(&statement))).unwrap();
+            let result = &value["assessment-results"]["results"][0];
+            let findings = result["findings"].as_array().unwrap();
+            let chosen = &result["reviewed-controls"]["control-selections"][0]["include-controls"];
+            assert_eq!(chosen.as_array().unwrap().len(), findings.len());
+            assert!(
+                findings
+                    .iter()
+                    .all(|f| f["target"]["status"]["state"] == "satisfied")
+            );
+            let tokens = findings
+                .iter()
+                .map(|f| f["target"]["target-id"].as_str().unwrap());
+            tokens.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(of(Level::L1), ["cp-9.1"]);
+        assert_eq!(of(Level::L2).len(), 9);
+        assert_eq!(report::controls(Level::L1), ["NIST-800-53 CP-9(1)"]);
     }
 
     /// What NIST's JSON schema demands of the objects that are used here.

@@ -332,6 +332,30 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_reviewer_is_apart_from_those_who_are_named() {
+        let mut statement = fixture::statement();
+        let mut said = |initiator: Option<&str>| {
+            statement.predicate.actors.initiator = initiator.map(str::to_owned);
+            let mut shown = shown(&statement);
+            let key = Fingerprint::of_spki(b"mia");
+            shown.signers.push((TrustRole::Reviewer, "mia".into(), key));
+            let page = alone(&shown).unwrap();
+            let (_, rest) = page
+                .split_once("Who reviewed it had no other part in it")
+                .unwrap();
+            rest.chars().take(60).collect::<String>()
+        };
+        for (initiator, word) in [
+            (Some("schedule"), "yes"),
+            (Some("mia"), "NO"),
+            (None, "not known"),
+        ] {
+            let said = said(initiator);
+            assert!(said.contains(word), "{said}");
+        }
+    }
+
+    #[test]
     fn what_is_unknown_is_said() {
         let mut statement = fixture::statement();
         let p = &mut statement.predicate;

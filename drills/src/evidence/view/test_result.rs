@@ -16,11 +16,17 @@ pub fn test_result(shown: &Shown<'_>) -> String {
             .map(|c| c.id.as_str())
             .collect()
     };
-    let result = match p.results.verdict {
-        Verdict::Pass => "PASSED",
-        Verdict::PassWithExceptions => "WARNED",
-        _ => "FAILED",
+    let mut passed = of(&[CheckOutcome::Pass]);
+    let mut warned = of(&[CheckOutcome::Skipped]);
+    let mut failed = of(&[CheckOutcome::Fail, CheckOutcome::CouldNotRun]);
+    // A verdict may fail where no check does: an objective is missed, or too little was
+    // checked. So it is a test of its own, as in JUnit's view.
+    let (result, tests) = match p.results.verdict {
+        Verdict::Pass => ("PASSED", &mut passed),
+        Verdict::PassWithExceptions => ("WARNED", &mut warned),
+        _ => ("FAILED", &mut failed),
     };
+    tests.push("verdict");
     let value = json!({
         "_type": "https://in-toto.io/Statement/v1",
         "subject": shown.statement.subject,
@@ -34,9 +40,9 @@ pub fn test_result(shown: &Shown<'_>) -> String {
                     "drill": p.drill.id, "log": shown.index, "verdict": p.results.verdict,
                 },
             }],
-            "passedTests": of(&[CheckOutcome::Pass]),
-            "warnedTests": of(&[CheckOutcome::Skipped]),
-            "failedTests": of(&[CheckOutcome::Fail, CheckOutcome::CouldNotRun]),
+            "passedTests": passed,
+            "warnedTests": warned,
+            "failedTests": failed,
         },
     });
     format!("{value:#}\n")
@@ -56,11 +62,24 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&test_result(&shown(&statement))).unwrap();
         let p = &value["predicate"];
         assert_eq!(p["result"], "FAILED");
-        assert_eq!(p["failedTests"], json!(["collation-versions"]));
+        assert_eq!(p["failedTests"], json!(["collation-versions", "verdict"]));
         assert_eq!(p["passedTests"].as_array().unwrap().len(), 2);
         assert_eq!(
             p["configuration"][0]["digest"]["sha256"],
             json!(shown(&statement).digest)
         );
+        // No check fails, and the objective was missed all the same.
+        statement.predicate.results.checks[2].result = CheckOutcome::Pass;
+        for (verdict, list) in [
+            (Verdict::Pass, "passedTests"),
+            (Verdict::PassWithExceptions, "warnedTests"),
+            (Verdict::Fail, "failedTests"),
+            (Verdict::CouldNotVerify, "failedTests"),
+        ] {
+            statement.predicate.results.verdict = verdict;
+            let value: serde_json::Value = serde_json::from_str(&test_result(&shown(&statement))).unwrap();
+            let tests = value["predicate"][list].as_array().unwrap();
+            assert!(tests.contains(&json!("verdict")), "{value}");
+        }
     }
 }

@@ -91,8 +91,11 @@ pub(super) fn duties(shown: &Shown<'_>) -> Vec<Fact> {
     };
     let coordinators: Vec<ActorName> = names(TrustRole::Coordinator).collect();
     for reviewer in names(TrustRole::Reviewer) {
-        let apart = review::conflict(shown.statement, &reviewer, &coordinators).is_none();
-        out.push(fact("Who reviewed it had no other part in it", word(apart)));
+        let apart = review::apart(shown.statement, &reviewer, &coordinators);
+        out.push(fact(
+            "Who reviewed it had no other part in it",
+            apart.map_or("not known", word),
+        ));
     }
     out
 }
