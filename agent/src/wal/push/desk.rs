@@ -170,8 +170,8 @@ impl Desk {
     /// be waited for in vain.
     async fn refused(&self) {
         let subject = self.shared.publisher.cluster.to_string();
-        let named = |name: &&str| self.shared.findings.holds(name, &subject);
-        while !NOT_FOLLOWED.iter().any(|name| named(&name)) {
+        let named = |name: &str| self.shared.findings.holds(name, &subject);
+        while !NOT_FOLLOWED.iter().any(|name| named(name)) {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
