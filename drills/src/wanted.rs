@@ -20,7 +20,7 @@ use holdfast_repository::layout::{self, Located};
 
 use crate::evidence::coverage::Month;
 use crate::evidence::entry::{Entry, Intent, LoggedEntry};
-use crate::evidence::statement::{DrillKind, RecoveryDrill, Statement};
+use crate::evidence::statement::{DrillKind, Level, RecoveryDrill, Statement};
 use crate::runner::Governing;
 
 /// The epochs of which a key seals data of the cluster.
@@ -144,13 +144,22 @@ impl<'a> Tale<'a> {
             .collect()
     }
 
+    /// When the newest drill began that did not pass, and that none of its level or above
+    /// has made up for.
     fn failed(&self, now: Timestamp) -> Option<Timestamp> {
-        let told = self.told().filter(|(intent, answer)| match answer {
-            Some(Some(s)) => !s.predicate.results.verdict.is_pass(),
-            Some(None) => true,
-            None => intent.deadline < now,
-        });
-        told.map(|(intent, _)| intent.at).max()
+        let mut unanswered: Vec<(Level, Timestamp)> = Vec::new();
+        for (intent, answer) in self.told() {
+            match answer {
+                // What proves less takes nothing back of a failure.
+                Some(Some(s)) if s.predicate.results.verdict.is_pass() => {
+                    unanswered.retain(|(level, _)| *level > s.predicate.drill.level);
+                }
+                Some(_) => unanswered.push((intent.level, intent.at)),
+                None if intent.deadline < now => unanswered.push((intent.level, intent.at)),
+                None => {}
+            }
+        }
+        unanswered.into_iter().map(|(_, at)| at).max()
     }
 
     fn under_way(&self, now: Timestamp) -> Option<Timestamp> {
@@ -228,7 +237,6 @@ mod tests {
     use super::*;
     use crate::evidence::audit::tests::{log, log_of};
     use crate::evidence::fixture::at;
-    use crate::evidence::statement::Level;
     use crate::evidence::statement::recovery::{Encryption, ReplicaLock};
     use crate::evidence::statement::results::Verdict;
 
@@ -337,6 +345,20 @@ mod tests {
         assert_eq!(looked.len(), 2, "it proves what it set out to");
         assert!(looked.iter().all(|proof| proof.aspects.is_empty()));
         assert_eq!(at_level(Level::L2)[0].aspects.len(), 3);
+    }
+
+    #[test]
+    fn a_failure_is_made_up_for_by_what_proves_as_much() {
+        let key = SigningKey::generate_ed25519().unwrap();
+        let failed = |second: Level| {
+            let entries = log_of(&key, |p| match p.drill.sequence {
+                1 => p.results.verdict = Verdict::Fail,
+                _ => p.drill.level = second,
+            });
+            of("acme/erp", &entries, "16:00:00").failed
+        };
+        assert_eq!(failed(Level::L1), Some(at("13:59:59")));
+        assert_eq!((failed(Level::L3), failed(Level::L5)), (None, None));
     }
 
     #[test]

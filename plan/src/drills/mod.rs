@@ -104,7 +104,8 @@ pub struct ClusterFacts {
     pub circumstances: Circumstances,
     /// Every drill that passed.
     pub proofs: Vec<Proof>,
-    /// When the newest drill began that did not pass.
+    /// When the newest drill began that did not pass, where none of its level or above has
+    /// passed since.
     pub failed: Option<Timestamp>,
     /// When a drill began that has no result yet.
     pub under_way: Option<Timestamp>,
@@ -413,8 +414,7 @@ fn since(last: Option<Timestamp>, within: Period, now: Timestamp) -> Reason {
 /// What speaks for any drill of a cluster.
 fn common(facts: &ClusterFacts, cluster: &ClusterPolicy) -> Vec<Reason> {
     let mut reasons = Vec::new();
-    let last = facts.last(|_| true);
-    if let Some(at) = facts.failed.filter(|at| last.is_none_or(|l| l.at < *at)) {
+    if let Some(at) = facts.failed {
         reasons.push(Reason::Failed { at });
     }
     if facts.findings > 0 {
