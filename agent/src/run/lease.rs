@@ -186,11 +186,6 @@ impl Claimant<'_> {
         }
         let beaten = remembered.as_ref().and_then(|own| own.beaten).unwrap_or(0);
         let mut previous = None;
-        let mut examine = Some(examine);
-        let mut examined = async || match examine.take() {
-            Some(examine) => examine().await,
-            None => Ok(()),
-        };
         if let Some((n, key)) = highest {
             let (lease, _) = repository.read_signed::<LeaseBody>(&key, self.trust).await?;
             let body = lease.body();
@@ -214,7 +209,7 @@ impl Claimant<'_> {
                         taken: body.taken,
                     });
                 }
-                examined().await?;
+                examine().await?;
             }
             previous = Some(lease.link());
         }
