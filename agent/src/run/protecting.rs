@@ -235,10 +235,16 @@ async fn session_of(
         });
     }
     {
-        let session = session.clone();
+        let (session, cancel) = (session.clone(), cancel.clone());
         group.keep("lease copies", move || {
-            let (publisher, trust) = (session.publisher(), session.trust.clone());
-            async move { match lease::keep_copies(publisher, trust).await {} }
+            let (publisher, trust, cancel) = (session.publisher(), session.trust.clone(), cancel.clone());
+            async move {
+                // A session ends when all its parts have: this one has nothing to finish.
+                tokio::select! {
+                    never = lease::keep_copies(publisher, trust) => match never {},
+                    () = cancel.cancelled() => Ok(()),
+                }
+            }
         });
     }
     {
